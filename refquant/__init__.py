@@ -1,0 +1,33 @@
+"""refquant: the bit-exact NumPy reference for post-training quantization of CNNs.
+
+Shape letters, used everywhere: N images, C input channels, O output channels, H x W input plane,
+P x Q output plane, R x S kernel, F features of a flat tensor.
+"""
+
+from refquant.digits.weights import load_digits
+from refquant.formats import IntFormat
+from refquant.linear import dequantize, max_scale, quantize
+from refquant.network.float_forward import run_float
+from refquant.network.graph import Network
+from refquant.network.quantized import QuantizedNetwork
+from refquant.recipes import quantize_network
+from refquant.requantization import Multiplier, requantize
+from refquant.similarity import cosine, sqnr_db
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "IntFormat",
+    "Multiplier",
+    "Network",
+    "QuantizedNetwork",
+    "cosine",
+    "dequantize",
+    "load_digits",
+    "max_scale",
+    "quantize",
+    "quantize_network",
+    "requantize",
+    "run_float",
+    "sqnr_db",
+]
