@@ -1,0 +1,143 @@
+"""Integer formats: which codes a register of b bits holds, and what happens to a value outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class IntFormat:
+    """The codes of a ``bits``-wide integer register.
+
+    Signed: ``-2^(b-1) .. 2^(b-1)-1``; ``narrow`` drops the lowest code, which makes the range
+    symmetric as in EasyQuant Eq. 1; unsigned: ``0 .. 2^b-1``.
+
+    bits: 1..64. signed: two's complement if true. narrow: only for signed formats of 2 bits or more.
+    Raises ValueError for any other combination.
+
+    >>> fmt = IntFormat(7, narrow=True)
+    >>> fmt.min, fmt.max, str(fmt)
+    (-63, 63, 'int7 narrow')
+    """
+
+    bits: int
+    signed: bool = True
+    narrow: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.bits, bool) or not isinstance(self.bits, (int, np.integer)):
+            raise ValueError(f"bits must be an integer from 1 to 64, got {self.bits!r}")
+        if not 1 <= self.bits <= 64:
+            raise ValueError(f"bits must be from 1 to 64, got {self.bits}")
+        for name in ("signed", "narrow"):
+            if not isinstance(getattr(self, name), (bool, np.bool_)):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            object.__setattr__(self, name, bool(getattr(self, name)))
+        object.__setattr__(self, "bits", int(self.bits))
+        if self.narrow and not (self.signed and self.bits >= 2):
+            raise ValueError(f"narrow needs a signed format of 2 bits or more, got {self.bits} bits, "
+                             f"signed={self.signed}")
+
+    @property
+    def min(self) -> int:
+        """The smallest code."""
+        return -(1 << (self.bits - 1)) + self.narrow if self.signed else 0
+
+    @property
+    def max(self) -> int:
+        """The largest code."""
+        return (1 << (self.bits - self.signed)) - 1
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest NumPy integer type that holds every code."""
+        width = next(w for w in (8, 16, 32, 64) if w >= self.bits)
+        return np.dtype(f"{'int' if self.signed else 'uint'}{width}")
+
+    def __str__(self) -> str:
+        return f"{'int' if self.signed else 'uint'}{self.bits}{' narrow' if self.narrow else ''}"
+
+
+def as_integers(x: Any, name: str) -> np.ndarray:
+    """``x`` as an int64 (or uint64) array; ValueError naming ``name`` if it is not made of integers."""
+    x = np.asarray(x)
+    if x.dtype.kind not in "iu":
+        raise ValueError(f"{name} must hold integers of at most 64 bits, got dtype {x.dtype}")
+    wide_unsigned = x.dtype.kind == "u" and x.dtype.itemsize == 8
+    return x.astype(np.uint64 if wide_unsigned else np.int64, copy=False)
+
+
+def frozen_copy(x: Any, dtype: Any = None) -> np.ndarray:
+    """A read-only copy, for the parameters a frozen dataclass keeps."""
+    copy = np.array(x, dtype=dtype, order="C")
+    copy.flags.writeable = False
+    return copy
+
+
+def wrap(x: Any, fmt: IntFormat) -> np.ndarray:
+    """Two's-complement wrap-around: the code congruent to ``x`` modulo 2^bits.
+
+    x: integers, any shape. Returns ``fmt.dtype``. ValueError for a narrow format, which is a range
+    that no register wraps to, and for floats.
+
+    >>> int(wrap(120 + 100, IntFormat(8)))
+    -36
+    """
+    if fmt.narrow:
+        raise ValueError(f"wrap needs a full-range format, got {fmt}")
+    # uint64 arithmetic is arithmetic modulo 2^64, of which every narrower modulus is a quotient.
+    low = as_integers(x, "x").astype(np.uint64) & np.uint64((1 << fmt.bits) - 1)
+    if not fmt.signed:
+        return low.astype(fmt.dtype)
+    sign = np.uint64(1 << (fmt.bits - 1))
+    with np.errstate(over="ignore"):
+        return ((low ^ sign) - sign).astype(np.int64).astype(fmt.dtype)
+
+
+def saturate(x: Any, fmt: IntFormat) -> np.ndarray:
+    """``clip(x, fmt.min, fmt.max)``: the nearest code.
+
+    x: integers, any shape. Returns ``fmt.dtype``.
+
+    >>> int(saturate(120 + 100, IntFormat(8)))
+    127
+    """
+    x = as_integers(x, "x")
+    limits = np.iinfo(x.dtype)
+    return np.clip(x, max(fmt.min, limits.min), min(fmt.max, limits.max)).astype(fmt.dtype)
+
+
+def trap(x: Any, fmt: IntFormat, stage: str = "value") -> np.ndarray:
+    """``x`` itself where every element is a code of ``fmt``; otherwise OverflowError.
+
+    The error names ``stage``, the first offending index in C order, its value and the range.
+
+    >>> trap([1, 200], IntFormat(8), "sum")
+    Traceback (most recent call last):
+    ...
+    OverflowError: sum[1] is 200, outside int8 (-128..127)
+    """
+    x = as_integers(x, "x")
+    outside = (x < fmt.min) | (x > fmt.max)
+    if outside.any():
+        index = np.unravel_index(int(np.argmax(outside)), x.shape)
+        where = f"[{', '.join(str(int(i)) for i in index)}]" if index else ""
+        raise OverflowError(f"{stage}{where} is {int(x[index])}, outside {fmt} ({fmt.min}..{fmt.max})")
+    return x.astype(fmt.dtype)
+
+
+POLICIES = {
+    "wrap": lambda x, fmt, stage: wrap(x, fmt),
+    "saturate": lambda x, fmt, stage: saturate(x, fmt),
+    "trap": trap,
+}
+
+
+def apply_policy(x: Any, fmt: IntFormat, policy: str, stage: str = "value") -> np.ndarray:
+    """``wrap``, ``saturate`` or ``trap`` by name; ValueError for another name."""
+    if policy not in POLICIES:
+        raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
+    return POLICIES[policy](x, fmt, stage)
