@@ -1,0 +1,121 @@
+"""The float interpreter: one short function per operation."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+
+from refquant.convolution import convolve, pad, taps
+from refquant.network.batchnorm import gain_and_shift
+from refquant.network.graph import (
+    Add,
+    AveragePool,
+    BatchNorm,
+    Clip,
+    Concat,
+    Conv,
+    Flatten,
+    GlobalAveragePool,
+    Linear,
+    MaxPool,
+    Network,
+    Node,
+)
+
+
+def check_images(images: Any, input_shape: tuple[int, ...]) -> np.ndarray:
+    """The images as a float array; ValueError unless (N, *input_shape), floats, finite, not empty."""
+    images = np.asarray(images)
+    wanted = f"(N, {', '.join(map(str, input_shape))})"
+    if images.ndim != len(input_shape) + 1 or images.shape[1:] != input_shape or len(images) == 0:
+        raise ValueError(f"images must be a non-empty {wanted}, got shape {images.shape}")
+    if images.dtype not in (np.float32, np.float64):
+        raise ValueError(f"images must hold float32 or float64, got dtype {images.dtype}")
+    if not np.isfinite(images).all():
+        raise ValueError("images must be finite, got NaN or infinity")
+    return images
+
+
+def run_float(network: Network, images: Any) -> np.ndarray:
+    """The network's float output for a batch of images.
+
+    images: (N, *network.input_shape), float32 or float64, finite. Returns (N, ...) floats.
+    """
+    return run_float_tensors(network, images)[network.output]
+
+
+def run_float_tensors(network: Network, images: Any) -> dict[str, np.ndarray]:
+    """Every tensor of the network, by name, for a batch of images (shapes as for ``run_float``)."""
+    tensors = {network.input: check_images(images, network.input_shape)}
+    for node in network.nodes:
+        tensors[node.name] = evaluate(node, *(tensors[name] for name in node.inputs))
+    return tensors
+
+
+@singledispatch
+def evaluate(node: Node, *inputs: np.ndarray) -> np.ndarray:
+    """One node's output. Parameters are used in the input's dtype."""
+    raise TypeError(f"no float evaluation for {type(node).__name__}")
+
+
+def _bias(bias: np.ndarray | None, dtype: np.dtype) -> np.ndarray | None:
+    return None if bias is None else bias.astype(dtype)
+
+
+@evaluate.register
+def _(node: Conv, x: np.ndarray) -> np.ndarray:
+    return convolve(x, node.weight.astype(x.dtype), _bias(node.bias, x.dtype), **node.geometry._asdict())
+
+
+@evaluate.register
+def _(node: Linear, x: np.ndarray) -> np.ndarray:
+    y = x @ node.weight.astype(x.dtype).T
+    return y if node.bias is None else y + node.bias.astype(x.dtype)
+
+
+@evaluate.register
+def _(node: BatchNorm, x: np.ndarray) -> np.ndarray:
+    shape = (-1,) + (1,) * (x.ndim - 2)
+    gain, shift = gain_and_shift(node)
+    return x * gain.astype(x.dtype).reshape(shape) + shift.astype(x.dtype).reshape(shape)
+
+
+@evaluate.register
+def _(node: Clip, x: np.ndarray) -> np.ndarray:
+    low, high = (None if limit is None else x.dtype.type(limit) for limit in (node.low, node.high))
+    return x if low is high is None else np.clip(x, low, high)
+
+
+@evaluate.register
+def _(node: MaxPool, x: np.ndarray) -> np.ndarray:
+    x = pad(x, node.geometry.padding, -np.inf)
+    seen = taps(x, node.kernel, node.geometry._replace(padding=(0, 0, 0, 0)))
+    return np.maximum.reduce([view for _, view in seen])
+
+
+@evaluate.register
+def _(node: AveragePool, x: np.ndarray) -> np.ndarray:
+    total = np.sum([view for _, view in taps(x, node.kernel, node.geometry)], axis=0)
+    return total / node.counts(x.shape[2:]).astype(x.dtype)
+
+
+@evaluate.register
+def _(node: GlobalAveragePool, x: np.ndarray) -> np.ndarray:
+    return x.mean(axis=(2, 3), keepdims=True)
+
+
+@evaluate.register
+def _(node: Add, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a + b
+
+
+@evaluate.register
+def _(node: Concat, *inputs: np.ndarray) -> np.ndarray:
+    return np.concatenate(inputs, axis=1)
+
+
+@evaluate.register
+def _(node: Flatten, x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), -1)

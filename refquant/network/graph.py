@@ -1,0 +1,270 @@
+"""A float CNN as a graph of named tensors.
+
+A node computes one tensor, named after the node, from tensors computed before it. Every tensor has
+a batch axis N in front, which shapes here leave out: (C, H, W), or (F,) after Flatten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from typing import ClassVar
+
+import numpy as np
+
+from refquant.convolution import Geometry, taps
+from refquant.formats import frozen_copy
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation: ``name`` is also its output tensor's, ``inputs`` are the tensors it reads."""
+
+    name: str
+    inputs: tuple[str, ...]
+    arity: ClassVar[int | None] = 1  # how many inputs; None for one or more
+
+    def __post_init__(self) -> None:
+        if isinstance(self.inputs, str):
+            object.__setattr__(self, "inputs", (self.inputs,))
+        for parameter in fields(self):
+            value = getattr(self, parameter.name)
+            if str(parameter.type).startswith("np.ndarray") and value is not None:
+                value = np.asarray(value)
+                if value.dtype.kind != "f":
+                    raise ValueError(f"{parameter.name} must hold floats, got dtype {value.dtype}")
+                if not np.isfinite(value).all():
+                    raise ValueError(f"{parameter.name} must be finite, got NaN or infinity")
+                object.__setattr__(self, parameter.name, frozen_copy(value))
+        self.check()
+
+    def check(self) -> None:
+        """ValueError unless the parameters fit each other."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """The output's shape from the inputs'; ValueError where they do not fit."""
+        return shapes[0]
+
+
+def _expect_planes(shape: Shape) -> None:
+    if len(shape) != 3:
+        raise ValueError(f"input must be (C, H, W) planes, got shape {shape}")
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(Node):
+    """Convolution. weight: (O, C/groups, R, S); bias: (O,) or None."""
+
+    weight: np.ndarray
+    bias: np.ndarray | None = None
+    geometry: Geometry = Geometry()
+
+    def check(self) -> None:
+        if self.weight.ndim != 4 or self.weight.size == 0:
+            raise ValueError(f"weight must be a non-empty (O, C/groups, R, S), got shape {self.weight.shape}")
+        if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
+            raise ValueError(f"bias must have shape {self.weight.shape[:1]}, got {self.bias.shape}")
+        Geometry.of(*self.geometry)  # refuses what no kernel can do
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        _expect_planes(shapes[0])
+        self.geometry.check_shapes((1, *shapes[0]), self.weight.shape)
+        _, height, width = shapes[0]
+        return (len(self.weight), *self.geometry.output_size(height, width, self.weight.shape[2:]))
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Node):
+    """Fully connected layer y = x·Wᵀ + bias. weight: (O, F); bias: (O,) or None."""
+
+    weight: np.ndarray
+    bias: np.ndarray | None = None
+
+    def check(self) -> None:
+        if self.weight.ndim != 2 or self.weight.size == 0:
+            raise ValueError(f"weight must be a non-empty (O, F), got shape {self.weight.shape}")
+        if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
+            raise ValueError(f"bias must have shape {self.weight.shape[:1]}, got {self.bias.shape}")
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if shapes[0] != self.weight.shape[1:]:
+            raise ValueError(f"input must have shape {self.weight.shape[1:]}, got {shapes[0]}")
+        return self.weight.shape[:1]
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm(Node):
+    """y = gamma·(x - mean)/sqrt(variance + epsilon) + beta, per channel. All arrays: (C,)."""
+
+    gamma: np.ndarray
+    beta: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+    epsilon: float = 1e-5
+
+    def check(self) -> None:
+        shapes = {a.shape for a in (self.gamma, self.beta, self.mean, self.variance)}
+        if len(shapes) != 1 or self.gamma.ndim != 1:
+            raise ValueError(f"gamma, beta, mean and variance must share one shape (C,), got {sorted(shapes)}")
+        if not (self.variance >= 0).all() or not (self.variance + self.epsilon > 0).all():
+            raise ValueError(f"variance must be >= 0 and variance + epsilon > 0, got a smallest variance of "
+                             f"{self.variance.min()} with epsilon {self.epsilon}")
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if shapes[0][:1] != self.gamma.shape:
+            raise ValueError(f"input must have {len(self.gamma)} channels, got shape {shapes[0]}")
+        return shapes[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Clip(Node):
+    """y = min(max(x, low), high), None for no limit. ReLU: low 0, high None; ReLU6: low 0, high 6."""
+
+    low: float | None = 0.0
+    high: float | None = None
+
+    def check(self) -> None:
+        limits = [limit for limit in (self.low, self.high) if limit is not None]
+        if not np.isfinite(limits).all() or limits != sorted(limits):
+            raise ValueError(f"clip needs finite low <= high, got {self.low} and {self.high}")
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool(Node):
+    """Maximum over windows; padding never wins."""
+
+    kernel: tuple[int, int]
+    geometry: Geometry = Geometry()
+
+    def check(self) -> None:
+        kernel = np.asarray(self.kernel)
+        if kernel.shape != (2,) or kernel.dtype.kind not in "iu" or kernel.min() < 1:
+            raise ValueError(f"kernel must be two integers >= 1, got {self.kernel!r}")
+        Geometry.of(*self.geometry)
+        if self.geometry.groups != 1:
+            raise ValueError(f"pooling has no groups, got {self.geometry.groups}")
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        _expect_planes(shapes[0])
+        seen = self.elements_seen(shapes[0][1:])
+        if not seen.all():
+            raise ValueError(f"every window must see the input, got padding {self.geometry.padding} "
+                             f"for kernel {self.kernel}")
+        return (shapes[0][0], *seen.shape)
+
+    def elements_seen(self, plane: Shape) -> np.ndarray:
+        """How many elements of an (H, W) plane, padding not counted, each window sees: (P, Q)."""
+        ones = np.ones((1, 1, *plane), np.int64)
+        return np.sum([view[0, 0] for _, view in taps(ones, self.kernel, self.geometry)], axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class AveragePool(MaxPool):
+    """Mean over windows; ``count_include_pad`` says whether padding counts as zeros or not at all."""
+
+    count_include_pad: bool = False
+
+    def counts(self, plane: Shape) -> np.ndarray:
+        """The divisor of each mean: (P, Q) integers."""
+        seen = self.elements_seen(plane)
+        return np.full_like(seen, np.prod(self.kernel)) if self.count_include_pad else seen
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalAveragePool(Node):
+    """Mean over H and W: (C, H, W) to (C, 1, 1)."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        _expect_planes(shapes[0])
+        return (shapes[0][0], 1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Node):
+    """Sum of two tensors of one shape."""
+
+    arity = 2
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"add takes two tensors of one shape, got {shapes[0]} and {shapes[1]}")
+        return shapes[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Concat(Node):
+    """Tensors one after another along the channels."""
+
+    arity = None
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len({shape[1:] for shape in shapes}) != 1:
+            raise ValueError(f"concat takes tensors that differ only in channels, got "
+                             f"{', '.join(map(str, shapes))}")
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+
+@dataclass(frozen=True, eq=False)
+class Flatten(Node):
+    """(C, H, W) to (C·H·W,)."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (int(np.prod(shapes[0])),)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A float CNN: nodes in an order in which every tensor is computed before it is read.
+
+    input_shape: (C, H, W) or (F,). output: the tensor that is the result, by default the last node's.
+    Raises ValueError, naming the node, for a tensor used before it is computed, a name used twice,
+    and shapes that do not fit.
+    """
+
+    input_shape: Shape
+    nodes: tuple[Node, ...]
+    output: str = ""
+    input: str = "input"
+    shapes: dict[str, Shape] = field(init=False)  # by tensor name
+
+    def __post_init__(self) -> None:
+        shape = np.asarray(self.input_shape)
+        if shape.shape not in ((1,), (3,)) or shape.dtype.kind not in "iu" or shape.min() < 1:
+            raise ValueError(f"input_shape must be (C, H, W) or (F,), integers >= 1, got {self.input_shape}")
+        object.__setattr__(self, "input_shape", tuple(int(v) for v in shape))
+        object.__setattr__(self, "nodes", tuple(self.nodes))
+        if not self.nodes:
+            raise ValueError("a network must have at least one node, got none")
+        object.__setattr__(self, "output", self.output or self.nodes[-1].name)
+        object.__setattr__(self, "shapes", dict(self._infer_shapes()))
+        if self.output not in self.shapes:
+            raise ValueError(f"output must be a tensor of the network, got {self.output!r}")
+
+
+    def _infer_shapes(self) -> Iterator[tuple[str, Shape]]:
+        known = {self.input: self.input_shape}
+        yield self.input, self.input_shape
+        for node in self.nodes:
+            if node.name in known:
+                raise ValueError(f"tensor names must differ, got {node.name!r} twice")
+            if len(node.inputs) != node.arity if node.arity else not node.inputs:
+                wanted = {1: "one tensor", 2: "two tensors", None: "one or more tensors"}[node.arity]
+                raise ValueError(f"node {node.name!r}: {type(node).__name__} reads {wanted}, got {node.inputs}")
+            if any(name not in known for name in node.inputs):
+                raise ValueError(f"node {node.name!r} must read tensors computed before it, got {node.inputs}")
+            try:
+                known[node.name] = node.output_shape(*(known[name] for name in node.inputs))
+            except ValueError as error:
+                raise ValueError(f"node {node.name!r}: {error}") from None
+            yield node.name, known[node.name]
+
+    def only_reader(self, tensor: str) -> Node | None:
+        """The node that reads ``tensor``, if there is just one and the tensor is not the output."""
+        readers = [node for node in self.nodes if tensor in node.inputs]
+        return readers[0] if len(readers) == 1 and tensor != self.output else None
+
+    def replace_nodes(self, nodes: Iterable[Node], output: str | None = None) -> Network:
+        """The same input with other nodes."""
+        return Network(self.input_shape, tuple(nodes), output or self.output, self.input)

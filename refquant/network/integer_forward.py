@@ -1,0 +1,146 @@
+"""The integer interpreter: codes in, integer sums, requantize, codes out. No float enters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+
+from refquant.convolution import convolve_exact, pad, taps
+from refquant.formats import as_integers
+from refquant.network.layers import (
+    ADD_FORMAT,
+    GUARD_BITS,
+    Encoding,
+    IntegerProgram,
+    Layer,
+    QuantizedAdd,
+    QuantizedAveragePool,
+    QuantizedClip,
+    QuantizedConcat,
+    QuantizedConv,
+    QuantizedFlatten,
+    QuantizedMaxPool,
+)
+from refquant.requantization import Multiplier, requantize
+from refquant.rounding import shift_right
+
+# observe(layer name, stage, values): sees every integer sum before it is requantized.
+Observer = Callable[[str, str, np.ndarray], None]
+
+
+class Context:
+    """What a layer needs beside its codes: the encodings around it, and who watches."""
+
+    def __init__(self, program: IntegerProgram, layer: Layer, observe: Observer | None) -> None:
+        self.inputs = [program.encodings[name] for name in layer.inputs]
+        self.output: Encoding = program.encodings[layer.output]
+        self._semantics = program.semantics
+        self._layer, self._observe = layer.name, observe
+
+    def seen(self, stage: str, values: np.ndarray) -> np.ndarray:
+        """Show ``values`` to the observer and pass them on."""
+        if self._observe is not None:
+            self._observe(self._layer, stage, values)
+        return values
+
+    def to_output(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
+        """Sums to the output's codes."""
+        return requantize(acc, multiplier, self.output.format, self._semantics, self.output.zero_point)
+
+    def to_guarded(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
+        """Sums to the output's scale with GUARD_BITS fractional bits, int32."""
+        return requantize(acc, multiplier, ADD_FORMAT, self._semantics).astype(np.int64)
+
+    def from_guarded(self, total: np.ndarray) -> np.ndarray:
+        """A guarded sum to the output's codes: shifted right with ties up, zero point added."""
+        fmt = self.output.format
+        whole = shift_right(self.seen("sum", total), GUARD_BITS, "half_up") + self.output.zero_point
+        return np.clip(whole, fmt.min, fmt.max).astype(fmt.dtype)
+
+
+def run_integer_tensors(program: IntegerProgram, x_q: Any, observe: Observer | None = None
+                        ) -> dict[str, np.ndarray]:
+    """Every tensor's codes, by name, for a batch of input codes.
+
+    x_q: integers (N, *input_shape) within the input's format. observe: called with every stage's
+    sums. ValueError for other shapes, floats, and codes outside the format.
+    """
+    x_q, fmt = as_integers(x_q, "input codes"), program.encodings[program.input].format
+    if x_q.shape[1:] != program.input_shape or x_q.size == 0:
+        raise ValueError(f"input codes must be a non-empty (N, {', '.join(map(str, program.input_shape))}), "
+                         f"got shape {x_q.shape}")
+    if x_q.min() < fmt.min or x_q.max() > fmt.max:
+        raise ValueError(f"input codes must be within {fmt} ({fmt.min}..{fmt.max}), got "
+                         f"{x_q.min()}..{x_q.max()}")
+    tensors = {program.input: x_q.astype(fmt.dtype)}
+    for layer in program.layers:
+        codes = [tensors[name] for name in layer.inputs]
+        tensors[layer.output] = compute(layer, Context(program, layer, observe), *codes)
+    return tensors
+
+
+@singledispatch
+def compute(layer: Layer, context: Context, *codes: np.ndarray) -> np.ndarray:
+    """One layer's output codes."""
+    raise TypeError(f"no integer evaluation for {type(layer).__name__}")
+
+
+@compute.register
+def _(layer: QuantizedConv, context: Context, x_q: np.ndarray) -> np.ndarray:
+    flat = x_q.ndim == 2
+    encoding = context.inputs[0]
+    planes = x_q[:, :, None, None] if flat else x_q
+    several = len(layer.terms) > 1
+    parts = []
+    for index, term in enumerate(layer.terms):
+        if term.plane is None:
+            values, zero_point = planes, encoding.zero_point
+        else:
+            values, zero_point = term.plane[planes.astype(np.int64) - encoding.format.min], 0
+        acc = convolve_exact(values, term.weight_q, term.bias_q, **layer.geometry._asdict(), zero_point=zero_point)
+        context.seen(f"accumulator {index}" if several else "accumulator", acc)
+        multiplier = term.multiplier.along(1, 4)
+        parts.append(context.to_guarded(acc, multiplier) if several else context.to_output(acc, multiplier))
+    y_q = context.from_guarded(np.sum(parts, axis=0)) if several else parts[0]
+    return np.clip(y_q.reshape(y_q.shape[:2]) if flat else y_q, layer.low, layer.high)
+
+
+@compute.register
+def _(layer: QuantizedAdd, context: Context, *codes: np.ndarray) -> np.ndarray:
+    parts = [context.to_guarded(x_q.astype(np.int64) - encoding.zero_point, multiplier)
+             for x_q, encoding, multiplier in zip(codes, context.inputs, layer.multipliers)]
+    return np.clip(context.from_guarded(np.sum(parts, axis=0)), layer.low, layer.high)
+
+
+@compute.register
+def _(layer: QuantizedConcat, context: Context, *codes: np.ndarray) -> np.ndarray:
+    parts = [context.to_output(x_q.astype(np.int64) - encoding.zero_point, multiplier)
+             for x_q, encoding, multiplier in zip(codes, context.inputs, layer.multipliers)]
+    return np.clip(np.concatenate(parts, axis=1), layer.low, layer.high)
+
+
+@compute.register
+def _(layer: QuantizedAveragePool, context: Context, x_q: np.ndarray) -> np.ndarray:
+    values = x_q.astype(np.int64) - context.inputs[0].zero_point
+    acc = np.sum([view for _, view in taps(values, layer.kernel, layer.geometry)], axis=0)
+    return np.clip(context.to_output(context.seen("accumulator", acc), layer.multiplier), layer.low, layer.high)
+
+
+@compute.register
+def _(layer: QuantizedMaxPool, context: Context, x_q: np.ndarray) -> np.ndarray:
+    padded = pad(x_q, layer.geometry.padding, context.inputs[0].format.min)
+    unpadded = layer.geometry._replace(padding=(0, 0, 0, 0))
+    return np.maximum.reduce([view for _, view in taps(padded, layer.kernel, unpadded)])
+
+
+@compute.register
+def _(layer: QuantizedClip, context: Context, x_q: np.ndarray) -> np.ndarray:
+    return np.clip(x_q, layer.low, layer.high)
+
+
+@compute.register
+def _(layer: QuantizedFlatten, context: Context, x_q: np.ndarray) -> np.ndarray:
+    return x_q.reshape(len(x_q), -1)

@@ -1,0 +1,84 @@
+"""The nine requantization semantics a second time, in float64, for simulated inference.
+
+Nothing here calls ``requantization`` or ``rounding``; only the recorded multipliers are shared. Every step is
+exact in float64: an integer of at most 53 bits, or one divided by a power of two, or, where that
+cannot be had (the two exact semantics near a tie), a ``Fraction``.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+from refquant.requantization import Multiplier
+
+
+def scale_by(acc: np.ndarray, multiplier: Multiplier, semantics: str, zero_point: int = 0) -> np.ndarray:
+    """acc·M rounded as ``semantics`` says, before the zero point is added, as integer-valued float64.
+
+    acc: integer-valued float64 within int32; multiplier broadcasts against it. ValueError for an
+    unknown semantics.
+    """
+    m, shift = multiplier.m.astype(np.float64), multiplier.shift.astype(np.float64)
+    left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
+    if semantics == "single_round":
+        return _floor_of_product(acc, m, 31 - shift, 0.5)
+    if semantics == "shift_floor":
+        return _floor_of_product(acc, m, 31 - shift, 0.0)
+    if semantics in ("gemmlowp_double", "neon_double"):
+        high = _floor_of_product(_wrap32(acc * np.exp2(left)), m, np.float64(31), 0.5)
+        return _half_away(high / np.exp2(right)) if semantics == "gemmlowp_double" else np.floor(
+            high / np.exp2(right) + 0.5)
+    if semantics == "multiplier16":
+        m16 = np.minimum(np.floor(m / 65536 + 0.5), 32767)
+        return np.floor(acc * m16 / np.exp2(15 - shift) + 0.5)
+    if semantics in ("float32_half_even", "float32_half_away"):
+        # Two 24-bit factors: float64 holds their product, so that only the cast to float32 rounds.
+        factors = acc.astype(np.float32).astype(np.float64), multiplier.real.astype(np.float32).astype(np.float64)
+        product = (factors[0] * factors[1]).astype(np.float32).astype(np.float64)
+        return np.rint(product) if semantics == "float32_half_even" else _half_away(product)
+    if semantics == "exact_half_even":
+        return _exact(acc, multiplier.real, 0)
+    if semantics == "zero_point_first":
+        return _exact(acc, multiplier.real, zero_point)
+    raise ValueError(f"simulated inference does not know the semantics {semantics!r}")
+
+
+def _floor_of_product(acc: np.ndarray, m: np.ndarray, t: np.ndarray | np.float64, half: float) -> np.ndarray:
+    """floor(acc·m / 2^t + half) for |acc| <= 2^31, 0 <= m < 2^31, 1 <= t <= 62.
+
+    acc·m can need 62 bits, so m is cut into 16-bit halves: acc·m = high·2^16 + low, 0 <= low < 2^16, both
+    exact. For t > 16, low is a mere fraction beside the integers under the floor, and drops out.
+    """
+    m_high = np.floor(m / 65536)
+    product_low = acc * (m - m_high * 65536)
+    carry = np.floor(product_low / 65536)
+    high, low = acc * m_high + carry, product_low - carry * 65536
+    few, many = np.minimum(t, 16), np.maximum(t, 17) - 16
+    coarse = np.floor((high + half * np.exp2(many)) / np.exp2(many))
+    # A t of 16 or less shifts high to the left; where that exceeds 2^53 the codes saturate anyway.
+    fine = high * np.exp2(16 - few) + np.floor(low / np.exp2(few) + half)
+    return np.where(t > 16, coarse, fine)
+
+
+def _wrap32(x: np.ndarray) -> np.ndarray:
+    """x modulo 2^32, from -2^31 up."""
+    return x - 2.0**32 * np.floor((x + 2.0**31) / 2.0**32)
+
+
+def _half_away(x: np.ndarray) -> np.ndarray:
+    return np.copysign(np.floor(np.abs(x) + 0.5), x)
+
+
+def _exact(acc: np.ndarray, real: np.ndarray, zero_point: int) -> np.ndarray:
+    """round_half_even(acc·real + zero_point) - zero_point of the exact product."""
+    product = acc * real
+    nearest = np.rint(product)
+    # float64 rounds the product by at most 2^-53 of itself; only that near to a tie can it mislead.
+    doubtful = np.abs(np.abs(product - nearest) - 0.5) <= np.abs(product) * 2.0**-52
+    if doubtful.any():
+        factors = (np.broadcast_to(f, product.shape)[doubtful] for f in (acc, real))
+        nearest[doubtful] = [float(round(Fraction(a) * Fraction(b) + zero_point) - zero_point)
+                             for a, b in zip(*(f.tolist() for f in factors))]
+    return nearest

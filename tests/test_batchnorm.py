@@ -1,0 +1,198 @@
+"""Folding batch normalization keeps the function, in every place a BatchNorm can stand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refquant.convolution import Geometry
+from refquant.network.batchnorm import fold_batchnorm, gain_and_shift
+from refquant.network.float_forward import run_float, run_float_tensors
+from refquant.network.graph import Add, BatchNorm, Clip, Concat, Conv, Flatten, Linear, Network
+from refquant.strategies import images, networks, reals
+
+# Per channel: gain 6/sqrt(8 + 1) = 2 and 0, shift 7 - 2·0.5 = 6 and 3.
+NORM = BatchNorm("norm", ("conv",), *(np.array(v) for v in ([6.0, 0.0], [7.0, 3.0], [0.5, 9.0], [8.0, 0.0])), 1.0)
+CONV = Conv("conv", "input", np.array([[[[1.5]]], [[[4.0]]]]), np.array([1.0, 2.0]))
+X = np.array([[[[1.0, -2.0]]]])  # conv: 2.5, -2 and 6, -6; norm: 11, 2 and 3, 3
+NORMED = [[[[11.0, 2.0]], [[3.0, 3.0]]]]
+
+
+def network(*nodes, output="") -> Network:
+    return Network((1, 1, 2), nodes, output)
+
+
+def reaches(net: Network, batch: np.ndarray) -> dict[str, float]:
+    """Per tensor, what its values could be if nothing cancelled: the unit of its rounding errors."""
+    reach = {net.input: float(np.abs(batch).max())}
+    for node in net.nodes:
+        inputs = [reach[name] for name in node.inputs]
+        if isinstance(node, (Conv, Linear)):
+            sums = np.abs(node.weight).reshape(len(node.weight), -1).sum(axis=1).max()
+            reach[node.name] = inputs[0] * sums + (0 if node.bias is None else np.abs(node.bias).max())
+        elif isinstance(node, BatchNorm):
+            gain = np.abs(node.gamma) / np.sqrt(node.variance + node.epsilon)
+            reach[node.name] = (gain * (inputs[0] + np.abs(node.mean)) + np.abs(node.beta)).max()
+        else:
+            reach[node.name] = sum(inputs) if isinstance(node, Add) else max(inputs)
+    return reach
+
+
+@st.composite
+def networks_full_of_batchnorms(draw: st.DrawFn) -> Network:
+    """A random network with a BatchNorm behind many of its tensors, which later nodes read or do not."""
+    net = draw(networks(dtype=np.float64))
+    nodes, normed = [], {}
+    for node in net.nodes:
+        inputs = tuple(normed[name] if name in normed and draw(st.booleans()) else name for name in node.inputs)
+        nodes.append(dataclasses.replace(node, inputs=inputs))
+        if draw(st.booleans()):
+            gamma, beta, mean, variance = (draw(reals(net.shapes[node.name][:1], np.float64)) for _ in range(4))
+            nodes.append(BatchNorm(f"{node.name}.norm", node.name, gamma, beta, mean, np.abs(variance), 1e-3))
+            normed[node.name] = nodes[-1].name
+    return Network(net.input_shape, nodes, draw(st.sampled_from([node.name for node in nodes[::-1]])))
+
+
+@given(st.data())
+def test_folding_keeps_the_function_of_every_network(data):
+    net = data.draw(networks_full_of_batchnorms())
+    batch = data.draw(images(net, dtype=np.float64))
+    folded = fold_batchnorm(net)
+    assert not any(isinstance(node, BatchNorm) for node in folded.nodes)
+    assert folded.shapes[folded.output] == net.shapes[net.output]
+    # Both run in float64: a rounding error is 2^-53 of the reach; a few hundred of them are 1e-12 at most.
+    np.testing.assert_allclose(run_float(folded, batch), run_float(net, batch), rtol=0,
+                               atol=1e-12 * reaches(net, batch)[net.output])
+
+
+@given(st.data())
+def test_folding_keeps_the_dtype_and_writes_to_nothing(data):
+    net = data.draw(networks())
+    arrays = [value for node in net.nodes for value in vars(node).values() if isinstance(value, np.ndarray)]
+    copies = [array.copy() for array in arrays]
+    folded = fold_batchnorm(net)
+    assert all(np.array_equal(array, copy) for array, copy in zip(arrays, copies))
+    for node in folded.nodes:
+        if isinstance(node, (Conv, Linear)):
+            assert node.weight.dtype == np.float32
+            assert node.bias is None or node.bias.dtype == np.float32
+
+
+def test_gain_and_shift_by_hand():
+    gain, shift = gain_and_shift(NORM)
+    assert (gain.tolist(), shift.tolist()) == ([2, 0], [6, 3])
+    assert gain.dtype == shift.dtype == np.float64
+
+
+def test_gain_is_computed_in_float64_for_float32_parameters():
+    """variance + epsilon rounds to variance in float32."""
+    norm = BatchNorm("n", "input", *(np.array([v], np.float32) for v in (1.0, 0.0, 0.0, 1.0)), epsilon=2.0**-30)
+    assert gain_and_shift(norm)[0].item() == 1 / np.sqrt(1 + 2.0**-30)
+
+
+def test_a_batchnorm_is_folded_into_the_convolution_it_alone_reads():
+    folded = fold_batchnorm(network(CONV, NORM))
+    (node,) = folded.nodes
+    assert (node.name, folded.output) == ("conv", "conv")
+    assert node.weight.tolist() == [[[[3.0]]], [[[0.0]]]]
+    assert node.bias.tolist() == [2 * 1.0 + 6, 0 * 2.0 + 3]
+    assert run_float(folded, X).tolist() == NORMED == run_float(network(CONV, NORM), X).tolist()
+
+
+def test_a_convolution_without_bias_gets_the_shift_for_bias():
+    folded = fold_batchnorm(network(dataclasses.replace(CONV, bias=None), NORM))
+    assert folded.nodes[0].bias.tolist() == [6, 3]
+
+
+def test_a_batchnorm_is_folded_into_a_linear_layer():
+    linear = Linear("conv", "input", np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1.0, 1.0]))
+    (node,) = fold_batchnorm(Network((2,), [linear, NORM])).nodes
+    assert isinstance(node, Linear)
+    assert node.weight.tolist() == [[2, 4], [0, 0]]
+    assert node.bias.tolist() == [8, 3]
+
+
+def test_a_grouped_convolution_keeps_its_geometry():
+    weight = np.arange(16.0).reshape(2, 2, 2, 2)
+    geometry = Geometry((2, 1), (1, 0, 0, 1), (1, 2), 2)
+    net = Network((4, 5, 6), [Conv("conv", "input", weight, None, geometry), NORM])
+    (node,) = fold_batchnorm(net).nodes
+    assert node.geometry == geometry
+    assert node.weight[0].tolist() == (2 * weight[0]).tolist()
+    batch = np.arange(120.0).reshape(1, 4, 5, 6)
+    assert run_float(fold_batchnorm(net), batch).tolist() == run_float(net, batch).tolist()
+
+
+def test_a_convolution_with_two_readers_is_left_alone():
+    net = network(CONV, NORM, Concat("both", ("conv", "norm")))
+    folded = fold_batchnorm(net)
+    assert [type(node) for node in folded.nodes] == [Conv, Conv, Concat]
+    assert folded.nodes[0].weight.tolist() == CONV.weight.tolist()
+    assert run_float(folded, X).tolist() == [[[[2.5, -2.0]], [[6.0, -6.0]], *NORMED[0]]]
+
+
+def test_a_convolution_that_is_the_output_is_left_alone():
+    folded = fold_batchnorm(network(CONV, NORM, output="conv"))
+    assert run_float(folded, X).tolist() == [[[[2.5, -2.0]], [[6.0, -6.0]]]]
+
+
+def test_two_batchnorms_of_one_convolution_do_not_meet():
+    net = network(CONV, NORM, dataclasses.replace(NORM, name="again"), Add("sum", ("norm", "again")))
+    assert run_float(fold_batchnorm(net), X).tolist() == (2 * np.array(NORMED)).tolist()
+
+
+def test_a_chain_of_batchnorms_is_applied_in_order():
+    net = network(CONV, NORM, dataclasses.replace(NORM, name="second", inputs=("norm",)),
+                  dataclasses.replace(NORM, name="third", inputs=("second",)), Clip("r", "third"))
+    # 2·(2·11 + 6) + 6 and 2·(2·2 + 6) + 6
+    assert run_float(fold_batchnorm(net), X).tolist() == [[[[62, 26]], [[3, 3]]]]
+
+
+def test_a_folded_batchnorm_read_twice_is_read_twice_under_the_convolutions_name():
+    net = network(CONV, NORM, Clip("r", "norm", 0.0, 5.0), Add("sum", ("norm", "r")))
+    folded = fold_batchnorm(net)
+    assert [node.inputs for node in folded.nodes] == [("input",), ("conv",), ("conv", "r")]
+    assert run_float(folded, X).tolist() == [[[[16, 4]], [[6, 6]]]]
+
+
+def test_a_batchnorm_of_its_own_becomes_a_depthwise_convolution():
+    net = Network((2, 1, 2), [dataclasses.replace(NORM, inputs=("input",))])
+    (node,) = fold_batchnorm(net).nodes
+    assert (node.name, node.inputs, node.geometry.groups) == ("norm", ("input",), 2)
+    assert node.weight.tolist() == [[[[2.0]]], [[[0.0]]]]
+    batch = np.array([[[[1.0, -2.0]], [[5.0, 5.0]]]])
+    assert run_float(fold_batchnorm(net), batch).tolist() == [[[[8, 2]], [[3, 3]]]]
+
+
+def test_a_flat_batchnorm_of_its_own_becomes_a_diagonal_linear_layer():
+    net = Network((2, 1, 1), [Flatten("flat", "input"), dataclasses.replace(NORM, inputs=("flat",))])
+    node = fold_batchnorm(net).nodes[-1]
+    assert isinstance(node, Linear)
+    assert node.weight.tolist() == [[2, 0], [0, 0]]
+    assert node.bias.tolist() == [6, 3]
+
+
+def test_zero_variance_leaves_the_epsilon():
+    """gain 0.25/sqrt(0 + 2^-16) = 64."""
+    norm = BatchNorm("norm", "conv", *(np.array([v, v]) for v in (0.25, 0.0, 0.0, 0.0)), 2.0**-16)
+    assert fold_batchnorm(network(CONV, norm)).nodes[0].weight.ravel().tolist() == [96, 256]
+
+
+def test_a_dead_channel_gives_its_shift_everywhere():
+    weight = np.zeros((2, 1, 1, 1))
+    tensors = run_float_tensors(fold_batchnorm(network(Conv("conv", "input", weight), NORM)), X)
+    assert tensors["conv"].tolist() == [[[[6, 6]], [[3, 3]]]]
+
+
+def test_negative_variance_is_refused():
+    with pytest.raises(ValueError, match=r"variance must be >= 0 .* smallest variance of -0.5"):
+        dataclasses.replace(NORM, variance=np.array([1.0, -0.5]))
+
+
+def test_a_network_without_batchnorm_comes_back_as_it_was():
+    net = network(CONV, Clip("r", "conv"), output="conv")
+    folded = fold_batchnorm(net)
+    assert [node.name for node in folded.nodes] == ["conv", "r"]
+    assert (folded.output, folded.input, folded.shapes) == (net.output, net.input, net.shapes)

@@ -1,0 +1,220 @@
+"""The strategies draw what they promise, and really reach the corners they are there for."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, find, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
+
+from refquant import strategies
+from refquant.convolution import convolve_exact
+from refquant.formats import IntFormat
+from refquant.network import graph
+from refquant.network.float_forward import run_float_tensors
+from refquant.recipes import quantize_network
+from refquant.strategies import codes, convolution_cases, geometries, images, int_formats, networks, reals
+
+SEARCH = settings(max_examples=1500, derandomize=True, database=None, deadline=None,
+                  suppress_health_check=list(HealthCheck), phases=["generate"])
+
+
+def reaches(strategy, condition) -> bool:
+    """Whether a search, without shrinking, meets ``condition``."""
+    try:
+        find(strategy, condition, settings=SEARCH)
+    except NoSuchExample:
+        return False
+    return True
+
+
+# --- formats and codes ----------------------------------------------------------------------------------------
+
+@given(st.integers(1, 64), st.integers(1, 64), st.data())
+def test_formats_have_as_many_bits_as_asked_for(a, b, data):
+    fmt = data.draw(int_formats(min(a, b), max(a, b)))
+    assert min(a, b) <= fmt.bits <= max(a, b)
+
+
+@pytest.mark.parametrize("wanted", [IntFormat(1), IntFormat(1, signed=False), IntFormat(2, narrow=True), IntFormat(8),
+                                    IntFormat(8, signed=False), IntFormat(8, narrow=True), IntFormat(64)])
+def test_every_kind_of_format_is_drawn(wanted):
+    assert reaches(int_formats(wanted.bits, wanted.bits), lambda fmt: fmt == wanted)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 8), (8, 7), (1, 65)])
+def test_bits_outside_the_formats_are_refused(low, high):
+    with pytest.raises(ValueError, match=rf"min_bits >= 1 to max_bits <= 64, got {low} to {high}"):
+        find(int_formats(low, high), lambda _: True)
+
+
+@given(int_formats(), st.lists(st.integers(1, 4), max_size=3).map(tuple), st.data())
+def test_codes_are_codes_of_the_format_in_its_dtype(fmt, shape, data):
+    array = data.draw(codes(fmt, shape))
+    assert array.shape == shape
+    assert array.dtype == fmt.dtype
+    assert fmt.min <= int(array.min())
+    assert int(array.max()) <= fmt.max
+
+
+@pytest.mark.parametrize("fmt", [IntFormat(1), IntFormat(8), IntFormat(7, narrow=True), IntFormat(64),
+                                 IntFormat(64, signed=False)], ids=str)
+def test_codes_reach_both_extremes_everywhere_at_once(fmt):
+    for code in (fmt.min, fmt.max):
+        assert reaches(codes(fmt, (3, 2)), lambda array, code=code: (array == code).all())
+    assert reaches(codes(fmt, (50,)), lambda array: {fmt.min, fmt.max} <= set(array.tolist()))
+
+
+# --- convolutions ---------------------------------------------------------------------------------------------
+
+@given(convolution_cases())
+def test_every_convolution_case_can_be_run(case):
+    for array, fmt in ((case.x_q, case.x_format), (case.w_q, case.w_format)):
+        assert array.dtype == fmt.dtype
+        assert fmt.min <= array.min()
+        assert array.max() <= fmt.max
+    assert case.x_format.min <= case.zero_point <= case.x_format.max
+    y = convolve_exact(case.x_q, case.w_q, **case.geometry._asdict(), zero_point=case.zero_point)
+    assert y.shape[:2] == (len(case.x_q), len(case.w_q))
+
+
+@pytest.mark.parametrize("condition", [
+    lambda c: c.geometry.groups == c.x_q.shape[1] == len(c.w_q) > 1,
+    lambda c: c.geometry.groups == c.x_q.shape[1] > 1 and len(c.w_q) > c.x_q.shape[1],
+    lambda c: 1 < c.geometry.groups < c.x_q.shape[1],
+    lambda c: len(set(c.geometry.padding)) == 3,
+    lambda c: c.geometry.padding[0] > c.x_q.shape[2],
+    lambda c: c.geometry.stride[0] != c.geometry.stride[1],
+    lambda c: c.geometry.dilation == (2, 2) and c.w_q.shape[2:] == (3, 3),
+    lambda c: not any(c.geometry.padding) and c.w_q.shape[2:] == c.x_q.shape[2:] != (1, 1),
+    lambda c: c.w_q.shape[2:] == (1, 1) and c.geometry.stride == (1, 1),
+    lambda c: c.x_q.shape[2] != c.x_q.shape[3],
+    lambda c: len(c.x_q) == 2,
+    lambda c: c.zero_point == c.x_format.min < 0,
+    lambda c: c.zero_point == 0,
+    lambda c: not c.w_q.any() and c.x_q.any(),
+], ids=["depthwise", "depthwise with multiplier", "grouped", "uneven padding", "padding beyond the input",
+        "uneven stride", "dilation", "one output pixel", "pointwise", "not square", "a batch", "lowest zero point",
+        "no zero point", "dead weights"])
+def test_convolution_cases_reach(condition):
+    assert reaches(convolution_cases(), condition)
+
+
+@given(convolution_cases(int_formats(12, 16), st.just(IntFormat(3))))
+def test_convolution_cases_take_the_formats_asked_for(case):
+    assert 12 <= case.x_format.bits <= 16
+    assert case.w_format == IntFormat(3)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.data())
+def test_geometries_fit_the_plane_they_are_drawn_for(height, width, r, s, data):
+    geometry = data.draw(geometries((height, width), (r, s), 2))
+    assert min(geometry.output_size(height, width, (r, s))) >= 1
+    assert geometry.groups == 2
+
+
+# --- networks -------------------------------------------------------------------------------------------------
+
+@given(st.data())
+def test_networks_run_and_quantize(data):
+    dtype = data.draw(st.sampled_from((np.float32, np.float64)))
+    network = data.draw(networks(5, dtype))
+    batch = data.draw(images(network, 3, dtype))
+    assert 1 <= len(network.nodes) <= 5
+    assert batch.shape == (3, *network.input_shape)
+    for node in network.nodes:
+        assert all(v.dtype == dtype for v in vars(node).values() if isinstance(v, np.ndarray))
+    assert all(np.isfinite(x).all() and x.dtype == dtype for x in run_float_tensors(network, batch).values())
+    quantize_network(network, batch)
+
+
+def has(kind):
+    return lambda network: any(type(node) is kind for node in network.nodes)
+
+
+def read_twice(network) -> bool:
+    readers = [name for node in network.nodes for name in set(node.inputs)]
+    return any(readers.count(node.name) > 1 for node in network.nodes)
+
+
+def unfusable_relu(network) -> bool:
+    """A ReLU behind a convolution that somebody else reads, too, or that is the output."""
+    made = {node.name: node for node in network.nodes}
+    return any(isinstance(node, graph.Clip) and isinstance(made.get(node.inputs[0]), graph.Conv)
+               and network.only_reader(node.inputs[0]) is None for node in network.nodes)
+
+
+def fusable_relu(network) -> bool:
+    return any(isinstance(node, graph.Conv) and isinstance(network.only_reader(node.name), graph.Clip)
+               for node in network.nodes)
+
+
+def two_different_operands(network) -> bool:
+    return any(isinstance(node, graph.Add) and len(set(node.inputs)) == 2 for node in network.nodes)
+
+
+def dead_channel(network) -> bool:
+    return any(isinstance(node, graph.Conv) and node.weight.any() and not node.weight.any(axis=(1, 2, 3)).all()
+               for node in network.nodes)
+
+
+def foldable_batchnorm(network) -> bool:
+    return any(isinstance(node, (graph.Conv, graph.Linear))
+               and isinstance(network.only_reader(node.name), graph.BatchNorm) for node in network.nodes)
+
+
+def uncounted_padding(network) -> bool:
+    return any(isinstance(node, graph.AveragePool) and any(node.geometry.padding) and not node.count_include_pad
+               for node in network.nodes)
+
+
+KINDS = [graph.Conv, graph.Linear, graph.BatchNorm, graph.Clip, graph.MaxPool, graph.AveragePool,
+         graph.GlobalAveragePool, graph.Add, graph.Concat, graph.Flatten]
+CONDITIONS = [*map(has, KINDS), read_twice, unfusable_relu, fusable_relu, two_different_operands, dead_channel,
+              foldable_batchnorm, uncounted_padding]
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=[k.__name__ for k in KINDS] + [
+    c.__name__ for c in CONDITIONS[len(KINDS):]])
+def test_networks_reach(condition):
+    assert reaches(networks(), condition)
+
+
+def test_every_node_type_is_drawn():
+    """A node type added to the graph must be added to the strategy and to this list."""
+    concrete = {value for value in vars(graph).values() if isinstance(value, type) and issubclass(value, graph.Node)}
+    assert concrete - {graph.Node} == set(KINDS)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple), st.data())
+def test_reals_are_small_finite_floats(shape, data):
+    dtype = data.draw(st.sampled_from((np.float32, np.float64)))
+    x = data.draw(reals(shape, dtype))
+    assert x.shape == shape
+    assert x.dtype == dtype
+    assert np.abs(x).max() < 10
+
+
+def test_reals_tie_when_they_are_rounded_and_have_dead_channels():
+    assert reaches(reals((4,)), lambda x: (np.abs(x * 8) % 1 == 0.5).any())
+    assert reaches(reals((3, 2)), lambda x: x.any(axis=1).tolist() == [True, False, True])
+    assert reaches(reals((3, 2)), lambda x: not x.any())
+
+
+# --- the door -------------------------------------------------------------------------------------------------
+
+def test_without_hypothesis_the_error_names_the_command_that_installs_it():
+    script = "import sys; sys.modules['hypothesis'] = None; import refquant.strategies"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "ModuleNotFoundError: refquant.strategies needs Hypothesis: pip install 'refquant[test]'" in done.stderr
+
+
+def test_every_public_strategy_has_a_docstring():
+    public = [value for name, value in vars(strategies).items()
+              if callable(value) and not name.startswith("_") and value.__module__ == strategies.__name__]
+    assert {value.__name__ for value in public} == {
+        "int_formats", "codes", "geometries", "ConvolutionCase", "convolution_cases", "reals", "images", "networks"}
+    assert all(value.__doc__ for value in public)
