@@ -1,0 +1,81 @@
+"""The demo: the bundled CNN and the bundled digits, through every method, in integers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from refquant import report
+from refquant.digits.weights import calibration_images, load_digits
+from refquant.evaluation import Evaluation, StageReport, evaluate, top1
+from refquant.network.float_forward import run_float
+from refquant.recipes import quantize_network
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the demo's table: a method at its bits and granularity."""
+
+    method: str
+    recipe: str
+    bits: int
+    granularity: str
+    always: bool = True  # otherwise only with --all
+
+
+ROWS = tuple(Row("max", recipe, bits, granularity)
+             for granularity, recipe in (("layer", "max-int8"), ("channel", "channelwise-int8"))
+             for bits in (8, 7, 6, 5, 4, 3))
+# The row whose sums the second table and the headroom figure show.
+STAGES_OF = Row("max", "channelwise-int8", 8, "channel")
+
+Progress = Callable[[list[Row]], Iterable[Row]]
+
+
+def run_demo(everything: bool = False, progress: Progress = list) -> dict[str, Any]:
+    """Quantize and evaluate every row; returns what ``report.json`` holds.
+
+    everything: also the rows that the short table leaves out. progress: wraps the list of rows.
+    """
+    network, images, labels = load_digits()
+    calibration = calibration_images()
+    logits = run_float(network, images)
+    rows: list[dict[str, Any]] = []
+    stages: tuple[StageReport, ...] = ()
+    for row in progress([row for row in ROWS if row.always or everything]):
+        quantized = quantize_network(network, calibration, row.recipe, weight_bits=row.bits,
+                                     activation_bits=row.bits, granularity=row.granularity)
+        result = evaluate(quantized, images, labels, logits)
+        rows.append(_row_entry(row, result))
+        if row == STAGES_OF:
+            stages = result.stages
+    return {"float_top1": top1(logits, labels), "images": len(images), "rows": rows,
+            "stages_of": _describe(STAGES_OF), "stages": [_stage_entry(stage) for stage in stages]}
+
+
+def _describe(row: Row) -> str:
+    return f"{row.method}, {row.bits} bits, per {row.granularity}"
+
+
+def _row_entry(row: Row, result: Evaluation) -> dict[str, Any]:
+    return {"network": "digits", "method": row.method, "weight_bits": row.bits, "activation_bits": row.bits,
+            "granularity": row.granularity, "simulated_top1": result.simulated_top1,
+            "integer_top1": result.integer_top1, "codes_equal": result.codes_equal, "cosine": result.cosine,
+            "sqnr_db": result.sqnr_db, "weight_bytes": result.weight_bytes}
+
+
+def _stage_entry(stage: StageReport) -> dict[str, Any]:
+    return {**asdict(stage), "format": str(stage.format), "headroom_bits": stage.headroom_bits}
+
+
+def write_demo(result: dict[str, Any], directory: Path) -> list[Path]:
+    """Write ``report.json`` and the two figures into an existing directory; returns their paths."""
+    files = {"report.json": (json.dumps(result, indent=1) + "\n").encode(),
+             "accuracy.png": report.png(report.draw_accuracy(result)),
+             "headroom.png": report.png(report.draw_headroom(result))}
+    for name, content in files.items():
+        report.write_atomically(directory / name, content)
+    return [directory / name for name in files]

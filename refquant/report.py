@@ -1,0 +1,122 @@
+"""Tables, figures and files: how results are shown. Nothing is computed here."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def prepare_directory(directory: Path) -> Path:
+    """Make the directory if need be and see that it can be written; ValueError if not."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise ValueError(f"the output directory must be writable, got {directory}: {error.strerror}") from None
+    return directory
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, then rename it: readers see all of it or nothing."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns under a rule; columns whose cells are all numbers go to the right."""
+    columns = list(zip(header, *rows))
+    widths = [max(map(len, column)) for column in columns]
+    right = [all(_is_number(cell) for cell in column[1:]) for column in columns]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right)).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def demo_tables(result: dict[str, Any]) -> str:
+    """The demo's two tables as text."""
+    accuracy = table(
+        ("method", "bits W/A", "scales per", "top-1 %", "simulated %", "codes_equal", "cosine", "SQNR dB",
+         "weight bytes"),
+        [(r["method"], f"{r['weight_bits']}/{r['activation_bits']}", r["granularity"], f"{r['integer_top1']:.2f}",
+          f"{r['simulated_top1']:.2f}", "yes" if r["codes_equal"] else "NO", f"{r['cosine']:.4f}",
+          f"{r['sqnr_db']:.1f}", str(r["weight_bytes"])) for r in result["rows"]])
+    sums = table(
+        ("layer", "stage", "format", "seen min", "seen max", "proven min", "proven max", "headroom bits"),
+        [(s["layer"], s["stage"], s["format"], str(s["min"]), str(s["max"]), str(s["proven_min"]),
+          str(s["proven_max"]), f"{s['headroom_bits']:.1f}") for s in result["stages"]])
+    return (f"Digits CNN, {result['images']} held-out images, float top-1 {result['float_top1']:.2f} %\n\n"
+            f"Integer-only inference\n\n{accuracy}\n\n"
+            f"Integer sums before requantization ({result['stages_of']})\n\n{sums}")
+
+
+def draw_accuracy(result: dict[str, Any]) -> Figure:
+    """Integer top-1 against bits, one line per method and granularity."""
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for row in result["rows"]:
+        key = f"{row['method']}, one scale per {row['granularity']}"
+        lines.setdefault(key, []).append((row["weight_bits"], row["integer_top1"]))
+    for marker, (label, points) in zip("os^vDPX*", lines.items()):
+        bits, accuracy = zip(*sorted(points))
+        axes.plot(bits, accuracy, marker=marker, label=label)
+    axes.axhline(result["float_top1"], color="0.4", linestyle="--", label="float")
+    axes.set(xlabel="bits of weights and activations", ylabel="top-1, integer inference (%)",
+             title=f"Digits CNN, {result['images']} held-out images")
+    axes.set_xticks(sorted({row["weight_bits"] for row in result["rows"]}))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def draw_headroom(result: dict[str, Any]) -> Figure:
+    """Per stage, bits needed by the sums seen and by the proven worst case, against the format."""
+    stages = result["stages"]
+    figure = Figure(figsize=(6.4, 0.3 * len(stages) + 1.4), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(stages))
+    limits = [float(s["format"].removeprefix("int")) for s in stages]
+    # Signed bits: log2 of the larger magnitude, and the sign.
+    proven = [1 + np.log2(max(-s["proven_min"], s["proven_max"], 1)) for s in stages]
+    seen = [1 + np.log2(max(-s["min"], s["max"], 1)) for s in stages]
+    axes.barh(places, proven, color="0.8", label="proven worst case")
+    axes.barh(places, seen, height=0.4, color="C0", label="seen")
+    axes.plot(limits, places, "|", color="C3", markersize=14, markeredgewidth=2, label="format")
+    axes.set_yticks(places, [f"{s['layer']} {s['stage']}" for s in stages])
+    axes.invert_yaxis()
+    axes.set(xlabel="bits of the sum, sign included",
+             title=f"Integer sums before requantization\n{result['stages_of']}")
+    axes.legend(loc="center", bbox_to_anchor=(0.8, 0.5))
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file's bytes; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    return buffer.getvalue()
