@@ -9,13 +9,19 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from refquant import load_digits, max_scale, quantize
+from refquant import load_digits, max_scale, quantize, quantize_network, requantize
+from refquant.convolution import taps
 from refquant.demo import run_demo
+from refquant.digits.weights import calibration_images
 from refquant.formats import IntFormat
+from refquant.lanes import dot_int16, product_range, safe_schedule
 from refquant.linear import dequantize
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.graph import Conv
+from refquant.network.integer_forward import run_integer_tensors
 from refquant.report import draw_accuracy, draw_headroom, png, write_atomically
+from refquant.requantization import SEMANTICS, Multiplier
+from refquant.rounding import RULES, round_values
 
 HERE = Path(__file__).parent
 
@@ -79,13 +85,87 @@ def draw_channels() -> Figure:
     return figure
 
 
+def draw_lanes() -> Figure:
+    """Chapter 10: what an int16 lane holds after 1 to 9 products, at worst and in a real layer."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    products = np.arange(1, 10)
+    for fmt, color in ((IntFormat(7, narrow=True), "C0"), (IntFormat(7), "C1")):
+        low, high = product_range(fmt, fmt)
+        label = f"worst case, {fmt.min}..{fmt.max}: {safe_schedule(fmt, fmt)} products fit"
+        axes.plot(products, products * high, "o-", color=color, label=label)
+        axes.plot(products, products * low, "o-", color=color)
+    low, high = _observed_lanes(len(products))
+    axes.fill_between(products, low, high, color="0.8", label="seen in layer res_a of the digits CNN")
+    for limit in (32767, -32768):
+        axes.axhline(limit, color="C3", linestyle="--")
+    axes.text(1, 33500, "int16", color="C3", va="bottom")
+    axes.set(xlabel="products added in one int16 lane (SMLAL)", ylabel="partial sum", xticks=products)
+    axes.legend(loc="lower left", fontsize="small", bbox_to_anchor=(0, 0.1))
+    return figure
+
+
+def _observed_lanes(count: int) -> tuple[list[int], list[int]]:
+    """Extremes of the lanes after each of ``count`` products, over the layer's first nine steps."""
+    network, images, _ = load_digits()
+    quantized = quantize_network(network, calibration_images(), "channelwise-int8", weight_bits=7,
+                                 activation_bits=7, activations="signed")
+    layer = next(layer for layer in quantized.layers if layer.name == "res_a")
+    codes = run_integer_tensors(quantized, quantized.quantize_images(images[:20]))[layer.inputs[0]]
+    term, fmt = layer.terms[0], IntFormat(7, narrow=True)
+    seen = np.stack([view for _, view in taps(codes, (3, 3), layer.geometry)], axis=2)
+    rows = seen.reshape(len(codes), -1, seen.shape[3] * seen.shape[4]).swapaxes(1, 2).reshape(-1, 1, 288)
+    weight = term.weight_q.reshape(32, 288)
+    _, steps = dot_int16(rows[:, :, :8 * count], weight[:, :8 * count], fmt, fmt, count, "wrap", trace=True)
+    lanes = [step.lanes for step in steps if step.instruction == "SMLAL"]
+    return [int(x.min()) for x in lanes], [int(x.max()) for x in lanes]
+
+
+def draw_dialects() -> Figure:
+    """Chapter 9: the nine semantics over accumulators around the ties of M = 1/4, zero point 1."""
+    acc = np.arange(-7, 8)
+    multiplier, fmt = Multiplier.from_real(0.25), IntFormat(8)
+    codes = np.array([requantize(acc, multiplier, fmt, name, zero_point=1) - 1 for name in SEMANTICS])
+    exact = acc / 4
+    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+    axes = figure.subplots()
+    # Down or up from the exact value: two neutral tones; exact values stay white.
+    axes.imshow(np.sign(codes - exact), cmap="coolwarm", vmin=-3, vmax=3, aspect="auto")
+    for (row, column), code in np.ndenumerate(codes):
+        axes.text(column, row, str(code), ha="center", va="center",
+                  weight="bold" if exact[column] % 1 == 0.5 else "normal")
+    axes.set_yticks(range(len(SEMANTICS)), SEMANTICS)
+    axes.set_xticks(range(len(acc)), [f"{v:g}" for v in exact])
+    for column in np.flatnonzero(exact % 1 == 0.5):
+        axes.get_xticklabels()[column].set_weight("bold")
+    axes.set(xlabel="exact value acc / 4 (ties bold)", title="Nine dialects: rounded up (red) or down (blue)")
+    return figure
+
+
+def draw_rounding() -> Figure:
+    """Chapter 2: the six rules as staircases, ties marked."""
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    x = np.linspace(-2.6, 2.6, 2601)
+    ties = np.arange(-2.5, 3.0)
+    for axes, rule in zip(figure.subplots(2, 3, sharex=True, sharey=True).flat, RULES):
+        axes.plot(x, x, color="0.8")
+        axes.plot(x, round_values(x, rule), color="C0", linewidth=1)
+        axes.plot(ties, round_values(ties, rule), "o", color="C3", markersize=4)
+        axes.set(title=rule)
+        axes.grid(alpha=0.3)
+    figure.supxlabel("x (dots: ties)")
+    figure.supylabel("rounded")
+    return figure
+
+
 def _demo_figures() -> dict[str, Figure]:
     result = run_demo(everything=True)
     return {"accuracy": draw_accuracy(result), "headroom": draw_headroom(result)}
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "formats": draw_formats, "quantization_error": draw_error, "channels": draw_channels}
+    "formats": draw_formats, "rounding": draw_rounding, "dialects": draw_dialects, "lanes": draw_lanes,
+    "quantization_error": draw_error, "channels": draw_channels}
 DEMO_FIGURES = ("accuracy", "headroom")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from refquant import report
 from refquant.digits.weights import calibration_images, load_digits
-from refquant.evaluation import Evaluation, StageReport, evaluate, top1
+from refquant.evaluation import Evaluation, LaneReport, StageReport, evaluate, evaluate_lanes, top1
 from refquant.network.float_forward import run_float
 from refquant.recipes import quantize_network
 
@@ -31,6 +31,9 @@ ROWS = tuple(Row("max", recipe, bits, granularity)
              for bits in (8, 7, 6, 5, 4, 3))
 # The row whose sums the second table and the headroom figure show.
 STAGES_OF = Row("max", "channelwise-int8", 8, "channel")
+
+# EasyQuant's INT7 inference: signed narrow codes, eight products in an int16 lane.
+LANE_BITS, LANE_IMAGES = 7, 100
 
 Progress = Callable[[list[Row]], Iterable[Row]]
 
@@ -53,7 +56,16 @@ def run_demo(everything: bool = False, progress: Progress = list) -> dict[str, A
         if row == STAGES_OF:
             stages = result.stages
     return {"float_top1": top1(logits, labels), "images": len(images), "rows": rows,
-            "stages_of": _describe(STAGES_OF), "stages": [_stage_entry(stage) for stage in stages]}
+            "stages_of": _describe(STAGES_OF), "stages": [_stage_entry(stage) for stage in stages],
+            "lane_images": LANE_IMAGES, "lanes": [_lane_entry(lane) for lane in run_lanes()]}
+
+
+def run_lanes() -> list[LaneReport]:
+    """The 3x3 layers of the network at 7 bits through int16 lanes, on the first held-out images."""
+    network, images, _ = load_digits()
+    quantized = quantize_network(network, calibration_images(), "channelwise-int8", weight_bits=LANE_BITS,
+                                 activation_bits=LANE_BITS, activations="signed")
+    return evaluate_lanes(quantized, images[:LANE_IMAGES])
 
 
 def _describe(row: Row) -> str:
@@ -69,6 +81,10 @@ def _row_entry(row: Row, result: Evaluation) -> dict[str, Any]:
 
 def _stage_entry(stage: StageReport) -> dict[str, Any]:
     return {**asdict(stage), "format": str(stage.format), "headroom_bits": stage.headroom_bits}
+
+
+def _lane_entry(lane: LaneReport) -> dict[str, Any]:
+    return {**asdict(lane), "x_format": str(lane.x_format), "w_format": str(lane.w_format)}
 
 
 def write_demo(result: dict[str, Any], directory: Path) -> list[Path]:

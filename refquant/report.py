@@ -58,7 +58,7 @@ def _is_number(cell: str) -> bool:
 
 
 def demo_tables(result: dict[str, Any]) -> str:
-    """The demo's two tables as text."""
+    """The demo's tables as text."""
     accuracy = table(
         ("method", "bits W/A", "scales per", "top-1 %", "simulated %", "codes_equal", "cosine", "SQNR dB",
          "weight bytes"),
@@ -69,9 +69,15 @@ def demo_tables(result: dict[str, Any]) -> str:
         ("layer", "stage", "format", "seen min", "seen max", "proven min", "proven max", "headroom bits"),
         [(s["layer"], s["stage"], s["format"], str(s["min"]), str(s["max"]), str(s["proven_min"]),
           str(s["proven_max"]), f"{s['headroom_bits']:.1f}") for s in result["stages"]])
+    lanes = table(
+        ("layer", "input", "weights", "products per lane", "lane min", "lane max", "of int16 %", "sums equal"),
+        [(r["layer"], r["x_format"], r["w_format"], str(r["schedule"]), str(r["int16_min"]), str(r["int16_max"]),
+          f"{100 * max(-r['int16_min'] / 32768, r['int16_max'] / 32767):.0f}", "yes" if r["sums_equal"] else "NO")
+         for r in result["lanes"]])
     return (f"Digits CNN, {result['images']} held-out images, float top-1 {result['float_top1']:.2f} %\n\n"
             f"Integer-only inference\n\n{accuracy}\n\n"
-            f"Integer sums before requantization ({result['stages_of']})\n\n{sums}")
+            f"Integer sums before requantization ({result['stages_of']})\n\n{sums}\n\n"
+            f"3x3 layers through int16 lanes, SMLAL and SADALP ({result['lane_images']} images)\n\n{lanes}")
 
 
 def draw_accuracy(result: dict[str, Any]) -> Figure:

@@ -77,6 +77,14 @@ def test_the_sums_seen_lie_within_the_proven_range_and_that_within_the_format(re
         assert s["proven_max"] * 2 ** s["headroom_bits"] <= 2 ** (bits - 1) * (1 + 1e-9)
 
 
+def test_every_3x3_layer_agrees_with_int16_lanes_of_eight_products(report):
+    assert [lane["layer"] for lane in report["lanes"]] == ["conv1", "dw2", "dw3", "res_a", "res_b", "dw4"]
+    for lane in report["lanes"]:
+        assert lane["sums_equal"] is True
+        assert (lane["x_format"], lane["w_format"], lane["schedule"]) == ("int7 narrow", "int7 narrow", 8)
+        assert -31752 <= lane["int16_min"] < 0 < lane["int16_max"] <= 31752
+
+
 def test_the_short_table_has_at_most_25_rows():
     assert sum(row.always for row in ROWS) <= 25
 
