@@ -52,7 +52,7 @@ def sadalp(acc: Any, x: Any) -> np.ndarray:
     array([13, 27], dtype=int32)
     """
     acc, x = _lanes(acc, INT32, "acc"), _lanes(x, INT16, "x")
-    if x.shape != (*acc.shape[:-1], 2 * acc.shape[-1]):
+    if acc.ndim == 0 or x.shape != (*acc.shape[:-1], 2 * acc.shape[-1]):
         raise ValueError(f"x must have twice the lanes of acc, got shapes {x.shape} and {acc.shape}")
     return wrap(acc + x[..., 0::2] + x[..., 1::2], INT32)
 
@@ -98,7 +98,7 @@ def sdot(acc: Any, a: Any, b: Any) -> np.ndarray:
     array([3], dtype=int32)
     """
     acc, products = _lanes(acc, INT32, "acc"), _lanes(a, INT8, "a") * _lanes(b, INT8, "b")
-    if products.shape != (*acc.shape[:-1], 4 * acc.shape[-1]):
+    if acc.ndim == 0 or products.shape != (*acc.shape[:-1], 4 * acc.shape[-1]):
         raise ValueError(f"a and b must have four times the lanes of acc, got {products.shape} for {acc.shape}")
     return wrap(acc + products.reshape(*acc.shape, 4).sum(axis=-1), INT32)
 
@@ -156,7 +156,7 @@ def check_schedule(schedule: int | str, x_format: IntFormat, w_format: IntFormat
         # The operands are bytes.
         if fmt.bits > 8:
             raise ValueError(f"{name} must have at most 8 bits, got {fmt}")
-    if schedule == "safe":
+    if isinstance(schedule, str) and schedule == "safe":
         return safe_schedule(x_format, w_format)
     if isinstance(schedule, bool) or not isinstance(schedule, (int, np.integer)) or schedule < 1:
         raise ValueError(f"schedule must be 'safe' or an integer >= 1, got {schedule!r}")
@@ -197,6 +197,10 @@ def dot_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, sche
     x_q, w_q = check_codes(x_q, x_format, "x_q"), check_codes(w_q, w_format, "w_q")
     if not (x_q.ndim and w_q.ndim) or x_q.shape[-1] != w_q.shape[-1] or x_q.shape[-1] == 0:
         raise ValueError(f"x_q and w_q must share a last axis of length >= 1, got {x_q.shape} and {w_q.shape}")
+    try:
+        np.broadcast_shapes(x_q.shape, w_q.shape)
+    except ValueError:
+        raise ValueError(f"x_q and w_q must broadcast, got {x_q.shape} and {w_q.shape}") from None
     steps: list[LaneStep] = []
 
     def settle(instruction: str, step: int, lanes: np.ndarray, fmt: IntFormat) -> np.ndarray:

@@ -32,8 +32,8 @@ def _as_reals(x: Any, name: str) -> np.ndarray:
 def check_scale(scale: Any, name: str = "scale") -> np.ndarray:
     """``scale`` as an array; ValueError unless every element is finite and above zero."""
     scale = np.asarray(scale)
-    if scale.dtype.kind not in "fiu":
-        raise ValueError(f"{name} must be a number, got dtype {scale.dtype}")
+    if scale.dtype.kind not in "fiu" or scale.dtype.itemsize > 8:
+        raise ValueError(f"{name} must be a number of at most 64 bits, got dtype {scale.dtype}")
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         raise ValueError(f"{name} must be finite and > 0, got {scale[~(np.isfinite(scale) & (scale > 0))][0]}"
                          if scale.ndim else f"{name} must be finite and > 0, got {scale}")
@@ -172,4 +172,4 @@ def expected_squared_error(low: float, high: float, bits: int) -> float:
         raise ValueError(f"bits must be an integer >= 1, got {bits!r}")
     if not (np.isfinite(low) and np.isfinite(high) and low <= high):
         raise ValueError(f"low and high must be finite with low <= high, got {low} and {high}")
-    return (high - low) ** 2 / (12.0 * (2**bits - 1) ** 2)
+    return (float(high) - float(low)) ** 2 / (12.0 * (2.0 ** int(bits) - 1) ** 2)

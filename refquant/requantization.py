@@ -86,6 +86,8 @@ class Multiplier:
         """The same multipliers shaped to broadcast along ``axis`` of an ``ndim``-dimensional array."""
         if self.real.ndim == 0:
             return self
+        if not -ndim <= axis < ndim:
+            raise ValueError(f"axis must be within {ndim} axes, got {axis}")
         shape = [1] * ndim
         shape[axis] = -1
         return Multiplier(self.real.reshape(shape), self.m.reshape(shape), self.shift.reshape(shape))
@@ -133,9 +135,10 @@ def _multiplier16(x: np.ndarray, real: np.ndarray, m: np.ndarray, shift: np.ndar
 
 
 def _float32(x: np.ndarray, real: np.ndarray, rule: str) -> np.ndarray:
-    product = x.astype(np.float32) * real.astype(np.float32)
+    with np.errstate(over="ignore"):
+        product = x.astype(np.float32) * real.astype(np.float32)
     # Codes have at most 32 bits: beyond 2^33 only the sign still matters.
-    return np.clip(round_values(product, rule), -(2.0**33), 2.0**33).astype(np.int64)
+    return round_values(np.clip(product, -(2.0**33), 2.0**33), rule).astype(np.int64)
 
 
 def _float32_half_even(x: np.ndarray, real: np.ndarray, m: np.ndarray, shift: np.ndarray, zero: int) -> np.ndarray:
@@ -177,6 +180,8 @@ _RULES: dict[str, tuple[_Rule, tuple[int, int] | None]] = {
     "zero_point_first": (_zero_point_first, None),
 }
 SEMANTICS = tuple(_RULES)
+# These shift the sum left before they multiply it, in 32 bits, where it can wrap.
+SHIFT_LEFT_FIRST = ("gemmlowp_double", "neon_double")
 
 
 def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, semantics: str = "single_round",
@@ -202,9 +207,9 @@ def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, semantics: str 
     if acc.size and not (_INT32.min <= acc.min() and acc.max() <= _INT32.max):
         raise ValueError(f"acc must fit int32, got values from {acc.min()} to {acc.max()}")
     shift = multiplier.shift
-    if legal and not (legal[0] <= shift.min() and shift.max() <= legal[1]):
+    if legal and shift.size and not (legal[0] <= shift.min() and shift.max() <= legal[1]):
         raise ValueError(f"{semantics} takes shifts from {legal[0]} to {legal[1]}, got {shift.min()}..{shift.max()}")
-    if semantics.startswith("float32") and multiplier.real.max() > np.finfo(np.float32).max:
+    if semantics.startswith("float32") and multiplier.real.max(initial=0) > np.finfo(np.float32).max:
         raise ValueError(f"{semantics} takes multipliers that float32 holds, got {multiplier.real.max()}")
     if fmt.bits > 32:
         raise ValueError(f"requantization takes formats of at most 32 bits, got {fmt}")

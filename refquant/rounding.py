@@ -87,6 +87,9 @@ def shift_right(x: Any, shift: Any, rule: str = "half_up") -> np.ndarray:
     if shift.size and not (0 <= shift.min() and shift.max() <= 62):
         raise ValueError(f"shift must be from 0 to 62, got {shift.min()}..{shift.max()}")
     shift = shift.astype(np.int64)
+    if rule == "half_up" and shift.size and shift.min() >= 2:
+        # The same in three passes: floor(x/2^n + 1/2) = floor((floor(x/2^(n-1)) + 1) / 2).
+        return ((x >> (shift - 1)) + 1) >> 1
     quotient = x >> shift
     divisor = np.left_shift(np.int64(1), shift)
     return _adjust(quotient, x & (divisor - 1), divisor, rule)

@@ -1,15 +1,17 @@
 """An interpreter of integer networks in plain Python: one pixel at a time, exact rationals, no NumPy arithmetic.
 
 Written from the statement of the semantics, for comparison with ``network/integer_forward.py``:
-sums of products of Python integers; a sum times its multiplier m·2^(shift-31), rounded once with ties
-toward +infinity; zero point added after rounding, before clamping. Tensors are nested lists.
+sums of products of Python integers; a sum times its multiplier, rounded as the nine semantics say;
+zero point added after rounding, before clamping. Tensors are nested lists.
 """
 
 from __future__ import annotations
 
 import math
+import struct
 from fractions import Fraction
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,13 +35,62 @@ def fixed_point(real: float) -> tuple[int, int]:
     return (m, shift) if shift >= -31 else (0, 0)
 
 
-def single_round(acc: int, m: int, shift: int) -> int:
-    """acc·m·2^(shift-31) to the nearest integer, ties toward +infinity."""
-    return math.floor(Fraction(acc * m) * Fraction(2) ** (shift - 31) + HALF)
+class Scale(NamedTuple):
+    """A recorded multiplier: the real M and its fixed-point form m·2^(shift-31)."""
+
+    real: float
+    m: int
+    shift: int
+
+
+def float32(x: float) -> float:
+    """The float32 nearest to a float64, ties to even."""
+    return struct.unpack("<f", struct.pack("<f", x))[0]
+
+
+def half_away(x: Fraction) -> int:
+    return math.floor(abs(x) + HALF) * (1 if x >= 0 else -1)
+
+
+def half_up(x: Fraction) -> int:
+    return math.floor(x + HALF)
+
+
+def doubling_high(acc: int, scale: Scale) -> int:
+    """SRDHM(wrap32(acc·2^L), m): the product over 2^31, ties up."""
+    wrapped = (acc * 2 ** max(scale.shift, 0) + 2**31) % 2**32 - 2**31
+    return half_up(Fraction(wrapped * scale.m, 2**31))
+
+
+def scaled(acc: int, scale: Scale, semantics: str, zero_point: int) -> int:
+    """acc·M as an integer, before the zero point is added."""
+    right = 2 ** max(-scale.shift, 0)
+    fixed_point_product = Fraction(acc * scale.m) * Fraction(2) ** (scale.shift - 31)
+    match semantics:
+        case "gemmlowp_double":
+            return half_away(Fraction(doubling_high(acc, scale), right))
+        case "neon_double":
+            return half_up(Fraction(doubling_high(acc, scale), right))
+        case "single_round":
+            return half_up(fixed_point_product)
+        case "float32_half_even":
+            return round(Fraction(float32(float32(acc) * float32(scale.real))))  # Python rounds half to even
+        case "float32_half_away":
+            return half_away(Fraction(float32(float32(acc) * float32(scale.real))))
+        case "multiplier16":
+            m16 = (scale.m + 2**15) >> 16 if scale.m < 0x7FFF0000 else 0x7FFF
+            return half_up(Fraction(acc * m16) * Fraction(2) ** (scale.shift - 15))
+        case "shift_floor":
+            return math.floor(fixed_point_product)
+        case "exact_half_even":
+            return round(acc * Fraction(scale.real))
+        case "zero_point_first":
+            return round(acc * Fraction(scale.real) + zero_point) - zero_point
+    raise AssertionError(semantics)
 
 
 def shift_ties_up(total: int, bits: int) -> int:
-    return math.floor(Fraction(total, 2**bits) + HALF)
+    return half_up(Fraction(total, 2**bits))
 
 
 def clamp(value: int, low: int, high: int) -> int:
@@ -61,19 +112,18 @@ def run(program: L.IntegerProgram, x_q: np.ndarray) -> tuple[dict[str, list], di
 
 def _one_image(program: L.IntegerProgram, layer: L.Layer, *inputs: list) -> tuple[list, dict[str, list]]:
     encodings = [program.encodings[name] for name in layer.inputs]
-    output = program.encodings[layer.output]
     if isinstance(layer, L.QuantizedConv):
-        return _convolution(layer, encodings[0], output, inputs[0])
+        return _convolution(program, layer, encodings[0], inputs[0])
     if isinstance(layer, L.QuantizedAdd):
-        return _add(layer, encodings, output, inputs)
+        return _add(program, layer, encodings, inputs)
     if isinstance(layer, L.QuantizedConcat):
         parts = []
         for codes, encoding, multiplier in zip(inputs, encodings, layer.multipliers):
             shifted = _map(_minus, codes, encoding.zero_point)
-            parts += _map(_requantize, shifted, _recorded(multiplier), layer, output)
+            parts += _map(_requantize, shifted, _recorded(multiplier), program, layer)
         return parts, {}
     if isinstance(layer, L.QuantizedAveragePool):
-        return _average(layer, encodings[0], output, inputs[0])
+        return _average(program, layer, encodings[0], inputs[0])
     if isinstance(layer, L.QuantizedMaxPool):
         return [[[max(window) for window in row] for row in _windows(plane, layer.kernel, layer.geometry)]
                 for plane in inputs[0]], {}
@@ -107,22 +157,23 @@ def _finish(whole: int, layer: L.ClippedLayer, output: L.Encoding) -> int:
     return clamp(code, layer.low, layer.high)
 
 
-def _requantize(acc: int, scale: tuple[int, int], layer: L.ClippedLayer, output: L.Encoding) -> int:
-    return _finish(single_round(acc, *scale), layer, output)
+def _requantize(acc: int, scale: Scale, program: L.IntegerProgram, layer: L.ClippedLayer) -> int:
+    output = program.encodings[layer.output]
+    return _finish(scaled(acc, scale, program.semantics, output.zero_point), layer, output)
 
 
-def _from_guarded(total: int, layer: L.ClippedLayer, output: L.Encoding) -> int:
-    return _finish(shift_ties_up(total, 8), layer, output)
+def _from_guarded(total: int, program: L.IntegerProgram, layer: L.ClippedLayer) -> int:
+    return _finish(shift_ties_up(total, 8), layer, program.encodings[layer.output])
 
 
-def _recorded(multiplier, index: tuple[int, ...] = ()) -> tuple[int, int]:
-    """The recorded (m, shift) at ``index``, after checking that they are those of the recorded real."""
+def _recorded(multiplier, index: tuple[int, ...] = ()) -> Scale:
+    """The recorded multiplier at ``index``, after checking that its (m, shift) are those of its real."""
     real, m, shift = (a[index] if a.ndim else a[()] for a in (multiplier.real, multiplier.m, multiplier.shift))
     assert (int(m), int(shift)) == fixed_point(float(real))
-    return int(m), int(shift)
+    return Scale(float(real), int(m), int(shift))
 
 
-def _convolution(layer, encoding, output, codes):
+def _convolution(program, layer, encoding, codes):
     flat = not isinstance(codes[0], list)
     planes = [[[code]] for code in codes] if flat else codes
     accumulators = []
@@ -134,13 +185,13 @@ def _convolution(layer, encoding, output, codes):
                                                              planes, low, table)))
     scales = [[_recorded(term.multiplier, (o,)) for o in range(len(term.weight_q))] for term in layer.terms]
     if len(layer.terms) == 1:
-        y = [_map(_requantize, channel, scale, layer, output) for channel, scale in zip(accumulators[0], scales[0])]
+        y = [_map(_requantize, channel, scale, program, layer) for channel, scale in zip(accumulators[0], scales[0])]
         stages = {"accumulator": accumulators[0]}
     else:
-        guarded = [[_map(lambda acc, scale: single_round(acc, *scale), channel, scale)
-                    for channel, scale in zip(sums, per_channel)] for sums, per_channel in zip(accumulators, scales)]
+        guarded = [[_map(scaled, channel, scale, program.semantics, 0) for channel, scale in zip(sums, per_channel)]
+                   for sums, per_channel in zip(accumulators, scales)]
         total = [[[sum(pixels) for pixels in zip(*rows)] for rows in zip(*channels)] for channels in zip(*guarded)]
-        y = _map(_from_guarded, total, layer, output)
+        y = _map(_from_guarded, total, program, layer)
         stages = {**{f"accumulator {i}": acc for i, acc in enumerate(accumulators)}, "sum": total}
     return ([channel[0][0] for channel in y] if flat else y), stages
 
@@ -197,21 +248,22 @@ def _windows(plane: list, kernel: tuple[int, int], geometry) -> list:
     return result
 
 
-def _add(layer, encodings, output, inputs):
+def _add(program, layer, encodings, inputs):
     scales = [_recorded(multiplier) for multiplier in layer.multipliers]
 
     def total(*codes):
         if isinstance(codes[0], list):
             return [total(*inner) for inner in zip(*codes)]
-        return sum(single_round(code - e.zero_point, *scale) for code, e, scale in zip(codes, encodings, scales))
+        return sum(scaled(code - e.zero_point, scale, program.semantics, 0)
+                   for code, e, scale in zip(codes, encodings, scales))
 
     sums = total(*inputs)
-    return _map(_from_guarded, sums, layer, output), {"sum": sums}
+    return _map(_from_guarded, sums, program, layer), {"sum": sums}
 
 
-def _average(layer, encoding, output, planes):
+def _average(program, layer, encoding, planes):
     sums = [[[sum(code - encoding.zero_point for code in window) for window in row]
              for row in _windows(plane, layer.kernel, layer.geometry)] for plane in planes]
-    y = [[[_requantize(acc, _recorded(layer.multiplier, (p, q)), layer, output)
+    y = [[[_requantize(acc, _recorded(layer.multiplier, (p, q)), program, layer)
            for q, acc in enumerate(row)] for p, row in enumerate(plane)] for plane in sums]
     return y, {"accumulator": sums}

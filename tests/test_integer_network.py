@@ -12,8 +12,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from refquant.convolution import Geometry
 from refquant.formats import IntFormat
+from refquant.geometry import Geometry
 from refquant.network import graph
 from refquant.network.assembly import QuantizedWeight, assemble
 from refquant.network.batchnorm import fold_batchnorm
@@ -43,7 +43,7 @@ def times(real) -> Multiplier:
     return Multiplier.from_real(real)
 
 
-def program(*layers, encodings=None, shape=(1, 1, 1), x=None, y=None) -> QuantizedNetwork:
+def program(*layers, encodings=None, shape=(1, 1, 1), x=None, y=None, semantics="single_round") -> QuantizedNetwork:
     """Layers from "x" to the last one's output; encodings default to int8 with zero point 0."""
     names = {name for layer in layers for name in (*layer.inputs, layer.output)}
     every = {**dict.fromkeys(names, Encoding(1.0, INT8)), **(encodings or {})}
@@ -51,7 +51,7 @@ def program(*layers, encodings=None, shape=(1, 1, 1), x=None, y=None) -> Quantiz
         every["x"] = x
     if y is not None:
         every[layers[-1].output] = y
-    return QuantizedNetwork("x", layers[-1].output, shape, layers, every)
+    return QuantizedNetwork("x", layers[-1].output, shape, layers, every, semantics)
 
 
 def conv(*terms, low=-128, high=127, name="y", source="x", accumulator=INT32, **geometry) -> QuantizedConv:
@@ -67,11 +67,19 @@ def term(weight, real=1.0, bias=None, plane=None, fmt=INT8) -> Term:
 
 @st.composite
 def quantized_networks(draw: st.DrawFn) -> QuantizedNetwork:
-    """A random float network, quantized by a recipe: 2..8 bits, every kind of activation."""
+    """A random float network, quantized by a recipe: 2..8 bits, every kind of activation, any semantics."""
     network = draw(networks())
-    return quantize_network(
-        network, draw(images(network)), weight_bits=draw(st.integers(2, 8)), activation_bits=draw(st.integers(2, 8)),
-        granularity=draw(st.sampled_from(GRANULARITIES)), activations=draw(st.sampled_from(ACTIVATIONS)))
+    semantics = draw(st.sampled_from(SEMANTICS))
+    try:
+        return quantize_network(
+            network, draw(images(network)), weight_bits=draw(st.integers(2, 8)),
+            activation_bits=draw(st.integers(2, 8)), granularity=draw(st.sampled_from(GRANULARITIES)),
+            activations=draw(st.sampled_from(ACTIVATIONS)), semantics=semantics)
+    except ValueError as error:
+        # The refusals that are right: 16-bit multipliers of 2^14 and more, and sums that would wrap.
+        assert re.search("multiplier16 takes shifts from -31 to 14|shifts a sum left", str(error))
+        assume(False)
+        raise
 
 
 @st.composite
@@ -135,7 +143,8 @@ def programs(draw: st.DrawFn) -> QuantizedNetwork:
     layers.append(QuantizedConv("lin", ("flat",), "lin", *low_high["lin"],
                                 draw(terms((2, features, 1, 1), every["flat"], draw(st.integers(1, 2))))))
     try:
-        return QuantizedNetwork("x", "lin", case.x_q.shape[1:], tuple(layers), every)
+        return QuantizedNetwork("x", "lin", case.x_q.shape[1:], tuple(layers), every,
+                                draw(st.sampled_from(SEMANTICS)))
     except ValueError as error:
         assert "fit" in str(error)  # the sum of several terms may rightly be refused
         assume(False)
@@ -238,25 +247,30 @@ def quantized_by_hand(x: float, encoding: Encoding) -> int:
 F32 = np.float32
 
 
-@pytest.mark.parametrize(("x", "real", "zero_point", "code"), [
-    (1, 1 / 4, 0, 0),  # double rounding gives 1
-    (-2, 1 / 4, 1, 1),  # -0.5: ties go up, before the zero point
-    (-3, 1 / 4, 0, -1),
-    (5, 1 / 2, 1, 4),  # 2.5: half to even gives 3
-    (25, float(F32(0.1)), 0, 3),
-    (-5, float(F32(0.7)), 0, -3),  # -3.49999994, which float32 rounds to -3.5 and then to -4
-    (1, 1 / 2, 0, 1),
-    (-1, 1 / 2, 0, 0),
-    (-128, 127.0, 0, -128),  # saturates below
-    (127, 2.0**29, -1, 127),  # saturates above, from 2^36
-    (127, 2.0**-33, 0, 0),  # below the smallest multiplier, which is 0
+# x, M, zero point, and the code, zero point included, under each of the semantics in SEMANTICS' order:
+# gemmlowp_double, neon_double, single_round, float32_half_even, float32_half_away, multiplier16,
+# shift_floor, exact_half_even, zero_point_first.
+@pytest.mark.parametrize(("x", "real", "zero_point", "expected"), [
+    (1, 1 / 4, 0, (1, 1, 0, 0, 0, 0, 0, 0, 0)),  # 0.25: the two that round twice see 0.5
+    (-2, 1 / 4, 1, (0, 1, 1, 1, 0, 1, 0, 1, 0)),  # -0.5, a tie; with its zero point 0.5
+    (-3, 1 / 4, 0, (-1, 0, -1, -1, -1, -1, -1, -1, -1)),
+    (5, 1 / 2, 1, (4, 4, 4, 3, 4, 4, 3, 3, 4)),  # 2.5, a tie; with its zero point 3.5
+    (25, float(F32(0.1)), 0, (3, 3, 3, 2, 3, 2, 2, 3, 3)),  # 2.50000004: float32 sees the tie, 16 bits less
+    (-5, float(F32(0.7)), 0, (-3, -3, -3, -4, -4, -4, -4, -3, -3)),  # -3.49999994, which float32 calls -3.5
+    (1, 1 / 2, 0, (1, 1, 1, 0, 1, 1, 0, 0, 0)),
+    (-128, 127.0, 0, (-128,) * 9),  # saturates below
+    (127, 2.0**10, -1, (127,) * 9),  # saturates above
+    (127, 2.0**-33, 0, (0,) * 9),  # below the smallest fixed-point multiplier, which is 0
+    (-127, 2.0**-33, 0, (0, 0, 0, 0, 0, 0, 0, 0, 0)),  # so that even the floor is 0
 ])
-def test_one_product_by_hand_on_both_roads(x, real, zero_point, code):
-    network = program(conv(term([[1]], real)), y=Encoding(1.0, INT8, zero_point))
-    x_q = np.full((1, 1, 1, 1), x)
-    assert run_integer_tensors(network, x_q)["y"].item() == code
-    assert run_simulated_tensors(network, x_q)["y"].item() == code
-    assert oracle.run(network, x_q)[0]["y"] == [[[[code]]]]
+def test_one_product_by_hand_under_every_semantics_on_both_roads(x, real, zero_point, expected):
+    assert len(SEMANTICS) == len(expected)
+    for semantics, code in zip(SEMANTICS, expected):
+        network = program(conv(term([[1]], real)), y=Encoding(1.0, INT8, zero_point), semantics=semantics)
+        x_q = np.full((1, 1, 1, 1), x)
+        assert run_integer_tensors(network, x_q)["y"].item() == code, semantics
+        assert run_simulated_tensors(network, x_q)["y"].item() == code, semantics
+        assert oracle.run(network, x_q)[0]["y"] == [[[[code]]]], semantics
 
 
 @pytest.mark.parametrize(("codes_in", "scales", "code"), [
@@ -573,6 +587,45 @@ def test_a_term_whose_sum_exceeds_the_accumulator_is_refused_as_such_also_among_
         program(conv(big, big), shape=(100, 1, 1), x=Encoding(1.0, wide))
 
 
+@pytest.mark.parametrize("semantics", SEMANTICS)
+@pytest.mark.parametrize("real", [2.0**13, 2.0**24, 1.5 * 2.0**23, 2.0**23 * (1 + 2.0**-16)])
+def test_no_operand_of_a_sum_leaves_its_proven_range_under_any_semantics(semantics, real):
+    """Doubling multiplication shifts left by 2^25 first, where 127 no longer fits 32 bits and wraps."""
+    x = Encoding(1.0, IntFormat(7, signed=False))
+    try:
+        network = program(QuantizedAdd("y", ("x", "x"), "y", -128, 127, (times(real), times(2.0**-5))), x=x,
+                          semantics=semantics)
+    except ValueError as error:
+        assert str(error).startswith("layer 'y': ")  # a refusal is right, too
+        return
+    x_q = np.arange(128).reshape(128, 1, 1, 1)
+    tensors, sums = observed(network, x_q)
+    (stage,) = network.stages
+    assert stage.min <= sums["y", "sum"].min()
+    assert sums["y", "sum"].max() <= stage.max
+    assert np.array_equal(tensors["y"], run_simulated_tensors(network, x_q)["y"])
+
+
+def test_sixteen_bit_multipliers_do_not_push_an_operand_beyond_int32():
+    """M·acc is 2^15 below 2^31, but the 16-bit multiplier is larger by a 2^15th, and the product beyond 2^31.
+
+    The other term is as large and negative, so that what clips on one road and not on the other shows.
+    """
+    scale = (2**30 + 2**15) * 2.0 ** (13 - 31)  # m16 = 2^14 + 1
+    acc = int((2**31 - 2**15) / scale)
+    parts = term([[1]], scale, np.array([acc])), term([[-1]], scale, np.array([16 - acc]))
+    try:
+        network = program(conv(*parts, low=-2**15, high=2**15 - 1), y=Encoding(1.0, IntFormat(16)),
+                          x=Encoding(1.0, BIT), semantics="multiplier16")
+    except ValueError as error:
+        assert str(error).startswith("layer 'y': ")  # a refusal is right, too
+        return
+    x_q = np.array([0, 1]).reshape(2, 1, 1, 1)
+    tensors, sums = observed(network, x_q)
+    assert np.array_equal(tensors["y"], run_simulated_tensors(network, x_q)["y"])
+    assert sums["y", "sum"].tolist() == oracle.run(network, x_q)[1]["y", "sum"]
+
+
 def test_a_multiplier_beyond_the_legal_shifts_is_refused_when_built():
     with pytest.raises(ValueError, match=r"^layer 'y': single_round takes shifts from -31 to 30, got 31\.\.31$"):
         program(conv(term([[1]], 2.0**30)))
@@ -698,6 +751,21 @@ def test_a_layer_that_reads_an_unknown_tensor_is_refused_by_name():
         QuantizedNetwork("x", "y", (1,), layers, known)
 
 
+@pytest.mark.parametrize("layers", [
+    [QuantizedAdd("y", ("x",), "y", -8, 7, (times(1.0), times(1.0)))],
+    [QuantizedConcat("y", ("x", "x"), "y", -8, 7, (times(1.0),))],
+    [QuantizedMaxPool("y", ("x",), "y", (1, 1))],
+    [QuantizedFlatten("y", ("x",), "y")],
+    [QuantizedClip("y", ("x",), "y", -8, 7)],
+    [conv(term([[1]]), low=-8, high=7), conv(term([[2]]), low=-8, high=7)],
+], ids=["a multiplier too many", "a multiplier too few", "max pool into another encoding",
+        "flatten into another encoding", "clip into another encoding", "a tensor written twice"])
+def test_layers_that_contradict_themselves_are_refused_by_name(layers):
+    """Otherwise an operand is dropped, or codes stand in a tensor whose format does not hold them."""
+    with pytest.raises(ValueError, match="'y'"):
+        program(*layers, y=Encoding(1.0, IntFormat(4)))
+
+
 def test_a_batchnorm_is_refused_by_assemble_with_what_removes_it():
     ones = np.ones(1)
     net = graph.Network((1,), [graph.BatchNorm("n", "input", ones, ones, ones, ones)])
@@ -749,11 +817,28 @@ def test_simulated_rounding_equals_python_integers(shift):
             assert (y > 0) == (exact > 0), (x, mantissa)
 
 
-@given(st.integers(-2**31, 2**31 - 1), st.integers(2**30, 2**31 - 1), st.integers(-31, 30))
-def test_simulated_rounding_equals_python_integers_at_random(acc, m, shift):
-    found = scale_by(np.array(float(acc)), Multiplier(np.array(1.0), m, shift), "single_round").item()
-    exact = oracle.single_round(acc, m, shift)
-    assert max(-2**31, min(2**31 - 1, found)) == max(-2**31, min(2**31 - 1, exact))
+def clipped(value: float) -> float:
+    return max(-2.0**31, min(2.0**31 - 1, value))
+
+
+@pytest.mark.parametrize("semantics", SEMANTICS)
+def test_simulated_rounding_equals_exact_rationals_at_the_corners(semantics):
+    """Clipped to int32, the widest format of a code: beyond it only the side matters."""
+    for shift in (-31, -30, -17, -16, -15, -8, -3, -1, 0, 1, 2, 7, 14):
+        for mantissa in MANTISSAS[:-1]:
+            scale = oracle.Scale(mantissa * 2.0 ** (shift - 31), mantissa, shift)
+            found = scale_by(np.array(SUMS, np.float64), times(np.full(len(SUMS), scale.real)), semantics, 3)
+            for acc, y in zip(SUMS, found.tolist()):
+                exact = oracle.scaled(acc, scale, semantics, 3)
+                assert clipped(y) == clipped(exact), (acc, scale)
+
+
+@given(st.integers(-2**31, 2**31 - 1), st.floats(2.0**-32, 2.0**13) | reals, st.integers(-128, 127),
+       st.sampled_from(SEMANTICS))
+def test_simulated_rounding_equals_exact_rationals_at_random(acc, real, zero_point, semantics):
+    found = scale_by(np.array([float(acc)]), times(np.array([real])), semantics, zero_point).item()
+    exact = oracle.scaled(acc, oracle.Scale(real, *oracle.fixed_point(real)), semantics, zero_point)
+    assert clipped(found) == clipped(exact)
 
 
 def test_the_simulation_refuses_semantics_it_does_not_know():

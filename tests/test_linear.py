@@ -192,8 +192,8 @@ def test_a_zero_point_is_subtracted_without_wrapping_in_any_dtype(dtype):
 
 @pytest.mark.parametrize("code, zero_point", [(-(2**63), 1), (2**63 - 1, -1), (-(2**62), 2**62 + 1)])
 def test_a_difference_beyond_int64_is_not_wrapped(code, zero_point):
-    expected = float(code - zero_point)
-    assert dequantize(np.array([code]), 1.0, zero_point=zero_point).tolist() == [pytest.approx(expected, rel=1e-15)]
+    got = float(dequantize(np.array([code]), 1.0, zero_point=zero_point)[0])
+    assert got == pytest.approx(float(code - zero_point), rel=1e-15, abs=0)
 
 
 # --- per channel --------------------------------------------------------------------------------------
@@ -270,6 +270,8 @@ def test_floats_wider_than_float64_are_refused_rather_than_rounded():
     for call in (lambda: quantize(below_the_tie, 1.0, fmt), lambda: max_scale(below_the_tie, fmt)):
         with pytest.raises(ValueError, match=r"^x must hold floats of at most 64 bits, got dtype float\d+$"):
             call()
+    with pytest.raises(ValueError, match=r"^scale must be a number of at most 64 bits, got dtype float\d+$"):
+        quantize(1.0, below_the_tie, fmt)
 
 
 @pytest.mark.parametrize("scale, got", [(0.0, "0.0"), (-1.0, "-1.0"), (np.nan, "nan"), (np.inf, "inf"), (0, "0"),
@@ -288,9 +290,9 @@ def test_a_scale_that_is_not_finite_and_positive_is_refused(scale, got):
 @pytest.mark.parametrize("scale, dtype", [("2.0", "<U3"), (None, "object"), (True, "bool"), (1j, "complex128")])
 def test_a_scale_that_is_no_number_is_refused(scale, dtype):
     for call in (lambda: quantize(X, scale, IntFormat(8)), lambda: dequantize([1], scale)):
-        with pytest.raises(ValueError, match=rf"^scale must be a number, got dtype {dtype}$"):
+        with pytest.raises(ValueError, match=rf"^scale must be a number of at most 64 bits, got dtype {dtype}$"):
             call()
-    with pytest.raises(ValueError, match=rf"^step must be a number, got dtype {dtype}$"):
+    with pytest.raises(ValueError, match=rf"^step must be a number of at most 64 bits, got dtype {dtype}$"):
         check_scale(scale, "step")
 
 
@@ -605,7 +607,7 @@ def test_the_measured_error_of_an_even_grid_is_eq_2(bits, low, high):
     x = low + (high - low) * (2 * np.arange(n) + 1) / (2 * n)
     back = dequantize(quantize(x, scale, fmt, zero_point=zero_point), scale, zero_point=zero_point)
     measured = math.fsum(((back - x) ** 2).tolist()) / n
-    assert expected_squared_error(low, high, bits) == pytest.approx(measured / (1 - 1 / (4 * K * K)), rel=1e-9)
+    assert expected_squared_error(low, high, bits) == pytest.approx(measured / (1 - 1 / (4 * K * K)), rel=1e-9, abs=0)
 
 
 @pytest.mark.parametrize("bits", range(2, 13))
@@ -618,13 +620,13 @@ def test_eq_2_holds_for_signed_codes_with_zero_point_zero(bits):
     errors = [Fraction(float(e)) for e in dequantize(quantize(x, 1.0, fmt), 1.0) - x]
     measured = sum(e * e for e in errors) / len(errors)
     assert measured == Fraction(1, 12) * (1 - Fraction(1, 64))
-    assert expected_squared_error(fmt.min, fmt.max, bits) == pytest.approx(1 / 12, rel=1e-15)
+    assert expected_squared_error(fmt.min, fmt.max, bits) == pytest.approx(1 / 12, rel=1e-15, abs=0)
 
 
 @pytest.mark.parametrize("bits, inverse_c", [(1, 12), (2, 108), (3, 588), (4, 2700), (8, 780300)])
 def test_eq_2_by_hand(bits, inverse_c):
-    assert expected_squared_error(0.0, 1.0, bits) == pytest.approx(1 / inverse_c, rel=1e-15)
-    assert expected_squared_error(-1.0, 2.0, bits) == pytest.approx(9 / inverse_c, rel=1e-15)
+    assert expected_squared_error(0.0, 1.0, bits) == pytest.approx(1 / inverse_c, rel=1e-15, abs=0)
+    assert expected_squared_error(-1.0, 2.0, bits) == pytest.approx(9 / inverse_c, rel=1e-15, abs=0)
     assert expected_squared_error(5.0, 5.0, bits) == 0.0
 
 
@@ -667,8 +669,17 @@ def test_the_step_printed_with_pwlq_eq_1_is_the_scale_and_not_the_step(bits, del
     assert affine_parameters(0.0, float(delta), fmt)[0] == float(printed) == float(1 / corrected)
     assert affine_parameters(0.0, float(levels), fmt)[0] == 1.0
     # Eq. 2's own C(b)·Δ² is s²/12 for the corrected s alone.
-    assert expected_squared_error(0.0, float(delta), bits) == pytest.approx(float(corrected**2 / 12), rel=1e-15)
-    assert float(printed**2 / 12) != pytest.approx(expected_squared_error(0.0, float(delta), bits), rel=1e-3)
+    eq_2 = expected_squared_error(0.0, float(delta), bits)
+    assert eq_2 == pytest.approx(float(corrected**2 / 12), rel=1e-15, abs=0)
+    assert eq_2 != pytest.approx(float(printed**2 / 12), rel=1e-3, abs=0)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64, np.uint64])
+def test_eq_2_takes_numpy_numbers_by_value(kind):
+    for bits in (1, 7, 8, 9, 16, 32):
+        expected = float(Fraction(36, 12 * (2**bits - 1) ** 2))
+        got = expected_squared_error(np.float32(0), np.float32(6), kind(bits))
+        assert isinstance(got, float) and got == pytest.approx(expected, rel=1e-15, abs=0), bits
 
 
 @pytest.mark.parametrize("bits", [0, -3, 2.5, True])

@@ -162,6 +162,12 @@ def test_along_shapes_the_same_multipliers_for_one_axis(axis, ndim, shape):
     assert scalar.m.shape == () and int(scalar.m) == 1717986918
 
 
+@pytest.mark.parametrize("axis", [2, -3, 7])
+def test_along_refuses_an_axis_that_the_sums_do_not_have(axis):
+    with pytest.raises(ValueError, match=rf"axis must be within .*2.*, got {axis}$"):
+        Multiplier.from_real([0.5, 0.25]).along(axis, 2)
+
+
 @pytest.mark.parametrize("real, m, shift, names", [
     (0.5, 2**40, 0, "m must"),            # acc·m would leave int64
     (0.5, 2**31, 0, "m must"),
@@ -171,6 +177,8 @@ def test_along_shapes_the_same_multipliers_for_one_axis(axis, ndim, shape):
     (0.5, 2**30, 0.5, "shift must"),
     ([0.5, 0.5], [2**30] * 3, [0, 0], "shape"),
     (0.5, [2**30], [0], "shape"),
+    ([0.5] * 3, [2**30, 2**30 - 1, 2**31], [0] * 3,
+     r"^m must be 0 or from 2\^30 to 2\^31 - 1, got 1073741823\.\.2147483648$"),
     (-0.5, 2**30, 0, "> 0"),
     (np.nan, 2**30, 0, "finite"),
 ])
@@ -318,8 +326,8 @@ def test_requantization_keeps_the_shape(shape):
     got = requantize(np.full(shape, 10, np.int32), Multiplier.from_real(0.5), IntFormat(8))
     assert got.shape == shape and got.dtype == np.int8 and (got == 5).all()
     if len(shape) > 1:
-        made = Multiplier.from_real(np.full(shape[1], 0.5)) if shape[1] else Multiplier.from_real(0.5)
-        got = requantize(np.full(shape, 10, np.int32), made.along(1, len(shape)), IntFormat(8))
+        made = Multiplier.from_real(np.full(shape[1], 0.5)).along(1, len(shape))  # of no channel at all, too
+        got = requantize(np.full(shape, 10, np.int32), made, IntFormat(8))
         assert got.shape == shape and got.dtype == np.int8 and (got == 5).all()
 
 
@@ -386,6 +394,8 @@ def test_shifts_below_minus_31_are_refused():
     # Only by hand: from_real makes such a multiplier vanish.
     with pytest.raises(ValueError, match=r"^single_round takes shifts from -31 to 30, got -32\.\.-32$"):
         requantize([1], Multiplier(2.0**-33, 2**30, -32), IntFormat(8))
+    with pytest.raises(ValueError, match=r"^single_round takes shifts from -31 to 30, got -32\.\.0$"):
+        requantize([1, 1], Multiplier([2.0**-33, 0.5], [2**30, 2**30], [-32, 0]), IntFormat(8))
 
 
 @pytest.mark.parametrize("semantics", ["double_round", "", "SINGLE_ROUND", None])
@@ -398,6 +408,12 @@ def test_unknown_semantics_are_refused_by_name(semantics):
 def test_formats_beyond_32_bits_are_refused(bits):
     with pytest.raises(ValueError, match=rf"^requantization takes formats of at most 32 bits, got uint{bits}$"):
         requantize([1], HALF, IntFormat(bits, signed=False))
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64, np.uint64])
+def test_a_zero_point_of_any_integer_type_is_added_without_wrapping(kind):
+    got = requantize([300, -300, 1], HALF, IntFormat(16), zero_point=kind(100))
+    assert got.dtype == np.int16 and got.tolist() == [250, -50, 101]
 
 
 @pytest.mark.parametrize("zero_point", [0.5, 1.0, "1", None, True])

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from refquant.convolution import convolve_exact, pad, taps
+from refquant.convolution import convolve_exact
 from refquant.formats import as_integers
+from refquant.geometry import pad, taps
 from refquant.network.layers import (
     ADD_FORMAT,
     GUARD_BITS,
@@ -37,7 +38,7 @@ class Context:
     def __init__(self, program: IntegerProgram, layer: Layer, observe: Observer | None) -> None:
         self.inputs = [program.encodings[name] for name in layer.inputs]
         self.output: Encoding = program.encodings[layer.output]
-        self._semantics = program.semantics
+        self.semantics = program.semantics
         self._layer, self._observe = layer.name, observe
 
     def seen(self, stage: str, values: np.ndarray) -> np.ndarray:
@@ -48,11 +49,11 @@ class Context:
 
     def to_output(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
         """Sums to the output's codes."""
-        return requantize(acc, multiplier, self.output.format, self._semantics, self.output.zero_point)
+        return requantize(acc, multiplier, self.output.format, self.semantics, self.output.zero_point)
 
     def to_guarded(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
         """Sums to the output's scale with GUARD_BITS fractional bits, int32."""
-        return requantize(acc, multiplier, ADD_FORMAT, self._semantics).astype(np.int64)
+        return requantize(acc, multiplier, ADD_FORMAT, self.semantics).astype(np.int64)
 
     def from_guarded(self, total: np.ndarray) -> np.ndarray:
         """A guarded sum to the output's codes: shifted right with ties up, zero point added."""

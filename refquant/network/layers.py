@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from refquant.convolution import Geometry
 from refquant.formats import IntFormat, as_integers, frozen_copy
+from refquant.geometry import Geometry
 from refquant.linear import check_scale, dequantize, quantize
 from refquant.requantization import SEMANTICS, Multiplier
 
@@ -62,7 +62,8 @@ class Term:
     weight_q: (O, C/groups, R, S) codes of ``weight_format``. multiplier: scalar or one per output
     channel. bias_q: (O,) integers or None. plane: what the sums see of the input: None for
     x_q - zero_point, or a table with one integer per code of the input's format, lowest code first,
-    which maps the zero point to 0. Piecewise schemes need several planes, hence several terms.
+    which maps the zero point to 0. Piecewise schemes need several planes, hence several terms; then each
+    multiplier includes the factor 2^GUARD_BITS.
     """
 
     weight_q: np.ndarray
@@ -114,12 +115,14 @@ class QuantizedConv(ClippedLayer):
 
     One term: its sums are requantized to the output's codes. Several: each term is requantized with
     ``GUARD_BITS`` more fractional bits, the results are added and shifted right, ties up.
-    accumulator: the format that must hold every sum.
+    accumulator: the format that must hold every sum. limited: output channels whose scale had to be
+    lowered until their bias code fitted, for reports.
     """
 
     terms: tuple[Term, ...]
     geometry: Geometry = Geometry()
     accumulator: IntFormat = IntFormat(32)
+    limited: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple(self.terms))
@@ -199,11 +202,23 @@ class IntegerProgram:
         object.__setattr__(self, "encodings", dict(self.encodings))
         written = {self.input}
         for layer in self.layers:
-            for name in layer.inputs:
-                if name not in written:
-                    raise ValueError(f"layer {layer.name!r} must read tensors computed before it, got {name!r}")
+            unknown = [name for name in (*layer.inputs, layer.output) if name not in self.encodings]
+            if unknown:
+                raise ValueError(f"layer {layer.name!r} must have encodings for its tensors, got none for {unknown}")
+            if not layer.inputs or not written.issuperset(layer.inputs):
+                raise ValueError(f"layer {layer.name!r} must read tensors computed before it, got {layer.inputs}")
+            if layer.output in written:
+                raise ValueError(f"layer {layer.name!r} must write a new tensor, got {layer.output!r} again")
+            self._check_parts(layer)
             written.add(layer.output)
-        lacking = sorted((written | {self.output}) - set(self.encodings))
-        if lacking or self.output not in written:
-            raise ValueError(f"every tensor must be computed and have an encoding, got none for "
-                             f"{', '.join(lacking) or self.output}")
+        if not written.issuperset((self.output,)) or self.input not in self.encodings:
+            raise ValueError(f"input and output must be known tensors, got {self.input!r} and {self.output!r}")
+
+    def _check_parts(self, layer: Layer) -> None:
+        if isinstance(layer, (QuantizedAdd, QuantizedConcat)) and len(layer.multipliers) != len(layer.inputs):
+            raise ValueError(f"layer {layer.name!r} must have one multiplier per input, got {len(layer.multipliers)} "
+                             f"for {len(layer.inputs)}")
+        carries = isinstance(layer, (QuantizedMaxPool, QuantizedClip, QuantizedFlatten))
+        if carries and self.encodings[layer.inputs[0]] != self.encodings[layer.output]:
+            raise ValueError(f"layer {layer.name!r} must keep its input's encoding, got "
+                             f"{self.encodings[layer.inputs[0]]} and {self.encodings[layer.output]}")

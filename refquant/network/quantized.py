@@ -23,7 +23,7 @@ from refquant.network.layers import (
     Term,
 )
 from refquant.network.simulated_forward import run_simulated_tensors
-from refquant.requantization import Multiplier
+from refquant.requantization import SHIFT_LEFT_FIRST, Multiplier
 
 
 class ProvenRange(NamedTuple):
@@ -115,28 +115,37 @@ def _layer_stages(layer: Layer, context: Context, ranges: list[tuple[int, int]])
             least, greatest = _sum_range(term, ranges[0], context)
             stages.append(_stage(layer, f"accumulator {index}" if several else "accumulator", layer.accumulator,
                                  int(least.min()), int(greatest.max())))
+            _check_legal(context, least, greatest, term.multiplier)
             if several:
                 totals.append(_guarded_range(context, least, greatest, term.multiplier))
-            else:
-                _check_legal(context, term.multiplier)
         return stages + ([_total(layer, totals)] if several else [])
     if isinstance(layer, QuantizedAdd):
-        return [_total(layer, [_guarded_range(context, np.asarray(low), np.asarray(high), multiplier)
-                               for (low, high), multiplier in zip(ranges, layer.multipliers)])]
+        totals = []
+        for (low, high), multiplier in zip(ranges, layer.multipliers):
+            _check_legal(context, low, high, multiplier)
+            totals.append(_guarded_range(context, np.asarray(low), np.asarray(high), multiplier))
+        return [_total(layer, totals)]
     if isinstance(layer, QuantizedConcat):
-        for multiplier in layer.multipliers:
-            _check_legal(context, multiplier)
+        for (low, high), multiplier in zip(ranges, layer.multipliers):
+            _check_legal(context, low, high, multiplier)
     if isinstance(layer, QuantizedAveragePool):
-        _check_legal(context, layer.multiplier)
         count = int(np.prod(layer.kernel))
-        low, high = ranges[0]
-        return [_stage(layer, "accumulator", layer.accumulator, low * count, high * count)]
+        low, high = ranges[0][0] * count, ranges[0][1] * count
+        stage = _stage(layer, "accumulator", layer.accumulator, low, high)
+        _check_legal(context, low, high, layer.multiplier)
+        return [stage]
     return []
 
 
-def _check_legal(context: Context, multiplier: Multiplier) -> None:
-    """``requantize`` refuses what its semantics cannot do."""
+def _check_legal(context: Context, low: Any, high: Any, multiplier: Multiplier) -> None:
+    """Refuse shifts that the semantics does not know, and sums that would wrap when shifted left."""
     context.to_output(np.zeros(multiplier.m.shape, np.int64), multiplier)
+    if context.semantics in SHIFT_LEFT_FIRST:
+        factor = np.exp2(np.maximum(multiplier.shift, 0))
+        least, greatest = float(np.min(low * factor)), float(np.max(high * factor))
+        if least < -(2.0**31) or greatest >= 2.0**31:
+            raise ValueError(f"{context.semantics} shifts a sum left to {least:.3g}..{greatest:.3g}, "
+                             f"which does not fit int32")
 
 
 def _sum_range(term: Term, limits: tuple[int, int], context: Context) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +171,8 @@ def _guarded_range(context: Context, low: np.ndarray, high: np.ndarray, multipli
     """The range of operands at the output's scale with guard bits; rounding is monotone in the sum."""
     ends = []
     for bound, pick in ((low, np.min), (high, np.max)):
-        if (np.abs(bound * multiplier.real) >= 2.0**31 - 1).any():
+        # A 16-bit multiplier can be larger than M by one part in 2^15.
+        if (np.abs(bound * multiplier.real) >= 2.0**31 * (1 - 2.0**-14)).any():
             raise ValueError(f"an operand of the sum can reach {np.abs(bound * multiplier.real).max():.3g}, "
                              f"which does not fit {ADD_FORMAT}")
         ends.append(int(pick(context.to_guarded(bound, multiplier))))

@@ -27,16 +27,16 @@ def scale_by(acc: np.ndarray, multiplier: Multiplier, semantics: str, zero_point
     if semantics == "shift_floor":
         return _floor_of_product(acc, m, 31 - shift, 0.0)
     if semantics in ("gemmlowp_double", "neon_double"):
-        high = _floor_of_product(_wrap32(acc * np.exp2(left)), m, np.float64(31), 0.5)
-        return _half_away(high / np.exp2(right)) if semantics == "gemmlowp_double" else np.floor(
-            high / np.exp2(right) + 0.5)
+        high = _floor_of_product(_wrap32(acc * _two_to(left)), m, np.float64(31), 0.5)
+        return _half_away(high / _two_to(right)) if semantics == "gemmlowp_double" else np.floor(
+            high / _two_to(right) + 0.5)
     if semantics == "multiplier16":
         m16 = np.minimum(np.floor(m / 65536 + 0.5), 32767)
-        return np.floor(acc * m16 / np.exp2(15 - shift) + 0.5)
+        return np.floor(acc * m16 / _two_to(15 - shift) + 0.5)
     if semantics in ("float32_half_even", "float32_half_away"):
         # Two 24-bit factors: float64 holds their product, so that only the cast to float32 rounds.
         factors = acc.astype(np.float32).astype(np.float64), multiplier.real.astype(np.float32).astype(np.float64)
-        product = (factors[0] * factors[1]).astype(np.float32).astype(np.float64)
+        product = np.clip(factors[0] * factors[1], -(2.0**33), 2.0**33).astype(np.float32).astype(np.float64)
         return np.rint(product) if semantics == "float32_half_even" else _half_away(product)
     if semantics == "exact_half_even":
         return _exact(acc, multiplier.real, 0)
@@ -56,10 +56,15 @@ def _floor_of_product(acc: np.ndarray, m: np.ndarray, t: np.ndarray | np.float64
     carry = np.floor(product_low / 65536)
     high, low = acc * m_high + carry, product_low - carry * 65536
     few, many = np.minimum(t, 16), np.maximum(t, 17) - 16
-    coarse = np.floor((high + half * np.exp2(many)) / np.exp2(many))
+    coarse = np.floor((high + half * _two_to(many)) / _two_to(many))
     # A t of 16 or less shifts high to the left; where that exceeds 2^53 the codes saturate anyway.
-    fine = high * np.exp2(16 - few) + np.floor(low / np.exp2(few) + half)
+    fine = high * _two_to(16 - few) + np.floor(low / _two_to(few) + half)
     return np.where(t > 16, coarse, fine)
+
+
+def _two_to(exponent: np.ndarray | np.float64) -> np.ndarray:
+    """2^exponent of whole floats, exact by definition (exp2 only by good practice)."""
+    return np.ldexp(1.0, np.asarray(exponent).astype(np.int64))
 
 
 def _wrap32(x: np.ndarray) -> np.ndarray:
@@ -73,8 +78,9 @@ def _half_away(x: np.ndarray) -> np.ndarray:
 
 def _exact(acc: np.ndarray, real: np.ndarray, zero_point: int) -> np.ndarray:
     """round_half_even(acc·real + zero_point) - zero_point of the exact product."""
-    product = acc * real
-    nearest = np.rint(product)
+    with np.errstate(over="ignore"):
+        product = np.clip(acc * real, -(2.0**33), 2.0**33)  # beyond that only the sign matters
+    nearest = np.array(np.rint(product))
     # float64 rounds the product by at most 2^-53 of itself; only that near to a tie can it mislead.
     doubtful = np.abs(np.abs(product - nearest) - 0.5) <= np.abs(product) * 2.0**-52
     if doubtful.any():
