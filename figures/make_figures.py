@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from refquant import load_digits, max_scale, quantize, quantize_network, requantize
-from refquant.convolution import taps
 from refquant.demo import run_demo
 from refquant.digits.weights import calibration_images
 from refquant.formats import IntFormat
+from refquant.geometry import taps
 from refquant.lanes import dot_int16, product_range, safe_schedule
 from refquant.linear import dequantize
 from refquant.network.batchnorm import fold_batchnorm

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refquant.convolution import Geometry
 from refquant.formats import IntFormat
+from refquant.geometry import Geometry
 from refquant.network.graph import (
     Add,
     AveragePool,
@@ -159,7 +159,7 @@ def images(network: Network, count: int = 2, dtype: Any = np.float32) -> st.Sear
 
 @st.composite
 def networks(draw: st.DrawFn, max_nodes: int = 8, dtype: Any = np.float32) -> Network:
-    """Small float networks over every node type; the input is at most (3, 6, 6).
+    """Small float networks over every node type that has an integer form; the input is at most (3, 6, 6).
 
     Each node reads any tensors before it, so that tensors read twice, ReLUs that cannot be fused into
     their convolution, and nodes nobody reads, all occur. dtype: of the parameters.

@@ -21,6 +21,8 @@ requantization
 lanes
 linear
 similarity
+geometry
+correlate
 convolution
 bounds
 network
@@ -32,6 +34,7 @@ network.integer_forward
 network.simulated_scaling
 network.simulated_forward
 network.quantized
+network.storage
 network.assembly
 recipes
 evaluation
@@ -45,13 +48,15 @@ strategies
 report
 refquant
 demo
+own_network
 cli
 __main__
 """.split()
 
 # What a plain ``import refquant`` may load beside the standard library.
 GROUND = {"numpy", "scipy"}
-AT_THE_DOOR = {"matplotlib": {"report"}, "hypothesis": {"strategies"}, "tqdm": {"cli", "digits.training"}}
+AT_THE_DOOR = {"matplotlib": {"report"}, "hypothesis": {"strategies"}, "tqdm": {"cli", "digits.training"},
+               "onnx": {"onnx_io"}}
 
 
 def module_name(path: Path) -> str:

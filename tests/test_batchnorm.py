@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refquant.convolution import Geometry
+from refquant.geometry import Geometry
 from refquant.network.batchnorm import fold_batchnorm, gain_and_shift
 from refquant.network.float_forward import run_float, run_float_tensors
 from refquant.network.graph import Add, BatchNorm, Clip, Concat, Conv, Flatten, Linear, Network

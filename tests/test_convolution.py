@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tools import require_module
 
 from refquant import convolution
-from refquant.convolution import Geometry, convolve, convolve_exact, convolve_int64, pad, taps
+from refquant.convolution import convolve, convolve_exact, convolve_int64
 from refquant.formats import IntFormat
+from refquant.geometry import Geometry, pad, taps
 from refquant.strategies import ConvolutionCase, codes, convolution_cases, int_formats, reals
 
 
@@ -119,13 +120,13 @@ class Roads:
 
     def __init__(self, monkeypatch):
         self.taken = []
-        for name in ("_sum_taps", "convolve_int64"):
+        for name in ("correlate", "convolve_int64"):
             monkeypatch.setattr(convolution, name, self._spy(getattr(convolution, name)))
 
     def _spy(self, road):
-        def run(x, w, geometry):
-            self.taken.append(x.dtype.name)
-            return road(x, w, geometry)
+        def run(x, w, geometry, dtype=np.int64, *result):
+            self.taken.append(np.dtype(dtype).name)
+            return road(x, w, geometry, *([] if dtype is np.int64 else [dtype, *result]))
         return run
 
 

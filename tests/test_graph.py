@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tools import require_module
 
-from refquant.convolution import Geometry
+from refquant.geometry import Geometry
 from refquant.network.float_forward import run_float, run_float_tensors
 from refquant.network.graph import (
     Add,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from refquant.convolution import Geometry
+from refquant.geometry import Geometry
 from refquant.network.graph import (
     Add,
     BatchNorm,

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from refquant.convolution import convolve, pad, taps
+from refquant.convolution import convolve
+from refquant.geometry import pad, taps
 from refquant.network.batchnorm import gain_and_shift
 from refquant.network.graph import (
     Add,
@@ -22,6 +23,7 @@ from refquant.network.graph import (
     MaxPool,
     Network,
     Node,
+    Softmax,
 )
 
 
@@ -119,3 +121,9 @@ def _(node: Concat, *inputs: np.ndarray) -> np.ndarray:
 @evaluate.register
 def _(node: Flatten, x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1)
+
+
+@evaluate.register
+def _(node: Softmax, x: np.ndarray) -> np.ndarray:
+    y = np.exp(x - x.max(axis=1, keepdims=True))
+    return y / y.sum(axis=1, keepdims=True)

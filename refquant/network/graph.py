@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from refquant.convolution import Geometry, taps
 from refquant.formats import frozen_copy
+from refquant.geometry import Geometry
 
 Shape = tuple[int, ...]
 
@@ -148,28 +148,48 @@ class MaxPool(Node):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         _expect_planes(shapes[0])
-        seen = self.elements_seen(shapes[0][1:])
-        if not seen.all():
+        rows, columns = self._seen(shapes[0][1:])
+        if not (rows.all() and columns.all()):
             raise ValueError(f"every window must see the input, got padding {self.geometry.padding} "
                              f"for kernel {self.kernel}")
-        return (shapes[0][0], *seen.shape)
+        return (shapes[0][0], len(rows), len(columns))
 
-    def elements_seen(self, plane: Shape) -> np.ndarray:
-        """How many elements of an (H, W) plane, padding not counted, each window sees: (P, Q)."""
-        ones = np.ones((1, 1, *plane), np.int64)
-        return np.sum([view[0, 0] for _, view in taps(ones, self.kernel, self.geometry)], axis=0)
+    def _seen(self, plane: Shape, around: tuple[int, int, int, int] = (0, 0, 0, 0)) -> tuple[np.ndarray, np.ndarray]:
+        """How many rows and how many columns of an (H, W) plane with ``around`` it each window sees: (P,), (Q,)."""
+        seen = []
+        for axis, windows in enumerate(self.geometry.output_size(plane[0], plane[1], self.kernel)):
+            start = np.arange(windows) * self.geometry.stride[axis] - self.geometry.padding[axis]
+            # start + r·dilation < end for ceil((end - start)/dilation) values of r, cut to 0..kernel.
+            first, last = (np.clip(-((start - end) // self.geometry.dilation[axis]), 0, self.kernel[axis])
+                           for end in (-around[axis], plane[axis] + around[axis + 2]))
+            seen.append(last - first)
+        return seen[0], seen[1]
 
 
 @dataclass(frozen=True, eq=False)
 class AveragePool(MaxPool):
-    """Mean over windows; ``count_include_pad`` says whether padding counts as zeros or not at all."""
+    """Mean over windows; ``count_include_pad`` says whether padding counts as zeros or not at all.
+
+    overhang: how many of the bottom rows and right columns of the padding never count, because they are
+    there only to round the output's size up, as ONNX's ceil_mode does.
+    """
 
     count_include_pad: bool = False
+    overhang: tuple[int, int] = (0, 0)
+
+    def check(self) -> None:
+        super().check()
+        overhang, after = np.asarray(self.overhang), np.asarray(self.geometry.padding[2:])
+        if overhang.shape != (2,) or overhang.dtype.kind not in "iu" or ((overhang < 0) | (overhang > after)).any():
+            raise ValueError(f"overhang must be two integers within the bottom and right padding "
+                             f"{self.geometry.padding[2:]}, got {self.overhang!r}")
 
     def counts(self, plane: Shape) -> np.ndarray:
         """The divisor of each mean: (P, Q) integers."""
-        seen = self.elements_seen(plane)
-        return np.full_like(seen, np.prod(self.kernel)) if self.count_include_pad else seen
+        if not self.count_include_pad:
+            return np.outer(*self._seen(plane))
+        top, left, bottom, right = self.geometry.padding
+        return np.outer(*self._seen(plane, (top, left, bottom - self.overhang[0], right - self.overhang[1])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,12 +235,22 @@ class Flatten(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Softmax(Node):
+    """y = exp(x) / Σ exp(x) over a flat tensor: only as a network's output, and only in floats."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes[0]) != 1:
+            raise ValueError(f"softmax takes a flat tensor (F,), got shape {shapes[0]}")
+        return shapes[0]
+
+
+@dataclass(frozen=True, eq=False)
 class Network:
     """A float CNN: nodes in an order in which every tensor is computed before it is read.
 
     input_shape: (C, H, W) or (F,). output: the tensor that is the result, by default the last node's.
     Raises ValueError, naming the node, for a tensor used before it is computed, a name used twice,
-    and shapes that do not fit.
+    shapes that do not fit, and a Softmax that is not the output.
     """
 
     input_shape: Shape
@@ -241,7 +271,9 @@ class Network:
         object.__setattr__(self, "shapes", dict(self._infer_shapes()))
         if self.output not in self.shapes:
             raise ValueError(f"output must be a tensor of the network, got {self.output!r}")
-
+        for node in self.nodes:
+            if isinstance(node, Softmax) and (node.name != self.output or self._readers(node.name)):
+                raise ValueError(f"node {node.name!r}: a Softmax must be the network's output and read by no node")
 
     def _infer_shapes(self) -> Iterator[tuple[str, Shape]]:
         known = {self.input: self.input_shape}
@@ -262,8 +294,18 @@ class Network:
 
     def only_reader(self, tensor: str) -> Node | None:
         """The node that reads ``tensor``, if there is just one and the tensor is not the output."""
-        readers = [node for node in self.nodes if tensor in node.inputs]
+        readers = self._readers(tensor)
         return readers[0] if len(readers) == 1 and tensor != self.output else None
+
+    def _readers(self, tensor: str) -> list[Node]:
+        return [node for node in self.nodes if tensor in node.inputs]
+
+    def without_softmax(self) -> Network:
+        """The network that ends at its Softmax's input, as integer networks do; this one if it has none."""
+        for node in self.nodes:
+            if isinstance(node, Softmax):
+                return self.replace_nodes((other for other in self.nodes if other is not node), node.inputs[0])
+        return self
 
     def replace_nodes(self, nodes: Iterable[Node], output: str | None = None) -> Network:
         """The same input with other nodes."""

@@ -12,7 +12,8 @@ from functools import singledispatch
 
 import numpy as np
 
-from refquant.convolution import convolve, pad, taps
+from refquant.convolution import convolve
+from refquant.geometry import pad, taps
 from refquant.network.layers import (
     GUARD_BITS,
     Encoding,
