@@ -10,6 +10,7 @@ from refquant.linear import dequantize, max_scale, quantize
 from refquant.network.float_forward import run_float
 from refquant.network.graph import Network
 from refquant.network.quantized import QuantizedNetwork
+from refquant.network.storage import load_quantized
 from refquant.recipes import quantize_network
 from refquant.requantization import Multiplier, requantize
 from refquant.similarity import cosine, sqnr_db
@@ -24,6 +25,7 @@ __all__ = [
     "cosine",
     "dequantize",
     "load_digits",
+    "load_quantized",
     "max_scale",
     "quantize",
     "quantize_network",

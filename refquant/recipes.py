@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from refquant.bounds import dot_product_range
 from refquant.formats import IntFormat
 from refquant.linear import affine_parameters, max_scale, quantize
 from refquant.network.assembly import QuantizedWeight, assemble
@@ -14,16 +16,29 @@ from refquant.network.float_forward import run_float_tensors
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.layers import Encoding
 from refquant.network.quantized import QuantizedNetwork
+from refquant.rounding import round_fraction
 
-# recipe: (default granularity, default bits)
-RECIPES = {"max-int8": ("layer", 8), "channelwise-int8": ("channel", 8)}
+
+class Recipe(NamedTuple):
+    """A recipe's defaults, and where it comes from."""
+
+    granularity: str
+    bits: int
+    activations: str
+    source: str
+
+
+RECIPES = {
+    "max-int8": Recipe("layer", 8, "unsigned", "max-scaling, one weight scale per layer (EasyQuant Eq. 1)"),
+    "channelwise-int8": Recipe("channel", 8, "unsigned", "max-scaling, one weight scale per output channel"),
+}
 GRANULARITIES = ("layer", "channel")
 ACTIVATIONS = ("unsigned", "signed", "affine")
 
 
 def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
                      weight_bits: int | None = None, activation_bits: int | None = None,
-                     granularity: str | None = None, activations: str = "unsigned",
+                     granularity: str | None = None, activations: str | None = None,
                      accumulator_bits: int = 32, semantics: str = "single_round") -> QuantizedNetwork:
     """Quantize a float network after training.
 
@@ -31,10 +46,10 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     or of each output channel, and over each activation tensor on the calibration images.
 
     network: may hold BatchNorm nodes. images: calibration images, floats (N, *input_shape).
-    weight_bits, activation_bits: 2..16, by default the recipe's. granularity: of the weights, ``layer``
-    or ``channel``. activations: ``unsigned`` (0..2^b-1 where calibration saw nothing negative, as after
-    ReLU; otherwise signed narrow), ``signed`` (always signed narrow, as EasyQuant's), ``affine``
-    (signed with an integer zero point, as TFLite's). accumulator_bits: 16, 24 or 32.
+    weight_bits, activation_bits: 2..16. granularity: of the weights, ``layer`` or ``channel``.
+    activations: ``unsigned`` (0..2^b-1 where calibration saw nothing negative, as after ReLU; otherwise
+    signed narrow), ``signed`` (always signed narrow, as EasyQuant's), ``affine`` (signed with an integer
+    zero point, as TFLite's). All four are the recipe's by default. accumulator_bits: 16, 24 or 32.
     Raises ValueError for other values, bad images, and accumulators that are proven too narrow.
 
     >>> import refquant
@@ -45,10 +60,11 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     """
     if recipe not in RECIPES:
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
-    default_granularity, default_bits = RECIPES[recipe]
-    granularity = default_granularity if granularity is None else granularity
-    weight_bits = default_bits if weight_bits is None else weight_bits
-    activation_bits = default_bits if activation_bits is None else activation_bits
+    default = RECIPES[recipe]
+    granularity = default.granularity if granularity is None else granularity
+    activations = default.activations if activations is None else activations
+    weight_bits = default.bits if weight_bits is None else weight_bits
+    activation_bits = default.bits if activation_bits is None else activation_bits
     for name, value, choices in (("granularity", granularity, GRANULARITIES),
                                  ("activations", activations, ACTIVATIONS),
                                  ("accumulator_bits", accumulator_bits, (16, 24, 32)),
@@ -63,9 +79,13 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     encodings = {name: activation_encoding(*extremes, activation_bits, activations)
                  for name, extremes in observe_extremes(folded, images).items()}
     axis = 0 if granularity == "channel" else None
-    weights = {node.name: quantize_weight(node.weight, weight_bits, axis)
-               for node in folded.nodes if isinstance(node, (Conv, Linear))}
-    return assemble(folded, encodings, weights, IntFormat(accumulator_bits), semantics)
+    accumulator = IntFormat(accumulator_bits)
+    weights = {}
+    for node in folded.nodes:
+        if isinstance(node, (Conv, Linear)):
+            scale = max_scale(node.weight, IntFormat(weight_bits, narrow=True), axis)
+            weights[node.name] = quantize_weight(node, scale, weight_bits, encodings[node.inputs[0]], accumulator)
+    return assemble(folded, encodings, weights, accumulator, semantics)
 
 
 def observe_extremes(network: Network, images: Any) -> dict[str, tuple[float, float]]:
@@ -83,8 +103,51 @@ def activation_encoding(low: float, high: float, bits: int, activations: str) ->
     return Encoding(float(max_scale(np.array([low, high]), fmt)), fmt)
 
 
-def quantize_weight(weight: np.ndarray, bits: int, axis: int | None) -> QuantizedWeight:
-    """Weight codes by max-scaling, signed narrow; axis 0 for one scale per output channel."""
+def quantize_weight(node: Conv | Linear, scale: np.ndarray, bits: int, encoding: Encoding, accumulator: IntFormat
+                    ) -> QuantizedWeight:
+    """Weight codes at a scale, signed narrow; per-channel scales are first limited to what the bias allows.
+
+    scale: () or (O,). encoding: the input's.
+    """
     fmt = IntFormat(bits, narrow=True)
-    scale = max_scale(weight, fmt, axis)
-    return QuantizedWeight(quantize(weight, scale, fmt, axis=axis), scale, fmt)
+    limited: tuple[int, ...] = ()
+    if scale.ndim:
+        scale, limited = limit_scales(node, scale, fmt, encoding, accumulator)
+    return QuantizedWeight(quantize(node.weight, scale, fmt, axis=0 if scale.ndim else None), scale, fmt, limited)
+
+
+def limit_scales(node: Conv | Linear, scale: np.ndarray, fmt: IntFormat, encoding: Encoding, accumulator: IntFormat
+                 ) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Per-channel scales lowered where only the bias code keeps a sum from fitting the accumulator.
+
+    The bias code is round(b·S_x·S_w): a channel of tiny weights has a large S_w, and then a huge bias
+    code. Such a channel gets the largest scale whose proven sum fits; a channel whose products alone do
+    not fit is left as it is, to be refused. Returns the scales and the channels that changed.
+    """
+    if node.bias is None:
+        return scale, ()
+    bias = node.bias.astype(np.float64)
+    low, high = min(encoding.format.min - encoding.zero_point, 0), max(encoding.format.max - encoding.zero_point, 0)
+
+    def sums_fit(channel: int, s_w: float, with_bias: bool) -> bool:
+        codes = quantize(node.weight[channel], s_w, fmt)
+        least, greatest = (int(v[0]) for v in dot_product_range(codes.reshape(1, -1), low, high))
+        code = round_fraction(Fraction(bias[channel]) * Fraction(encoding.scale * s_w)) if with_bias else 0
+        return accumulator.min <= least + min(code, 0) and greatest + max(code, 0) <= accumulator.max
+
+    limits = scale.copy()
+    # In float64 first: almost no channel comes near the accumulator's limits.
+    reach = max(-low, high) * fmt.max * node.weight[0].size + np.abs(bias) * encoding.scale * scale
+    for channel in np.flatnonzero(reach >= accumulator.max).tolist():
+        if sums_fit(channel, scale[channel], True) or not sums_fit(channel, scale[channel], False):
+            continue
+        # Codes and bias grow with the scale, so that bisection ends at the largest one that fits.
+        fits, breaks = 0.0, float(scale[channel])
+        while np.nextafter(fits, breaks) < breaks:
+            middle = fits + (breaks - fits) / 2
+            if sums_fit(channel, middle, True):
+                fits = middle
+            else:
+                breaks = middle
+        limits[channel] = fits
+    return limits, tuple(int(c) for c in np.flatnonzero(limits != scale))

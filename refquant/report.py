@@ -117,7 +117,69 @@ def draw_headroom(result: dict[str, Any]) -> Figure:
     axes.invert_yaxis()
     axes.set(xlabel="bits of the sum, sign included",
              title=f"Integer sums before requantization\n{result['stages_of']}")
-    axes.legend(loc="center", bbox_to_anchor=(0.8, 0.5))
+    axes.legend(loc="lower right", bbox_to_anchor=(0.96, 0.02))
+    return figure
+
+
+def own_table(result: dict[str, Any]) -> str:
+    """The table of ``refquant quantize``: a row per recipe."""
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    entries = result.get("recipes", [result])
+    rows = [(e["recipe"], percent(e["integer_top1"]), percent(e["simulated_top1"]), f"{e['agreement']:.2f}",
+             "yes" if e["codes_equal"] else "NO", f"{e['cosine']:.4f}",
+             "inf" if e["sqnr_db"] is None else f"{e['sqnr_db']:.1f}", str(e["weight_bytes"]), f"{e['seconds']:.1f}")
+            for e in entries]
+    header = ("recipe", "top-1 %", "simulated %", "agreement %", "codes_equal", "cosine", "SQNR dB", "weight bytes",
+              "seconds")
+    return (f"{entries[0]['images']} images, float top-1 {percent(entries[0]['float_top1'])} %\n\n"
+            f"Integer-only inference\n\n{table(header, rows)}")
+
+
+def draw_layer_sqnr(entry: dict[str, Any]) -> Figure:
+    """SQNR of every layer's output against the float network's."""
+    layers = entry["layers"]
+    figure = Figure(figsize=(max(6.4, 0.28 * len(layers) + 1.5), 4.2), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(layers))
+    axes.bar(places, [np.nan if layer["sqnr_db"] is None else layer["sqnr_db"] for layer in layers])
+    axes.set_xticks(places, [layer["name"] for layer in layers], rotation=90, fontsize="small")
+    axes.set(ylabel="SQNR of the output (dB)", title=f"{entry['recipe']}, {entry['images']} images")
+    axes.grid(axis="y", alpha=0.3)
+    return figure
+
+
+def draw_weight_ranges(weights: dict[str, np.ndarray]) -> Figure:
+    """max|w| of every output channel, a column of dots per layer; dead and zero channels lie at the foot."""
+    figure = Figure(figsize=(max(6.4, 0.28 * len(weights) + 1.5), 4.2), layout="constrained")
+    axes = figure.subplots()
+    largest = max(float(ranges.max()) for ranges in weights.values())
+    floor = (largest or 1.0) * 1e-8
+    for place, ranges in enumerate(weights.values()):
+        axes.plot(np.full(len(ranges), place), np.maximum(ranges, floor), "_", color="C0", alpha=0.5)
+    axes.set_yscale("log")
+    axes.set_xticks(range(len(weights)), list(weights), rotation=90, fontsize="small")
+    axes.set(ylabel="max |w| of a channel", title="Weight ranges per output channel, after folding batch norm")
+    axes.grid(axis="y", alpha=0.3)
+    return figure
+
+
+def draw_activations(thresholds: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """A histogram of every encoded tensor on the calibration images, with the ends of its format."""
+    columns = 4
+    rows = -(-len(thresholds) // columns)
+    figure = Figure(figsize=(11, 1.7 * rows + 0.6), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, (name, (values, ends)) in zip(grid.flat, thresholds.items()):
+        axes.hist(values.ravel(), bins=80, color="C0", log=True)
+        for end in ends:
+            axes.axvline(end, color="C3", linestyle="--", linewidth=1)
+        axes.set_title(name, fontsize="small")
+        axes.tick_params(labelsize="x-small")
+    for axes in grid.flat[len(thresholds):]:
+        axes.axis("off")
+    figure.suptitle("Activations on the calibration images; dashed: the ends of the integer format")
     return figure
 
 

@@ -48,6 +48,9 @@ strategies
 report
 refquant
 demo
+onnx_translation
+onnx_operators
+onnx_io
 own_network
 cli
 __main__

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from refquant import evaluation, quantize_network, run_float
-from refquant.convolution import Geometry
 from refquant.evaluation import evaluate, top1
+from refquant.geometry import Geometry
 from refquant.network.graph import Clip, Conv, Flatten, GlobalAveragePool, Network
 
 

@@ -43,11 +43,15 @@ from refquant.rounding import round_product
 
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight:
-    """Weight codes of one layer: codes = Q(W, scale), scale a number or one per output channel."""
+    """Weight codes of one layer: codes = Q(W, scale), scale a number or one per output channel.
+
+    limited: output channels whose scale was lowered for their bias (see ``recipes.limit_scales``).
+    """
 
     codes: np.ndarray
     scale: np.ndarray
     format: IntFormat
+    limited: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "codes", frozen_copy(self.codes))
@@ -114,7 +118,8 @@ def _compute(node: Node, output: str, limits: tuple[int, int], known: Mapping[st
     if isinstance(node, (Conv, Linear)):
         geometry = node.geometry if isinstance(node, Conv) else Conv.geometry
         term = _term(node, weights[node.name], known[node.inputs[0]].scale, s_y)
-        return QuantizedConv(**common, terms=(term,), geometry=geometry, accumulator=accumulator)
+        return QuantizedConv(**common, terms=(term,), geometry=geometry, accumulator=accumulator,
+                             limited=weights[node.name].limited)
     if isinstance(node, Add):
         return QuantizedAdd(**common, multipliers=tuple(Multiplier.from_real(r * 2**GUARD_BITS) for r in ratios))
     if isinstance(node, Concat):
@@ -125,7 +130,8 @@ def _compute(node: Node, output: str, limits: tuple[int, int], known: Mapping[st
     if isinstance(node, AveragePool):
         counts = node.counts(network.shapes[node.inputs[0]][1:])
         return QuantizedAveragePool(**common, kernel=node.kernel, geometry=node.geometry,
-                                    multiplier=Multiplier.from_real(ratios[0] / counts), accumulator=accumulator)
+                                    multiplier=Multiplier.from_real(s_y / (known[node.inputs[0]].scale * counts)),
+                                    accumulator=accumulator)
     hint = "; fold_batchnorm removes it" if isinstance(node, BatchNorm) else ""
     raise ValueError(f"node {node.name!r}: {type(node).__name__} has no integer form{hint}")
 

@@ -1,0 +1,98 @@
+"""Quantized networks as files: one .npz of integer arrays and a JSON manifest, no pickle.
+
+The manifest, stored as the bytes of the array ``manifest``, lists tensors and layers; arrays are stored under
+the path of the field that holds them, as in ``layers.3.terms.0.weight_q``. The same network gives the
+same bytes everywhere.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refquant.formats import IntFormat
+from refquant.geometry import Geometry
+from refquant.network import layers as layer_types
+from refquant.network.layers import Encoding, Term
+from refquant.network.quantized import QuantizedNetwork
+from refquant.requantization import Multiplier
+
+KIND, VERSION = "refquant quantized network", 1
+_TYPES: dict[str, Any] = {cls.__name__: cls for cls in (
+    IntFormat, Encoding, Multiplier, Term, layer_types.QuantizedConv, layer_types.QuantizedAdd,
+    layer_types.QuantizedConcat, layer_types.QuantizedAveragePool, layer_types.QuantizedMaxPool,
+    layer_types.QuantizedClip, layer_types.QuantizedFlatten)}
+_PARTS = ("input", "output", "input_shape", "layers", "encodings", "semantics")
+
+
+def quantized_to_bytes(network: QuantizedNetwork) -> bytes:
+    """The .npz file's bytes."""
+    arrays: dict[str, np.ndarray] = {}
+    manifest = {"kind": KIND, "version": VERSION,
+                **{name: _pack(getattr(network, name), name, arrays) for name in _PARTS}}
+    text = json.dumps(manifest, sort_keys=True).encode()
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, manifest=np.frombuffer(text, np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+def load_quantized(path: str | Path) -> QuantizedNetwork:
+    """Read a network that ``refquant quantize`` wrote; it gives equal results.
+
+    Every accumulator is proven again. ValueError for a truncated or foreign file, or another version.
+    """
+    try:
+        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        manifest = json.loads(arrays.pop("manifest").tobytes())
+        known = manifest["kind"] == KIND
+    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise ValueError(f"{path} must be readable, got: {error.strerror}") from None
+        raise ValueError(f"{path} must be a quantized network written by refquant, got another kind of file"
+                         ) from None
+    if not known or manifest.get("version") != VERSION:
+        raise ValueError(f"{path} must be a {KIND} of version {VERSION}, got {manifest.get('kind')!r} of version "
+                         f"{manifest.get('version')!r}")
+    try:
+        parts = {name: _unpack(manifest[name], arrays) for name in _PARTS}
+        return QuantizedNetwork(**parts)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} must describe a whole network, got: {error}") from None
+
+
+def _pack(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    """JSON for ``value``; arrays are put aside under their path."""
+    if isinstance(value, np.ndarray):
+        arrays[path] = value
+        return {"array": path}
+    if isinstance(value, Geometry):
+        return {"Geometry": list(value)}
+    if is_dataclass(value):
+        parts = {f.name: _pack(getattr(value, f.name), f"{path}.{f.name}", arrays) for f in fields(value)}
+        return {type(value).__name__: parts}
+    if isinstance(value, dict):
+        return {"dict": {name: _pack(item, f"{path}.{name}", arrays) for name, item in value.items()}}
+    if isinstance(value, tuple):
+        return [_pack(item, f"{path}.{index}", arrays) for index, item in enumerate(value)]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _unpack(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, list):
+        return tuple(_unpack(item, arrays) for item in value)
+    if not isinstance(value, dict):
+        return value
+    (kind, content), = value.items()
+    if kind == "array":
+        return arrays[content]
+    if kind == "Geometry":
+        return Geometry.of(*content)
+    parts = {name: _unpack(item, arrays) for name, item in content.items()}
+    return parts if kind == "dict" else _TYPES[kind](**parts)

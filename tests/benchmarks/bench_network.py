@@ -1,0 +1,78 @@
+"""Images per second of a whole network, float and in integers with every stage's range checked, one thread.
+
+``python tests/benchmarks/bench_network.py [MODEL.onnx]``. Without a model: a MobileNetV1-0.25 of random weights on
+96x96 images, the shape of the visual-wake-words network. Targets there: >= 500 in float, >= 200 in
+integers, peak memory < 300 MiB.
+"""
+
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+from one_thread import best_seconds, print_machine, restart_on_one_thread
+
+from refquant.geometry import Geometry
+from refquant.network.float_forward import run_float
+from refquant.network.graph import Clip, Conv, Flatten, GlobalAveragePool, Linear, Network, Node
+from refquant.network.integer_forward import run_integer_tensors
+from refquant.recipes import quantize_network
+
+BATCH = 8
+BLOCKS = ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), *((128, 1),) * 5, (256, 2), (256, 1))
+
+
+def mobilenet(rng: np.random.Generator) -> Network:
+    """MobileNetV1-0.25: a 3x3 convolution, then depthwise-separable blocks."""
+    nodes: list[Node] = []
+
+    def conv(name: str, channels: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> None:
+        weight = rng.standard_normal((outputs, channels // groups, kernel, kernel)).astype(np.float32)
+        weight /= np.sqrt(weight[0].size, dtype=np.float32)
+        padding = (0, 0, 1, 1) if stride == 2 else (kernel - 1) // 2
+        nodes.append(Conv(name, (nodes[-1].name if nodes else "input",), weight, np.zeros(outputs, np.float32),
+                          Geometry.of(stride, padding, 1, groups)))
+        nodes.append(Clip(f"{name}_relu", (name,)))
+
+    conv("conv", 3, 8, 3, 2)
+    channels = 8
+    for index, (outputs, stride) in enumerate(BLOCKS):
+        conv(f"depthwise{index}", channels, channels, 3, stride, channels)
+        conv(f"pointwise{index}", channels, outputs, 1, 1)
+        channels = outputs
+    nodes += [GlobalAveragePool("mean", (nodes[-1].name,)), Flatten("flat", ("mean",)),
+              Linear("logits", ("flat",), rng.standard_normal((2, channels)).astype(np.float32))]
+    return Network((3, 96, 96), tuple(nodes))
+
+
+def main() -> None:
+    """Print images per second and the peak memory of the process."""
+    print_machine()
+    rng = np.random.default_rng(0)
+    if len(sys.argv) > 1:
+        from refquant.onnx_io import load_onnx
+
+        network = load_onnx(Path(sys.argv[1]))
+    else:
+        network = mobilenet(rng)
+    images = rng.random((BATCH, *network.input_shape)).astype(np.float32)
+    quantized = quantize_network(network, images, "channelwise-int8")
+    seen: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def observe(layer: str, stage: str, values: np.ndarray) -> None:
+        seen[layer, stage] = int(values.min()), int(values.max())
+
+    x_q = quantized.quantize_images(images)
+    for name, run in (
+            ("float", lambda: run_float(network, images)),
+            ("integers, every stage's range checked", lambda: run_integer_tensors(quantized, x_q, observe))):
+        print(f"{name}: {BATCH / best_seconds(run, 20):.0f} images/s in batches of {BATCH}")
+    for stage in quantized.stages:
+        low, high = seen[stage.layer, stage.stage]
+        assert stage.min <= low <= high <= stage.max
+    print(f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+
+
+if __name__ == "__main__":
+    restart_on_one_thread()
+    main()

@@ -1,0 +1,76 @@
+"""Three trained networks, from ONNX to integers. They run where REFQUANT_MODELS names their folder."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tools import require_module
+
+from refquant.own_network import Data, quantize_own
+
+FOLDER = os.environ.get("REFQUANT_MODELS")
+if not FOLDER:
+    pytest.skip("set REFQUANT_MODELS to the folder of the three networks", allow_module_level=True)
+require_module("onnx", "pip install 'refquant[onnx]'")
+
+
+def load(name):
+    from refquant.onnx_io import load_onnx
+
+    return load_onnx(Path(FOLDER) / f"{name}.onnx"), np.load(Path(FOLDER) / f"{name.rsplit('_', 1)[0]}_data.npz")
+
+
+def planes(images):
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
+
+
+def quantize(network, data, recipe="channelwise-int8", **options):
+    return quantize_own(network, data, [recipe], options)[0]
+
+
+def test_resnet8_folded_elsewhere_agrees_too():
+    network, file = load("resnet8_cifar10_folded")
+    data = Data(planes(file["calibration_images"][:50]), planes(file["test_images"])[:100], file["test_labels"][:100])
+    report = quantize(network, data)
+    assert report["codes_equal"] and report["cosine"] > 0.99
+
+
+def test_readme_shows_resnet8s_table():
+    """Bytes exactly; accuracies to half a point, since calibration in floats differs between machines."""
+    network, file = load("resnet8_cifar10_bn")
+    data = Data(planes(file["calibration_images"][:50]), planes(file["test_images"]), file["test_labels"])
+    recipes = ["max-int8", "channelwise-int8"]
+    entries = quantize_own(network, data, recipes, {})[0]["recipes"]
+    page = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    table = page.split("<!-- ResNet-8 table")[1].split("```text\n")[1].split("\n```")[0].splitlines()
+    assert table[0] == f"1000 images, float top-1 {entries[0]['float_top1']:.2f} %"
+    assert len(table[6:]) == len(entries)
+    for line, entry in zip(table[6:], entries):
+        recipe, top1, simulated, agreement, equal, cosine, _, size = line.split()
+        assert (recipe, equal, int(size)) == (entry["recipe"], "yes", entry["weight_bytes"]) and entry["codes_equal"]
+        assert top1 == simulated and abs(float(top1) - entry["integer_top1"]) < 0.5
+        assert abs(float(agreement) - entry["agreement"]) < 0.5 and abs(float(cosine) - entry["cosine"]) < 0.001
+        assert entry["integer_top1"] >= entry["float_top1"] - (1.0 if recipe == "channelwise-int8" else 2.0)
+
+
+@pytest.mark.parametrize("kind", ["bn", "folded"])
+def test_dscnn_stays_within_a_point_of_float(kind):
+    network, file = load(f"dscnn_kws_{kind}")
+    stop = 1000 if kind == "bn" else 150
+    report = quantize(network, Data(file["inputs"][:50], file["inputs"][50:stop], file["labels"][50:stop]))
+    assert report["codes_equal"]
+    if stop == 1000:
+        assert report["integer_top1"] >= report["float_top1"] - 1.0
+
+
+@pytest.mark.parametrize("kind", ["bn", "folded"])
+@pytest.mark.parametrize("recipe", ["max-int8", "channelwise-int8"])
+def test_vww96_with_its_dead_channels_keeps_its_logits(kind, recipe):
+    network, file = load(f"vww96_{kind}")
+    images = planes(file["images"]) / np.float32(255)
+    report = quantize(network, Data(images[:50], images[50:], None), recipe)
+    assert report["codes_equal"] and report["integer_top1"] is None
+    assert sum(layer["dead_channels"] or 0 for layer in report["layers"]) > 100
+    if recipe == "channelwise-int8":
+        assert report["cosine"] >= 0.98
