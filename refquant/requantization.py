@@ -202,6 +202,8 @@ def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, semantics: str 
     """
     if semantics not in SEMANTICS:
         raise ValueError(f"semantics must be one of {', '.join(SEMANTICS)}, got {semantics!r}")
+    if not isinstance(multiplier, Multiplier):
+        raise ValueError(f"multiplier must be a Multiplier (see Multiplier.from_real), got {multiplier!r}")
     rule, legal = _RULES[semantics]
     acc = as_integers(acc, "acc")
     if acc.size and not (_INT32.min <= acc.min() and acc.max() <= _INT32.max):

@@ -3,8 +3,12 @@ from __future__ import annotations
 
 import os
 
-import pytest
-from hypothesis import settings
+# The tests' matrices are small: a second BLAS thread gains nothing, and waits badly when cores are shared.
+# Set before NumPy is loaded; processes that tests start inherit it.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60, print_blob=False)
 settings.register_profile("deep", deadline=None, max_examples=2000)

@@ -170,8 +170,15 @@ class _Builder:
         attributes = self.window(plane, kernel, dilated)
         if str(attributes.get("auto_pad")).startswith("SAME"):  # onnxruntime cannot do without some padding
             attributes["strides"] = [min(k, step) for k, step in zip(kernel, attributes["strides"])]
-        # SAME leaves nothing to round up; onnxruntime and ONNX's shape inference then disagree.
-        if self.opset >= 10 and not str(attributes.get("auto_pad")).startswith("SAME"):
+        # Where rounding up would start a window behind the input, onnxruntime leaves it out, but counts it when it
+        # plans its buffers; and SAME leaves nothing to round up. Single pools try the former, hand-made ones both.
+        pads, dilations = attributes.get("pads", [0] * 4), attributes.get("dilations", [1, 1])
+        inside = True
+        for axis, step in enumerate(attributes["strides"]):
+            end = plane[axis] + pads[axis]
+            slack = end + pads[axis + 2] - (kernel[axis] - 1) * dilations[axis] - 1
+            inside = inside and -(-slack // step) * step < end
+        if self.opset >= 10 and inside and not str(attributes.get("auto_pad")).startswith("SAME"):
             attributes["ceil_mode"] = draw(st.integers(0, 1))
         if operator == "AveragePool":
             attributes["count_include_pad"] = draw(st.integers(0, 1))

@@ -745,14 +745,12 @@ def test_a_missing_file_says_so_itself(tmp_path):
         load_onnx(tmp_path / "nothing.onnx")
 
 
-def test_what_is_no_file_is_refused(tmp_path):
+def test_what_is_no_file_or_too_large_is_refused(tmp_path, file, monkeypatch):
     with pytest.raises(ValueError, match=r"must be a file of less than 2147483648 bytes$"):
         load_onnx(tmp_path)
-    sparse = tmp_path / "large.onnx"
-    with open(sparse, "wb") as stream:
-        stream.truncate(2**31)
-    with pytest.raises(ValueError, match=r"large.onnx must be a file of less than 2147483648 bytes$"):
-        load_onnx(sparse)
+    monkeypatch.setattr("refquant.onnx_io._MOST_BYTES", 100)
+    with pytest.raises(ValueError, match=r"model.onnx must be a file of less than 100 bytes$"):
+        load(chain(CONV), file)
 
 
 @pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n" + bytes(50), b"PK\3\4", b"not a model", bytes(100),
@@ -865,7 +863,10 @@ def test_external_data_elsewhere_is_refused(location, tmp_path):
     for directory in (tmp_path, folder):
         (directory / "weights.bin").write_bytes(W.tobytes())
     if location == "link.bin":
-        (folder / location).symlink_to(tmp_path / "weights.bin")
+        try:
+            (folder / location).symlink_to(tmp_path / "weights.bin")
+        except OSError:  # Windows lets only some users
+            pytest.skip("no symbolic links here")
     if location == "/weights.bin":
         location = str(folder / "weights.bin")  # absolute, although inside
     with pytest.raises(ValueError, match=r"node 'y' \(Conv\): tensor 'w': external data must (lie in the|be a file)"):
@@ -889,5 +890,5 @@ def test_external_data_that_is_too_short_is_refused(entries, message, tmp_path):
 def test_missing_external_data_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"external data must be a file, got 'nothing.bin'$"):
         load_onnx(external(tmp_path, "nothing.bin"))
-    with pytest.raises(ValueError, match=r"external data must be readable, got: .*File name too long"):
+    with pytest.raises(ValueError, match=r"external data must be (a file|readable), got"):
         load_onnx(external(tmp_path, "a" * 5000))
