@@ -7,8 +7,8 @@ import os
 # Set before NumPy is loaded; processes that tests start inherit it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import pytest
+from hypothesis import settings
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60, print_blob=False)
 settings.register_profile("deep", deadline=None, max_examples=2000)

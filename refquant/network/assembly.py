@@ -22,6 +22,7 @@ from refquant.network.graph import (
     MaxPool,
     Network,
     Node,
+    Softmax,
 )
 from refquant.network.layers import (
     GUARD_BITS,
@@ -132,7 +133,9 @@ def _compute(node: Node, output: str, limits: tuple[int, int], known: Mapping[st
         return QuantizedAveragePool(**common, kernel=node.kernel, geometry=node.geometry,
                                     multiplier=Multiplier.from_real(s_y / (known[node.inputs[0]].scale * counts)),
                                     accumulator=accumulator)
-    hint = "; fold_batchnorm removes it" if isinstance(node, BatchNorm) else ""
+    hints: dict[type, str] = {BatchNorm: "; fold_batchnorm removes it",
+                              Softmax: "; Network.without_softmax leaves it out"}
+    hint = hints.get(type(node), "")
     raise ValueError(f"node {node.name!r}: {type(node).__name__} has no integer form{hint}")
 
 
