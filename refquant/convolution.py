@@ -15,7 +15,7 @@ import numpy as np
 from refquant.correlate import correlate
 from refquant.formats import IntFormat, as_integers
 from refquant.geometry import Geometry, taps
-from refquant.lanes import check_codes, check_schedule, dot_int16
+from refquant.lanes import LaneStep, check_codes, check_schedule, run_lanes
 
 
 def convolve(x: Any, w: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
@@ -119,7 +119,7 @@ def convolve_int64(x: np.ndarray, w: np.ndarray, geometry: Geometry) -> np.ndarr
 
 
 class LaneRange(NamedTuple):
-    """The products per int16 lane, and the least and greatest value an int16 and an int32 lane held."""
+    """The products per int16 lane, and the extremes (0 among them) of the lanes, before the policy is applied."""
 
     schedule: int
     int16_min: int
@@ -155,13 +155,12 @@ def convolve_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat,
     weight = w_q.reshape(groups, per_group, 1, -1)
     y = np.empty((n, groups, per_group, rows * columns), np.int64)
     extremes = {"SMLAL": (0, 0), "SADALP": (0, 0)}
+
+    def see(step: LaneStep) -> None:
+        low, high = extremes[step.instruction]
+        extremes[step.instruction] = min(low, int(step.lanes.min())), max(high, int(step.lanes.max()))
+
     for image in range(n):  # one at a time, so that the lanes stay small
-        if not record:
-            y[image] = dot_int16(seen[image], weight, x_format, w_format, every, policy)
-            continue
-        y[image], steps = dot_int16(seen[image], weight, x_format, w_format, every, policy, trace=True)
-        for step in steps:
-            low, high = extremes[step.instruction]
-            extremes[step.instruction] = min(low, int(step.lanes.min())), max(high, int(step.lanes.max()))
+        y[image] = run_lanes(seen[image], weight, every, policy, see if record else None, f"image {image}: ")
     y = y.reshape(n, outputs, rows, columns)
     return (y, LaneRange(every, *extremes["SMLAL"], *extremes["SADALP"])) if record else y

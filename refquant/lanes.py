@@ -8,6 +8,7 @@ work along the last axis.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -202,11 +203,17 @@ def dot_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, sche
     except ValueError:
         raise ValueError(f"x_q and w_q must broadcast, got {x_q.shape} and {w_q.shape}") from None
     steps: list[LaneStep] = []
+    total = run_lanes(x_q, w_q, every, policy, steps.append if trace else None)
+    return (total, steps) if trace else total
 
+
+def run_lanes(x_q: np.ndarray, w_q: np.ndarray, every: int, policy: str,
+              seen: Callable[[LaneStep], None] | None = None, place: str = "") -> np.ndarray:
+    """``dot_int16`` on checked int64 operands; ``seen`` is shown every step, ``place`` begins each error."""
     def settle(instruction: str, step: int, lanes: np.ndarray, fmt: IntFormat) -> np.ndarray:
-        if trace:
-            steps.append(LaneStep(instruction, step, lanes))
-        return apply_policy(lanes, fmt, policy, f"{instruction} at step {step}, lane").astype(np.int64)
+        if seen is not None:
+            seen(LaneStep(instruction, step, lanes))
+        return apply_policy(lanes, fmt, policy, f"{place}{instruction} at step {step}, lane").astype(np.int64)
 
     count = -(-x_q.shape[-1] // LANES)
     x_q, w_q = (_in_steps(operand, count) for operand in (x_q, w_q))
@@ -217,8 +224,7 @@ def dot_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, sche
         if (step + 1) % every == 0 or step + 1 == count:
             wide = settle("SADALP", step, wide + narrow[..., 0::2] + narrow[..., 1::2], INT32)
             narrow = 0
-    total = apply_policy(wide.sum(axis=-1), INT32, policy, "ADDV")
-    return (total, steps) if trace else total
+    return apply_policy(wide.sum(axis=-1), INT32, policy, f"{place}ADDV")
 
 
 def _in_steps(operand: np.ndarray, count: int) -> np.ndarray:

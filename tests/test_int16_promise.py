@@ -226,7 +226,7 @@ def test_k_plus_1_can_and_the_witness_shows_it_in_a_whole_convolution(x_format, 
     case = witness_convolution(x_format, w_format, shape, lane)
     assert np.array_equal(through_lanes(case), exact(case))
     assert exact(case)[:, 1].tolist() == [[[total]]] * 2 and not exact(case)[:, [0, 2]].any()
-    message = rf"SMLAL at step {safe}, lane\[(\d+, )*{lane}\] is {total}, outside int16 \(-32768\.\.32767\)"
+    message = rf"image 0: SMLAL at step {safe}, lane\[(\d+, )*{lane}\] is {total}, outside int16 \(-32768\.\.32767\)"
     with pytest.raises(OverflowError, match=f"^{message}$"):
         through_lanes(case, schedule=safe + 1)
     for policy, left in (("wrap", total - np.sign(total) * 2**16),
@@ -241,7 +241,7 @@ def test_trap_names_the_first_of_several_overflows():
     w = np.zeros((2, 12, 8), int)
     w[0, 1:], w[1, 0], w[1, 1:, 3:5] = 63, 2, 63
     w[1, :9, 4], w[1, :9, 3] = 59, 58
-    with pytest.raises(OverflowError, match=rf"^SMLAL at step 8, lane\[(\d+, )*3\] is {9 * 63 * 58}, outside int16 "):
+    with pytest.raises(OverflowError, match=rf"^image \d+: SMLAL at step 8, lane\[(\d+, )*3\] is {9 * 63 * 58}, outside int16 "):
         convolve_int16(np.full((1, 96, 2, 2), 63), w.reshape(2, 96, 1, 1), SEVEN, SEVEN, schedule=12)
 
 
@@ -337,7 +337,7 @@ def test_sums_recorded_extremes_and_the_first_overflow_equal_the_plain_loop(poli
         # One image after the other; all outputs of an image execute an instruction together.
         (_, step, *_, lane), value = min(overflows)
         for record in (False, True):
-            with pytest.raises(OverflowError, match=rf"^SMLAL at step {step}, lane\[(\d+, )*{lane}\] is {value}, "):
+            with pytest.raises(OverflowError, match=rf"^image \d+: SMLAL at step {step}, lane\[(\d+, )*{lane}\] is {value}, "):
                 through_lanes(case, schedule=schedule, record=record)
         return
     y, reached = through_lanes(case, schedule=schedule, policy=policy, record=True)
