@@ -81,7 +81,7 @@ def draw_channels() -> Figure:
     axes.axhline(127, color="C3", linestyle="--", label="a scale of its own: every channel reaches 127")
     axes.set(xlabel="output channel, sorted", ylabel="largest |weight code| at 8 bits",
              title=f"{conv.name}: depthwise weights after folding batch norm")
-    axes.legend(loc="center right")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -101,7 +101,7 @@ def draw_lanes() -> Figure:
         axes.axhline(limit, color="C3", linestyle="--")
     axes.text(1, 33500, "int16", color="C3", va="bottom")
     axes.set(xlabel="products added in one int16 lane (SMLAL)", ylabel="partial sum", xticks=products)
-    axes.legend(loc="lower left", fontsize="small", bbox_to_anchor=(0, 0.1))
+    figure.legend(loc="outside lower center", fontsize="small", ncols=2)
     return figure
 
 
@@ -129,7 +129,7 @@ def draw_dialects() -> Figure:
     exact = acc / 4
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     axes = figure.subplots()
-    # Down or up from the exact value: two neutral tones; exact values stay white.
+    # Down or up from the exact value: blue or red; exact values stay grey.
     axes.imshow(np.sign(codes - exact), cmap="coolwarm", vmin=-3, vmax=3, aspect="auto")
     for (row, column), code in np.ndenumerate(codes):
         axes.text(column, row, str(code), ha="center", va="center",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any, NoReturn
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with a one-sentence error instead of the usage text."""
+    """argparse, with a one-sentence error instead of the usage text, and options spelled out."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -19,17 +23,25 @@ class _Parser(argparse.ArgumentParser):
 def _quantize(arguments: argparse.Namespace) -> None:
     from refquant import report
     from refquant.onnx_io import load_onnx
-    from refquant.own_network import load_data, quantize_own, write_own
+    from refquant.own_network import build_own, evaluate_own, load_data, render_own
 
     recipes = list(dict.fromkeys(arguments.recipe))
     network = load_onnx(arguments.model)
     data = load_data(arguments.data, network.input_shape, arguments.calibration_images, arguments.images)
-    directory = report.prepare_directory(arguments.out)
     options = {name: getattr(arguments, name) for name in (
         "weight_bits", "activation_bits", "granularity", "activations", "semantics")}
-    result, networks = quantize_own(network, data, recipes, options, _progress)
-    print(report.own_table(result))
-    print("\nWrote " + ", ".join(str(path) for path in write_own(result, networks, network, data, directory)))
+    network, networks = build_own(network, data, recipes, options)
+    directory = report.prepare_directory(arguments.out)
+    result = evaluate_own(network, networks, data, _progress)
+    _deliver(report.own_table(result), render_own(result, networks, network, data), directory)
+
+
+def _deliver(text: str, files: dict[str, bytes], directory: Path) -> None:
+    from refquant import report
+
+    written = report.write_files(files, directory)
+    print(text)
+    print("\nWrote " + ", ".join(str(path) for path in written))
 
 
 def _add_quantize(commands: Any) -> None:
@@ -44,7 +56,7 @@ def _add_quantize(commands: Any) -> None:
                           "preprocessed; optional labels; optional calibration_inputs")
     quantize.add_argument("--recipe", action="append", required=True, choices=list(RECIPES), metavar="NAME",
                           help=f"one of {', '.join(RECIPES)}; may be given several times")
-    quantize.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
+    quantize.add_argument("--out", type=_directory, required=True, metavar="DIR", help="where the results go")
     quantize.add_argument("--weight-bits", type=int, metavar="B", help="2 to 16 (default: the recipe's)")
     quantize.add_argument("--activation-bits", type=int, metavar="B", help="2 to 16 (default: the recipe's)")
     quantize.add_argument("--granularity", choices=GRANULARITIES,
@@ -54,12 +66,18 @@ def _add_quantize(commands: Any) -> None:
                       help="activations unsigned where nothing is negative, as after ReLU (default: the recipe's)")
     sign.add_argument("--signed", dest="activations", action="store_const", const="signed",
                       help="activations signed narrow")
-    quantize.add_argument("--calibration-images", type=int, default=50, metavar="N",
-                          help="how many images calibrate (default: %(default)s)")
+    quantize.add_argument("--calibration-images", type=int, metavar="N",
+                          help="how many images calibrate (default: all calibration_inputs, or else 50 inputs)")
     quantize.add_argument("--images", type=int, metavar="N", help="evaluate only so many images (default: all)")
     quantize.add_argument("--semantics", choices=SEMANTICS, default="single_round", metavar="ID",
                           help=f"how sums are requantized: {', '.join(SEMANTICS)} (default: %(default)s)")
     quantize.set_defaults(run=_quantize)
+
+
+def _directory(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("must name a directory")
+    return Path(text)
 
 
 def _progress(rows: list[Any]) -> Iterable[Any]:
@@ -70,12 +88,11 @@ def _progress(rows: list[Any]) -> Iterable[Any]:
 
 def _demo(arguments: argparse.Namespace) -> None:
     from refquant import report
-    from refquant.demo import run_demo, write_demo
+    from refquant.demo import render_demo, run_demo
 
     directory = report.prepare_directory(arguments.out)
     result = run_demo(arguments.all, _progress)
-    print(report.demo_tables(result))
-    print("\nWrote " + ", ".join(str(path) for path in write_demo(result, directory)))
+    _deliver(report.demo_tables(result), render_demo(result), directory)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,15 +100,24 @@ def main(argv: list[str] | None = None) -> int:
     parser = _Parser(prog="refquant", description="The bit-exact reference for post-training quantization.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     demo = commands.add_parser("demo", help="quantize the bundled CNN and run it in integers on the bundled digits")
-    demo.add_argument("--out", type=Path, default=Path("refquant-demo"), metavar="DIR",
+    demo.add_argument("--out", type=_directory, default=Path("refquant-demo"), metavar="DIR",
                       help="where report.json and the figures go (default: %(default)s)")
-    demo.add_argument("--all", action="store_true", help="run every method at every width")
+    demo.add_argument("--all", action="store_true", help="also the rows that a table of 25 has no room for")
     demo.set_defaults(run=_demo)
     _add_quantize(commands)
     arguments = parser.parse_args(argv)
     try:
         arguments.run(arguments)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("refquant: interrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"refquant: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except (ValueError, OverflowError, ModuleNotFoundError) as error:
         print(f"refquant: {error}", file=sys.stderr)
         return 2
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from refquant import report
@@ -87,11 +86,8 @@ def _lane_entry(lane: LaneReport) -> dict[str, Any]:
     return {**asdict(lane), "x_format": str(lane.x_format), "w_format": str(lane.w_format)}
 
 
-def write_demo(result: dict[str, Any], directory: Path) -> list[Path]:
-    """Write ``report.json`` and the two figures into an existing directory; returns their paths."""
-    files = {"report.json": (json.dumps(result, indent=1) + "\n").encode(),
-             "accuracy.png": report.png(report.draw_accuracy(result)),
-             "headroom.png": report.png(report.draw_headroom(result))}
-    for name, content in files.items():
-        report.write_atomically(directory / name, content)
-    return [directory / name for name in files]
+def render_demo(result: dict[str, Any]) -> dict[str, bytes]:
+    """The content of the two figures and of ``report.json``, by file name."""
+    return {"accuracy.png": report.png(report.draw_accuracy(result)),
+            "headroom.png": report.png(report.draw_headroom(result)),
+            "report.json": (json.dumps(result, indent=1) + "\n").encode()}

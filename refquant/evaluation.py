@@ -45,7 +45,7 @@ class LayerReport:
     """How far one layer's output is from the float network's, and what its weights are like.
 
     weight_range_disparity: largest over smallest max|w| among the channels that are not dead.
-    saturated_fraction: of the output codes, those at an end of the format other than a ReLU's zero.
+    saturated_fraction: of the output codes, those at an end of the format that is not real zero.
     headroom_bits: the least of its stages'; None, as the weight fields, where there is nothing to tell.
     """
 
@@ -99,7 +99,8 @@ class _Likeness:
         self.other += float(y @ y)
         self.noise += float((x - y) @ (x - y))
         fmt = encoding.format
-        at_end = codes == fmt.max if not fmt.signed else (codes == fmt.max) | (codes == fmt.min)
+        # Where the lowest code is real zero, it is ReLU that put values there.
+        at_end = (codes == fmt.max) | ((codes == fmt.min) & (encoding.zero_point != fmt.min))
         self.saturated, self.size = self.saturated + int(at_end.sum()), self.size + codes.size
 
     @property
@@ -125,6 +126,9 @@ def evaluate(quantized: QuantizedNetwork, images: Any, labels: Any, float_logits
     network: the float network, folded, for a report on every layer; without it ``layers`` is empty.
     """
     images = np.asarray(images)
+    if len(float_logits) != len(images) or (labels is not None and np.shape(labels) != (len(images),)):
+        raise ValueError(f"float_logits and labels must be one per image, got {len(float_logits)} and "
+                         f"{'no' if labels is None else np.shape(labels)} for {len(images)} images")
     seen: dict[tuple[str, str], tuple[int, int]] = {}
 
     def observe(layer: str, stage: str, values: np.ndarray) -> None:

@@ -64,6 +64,8 @@ def _check_zero_point(zero_point: Any, fmt: IntFormat) -> np.ndarray:
 
 
 def _check_width(fmt: IntFormat) -> None:
+    if not isinstance(fmt, IntFormat):
+        raise ValueError(f"fmt must be an IntFormat, as in IntFormat(8), got {fmt!r}")
     if fmt.bits > 32:
         raise ValueError(f"linear quantization takes formats of at most 32 bits, got {fmt}")
 

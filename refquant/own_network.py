@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,10 +18,11 @@ from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import check_images, run_float, run_float_tensors
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.quantized import QuantizedNetwork
-from refquant.network.storage import quantized_to_bytes
+from refquant.network.storage import quantized_to_bytes, read_arrays
 from refquant.recipes import quantize_network
 
 BATCH = 50
+CALIBRATION = 50
 Progress = Callable[[list[str]], Iterable[str]]
 
 
@@ -34,25 +34,22 @@ class Data(NamedTuple):
     labels: np.ndarray | None
 
 
-def load_data(path: Path, input_shape: tuple[int, ...], calibration_images: int = 50, images: int | None = None
-              ) -> Data:
+def load_data(path: Path, input_shape: tuple[int, ...], calibration_images: int | None = None,
+              images: int | None = None) -> Data:
     """Read ``inputs``, and if they are there ``labels`` and ``calibration_inputs``, from an .npz file.
 
-    Without ``calibration_inputs`` the first inputs calibrate and the rest are evaluated. calibration_images:
-    how many calibrate; images: how many are evaluated at most. ValueError for a file that is not such.
+    calibration_images: how many calibrate; by default all of ``calibration_inputs``, or without those the
+    first 50 inputs. In the latter case only the inputs after them are evaluated. images: how many are
+    evaluated at most. ValueError for a file that is not such.
     """
-    for name, number in (("calibration images", calibration_images), ("images", 1 if images is None else images)):
-        if number < 1:
+    for name, number in (("calibration images", calibration_images), ("images", images)):
+        if number is not None and number < 1:
             raise ValueError(f"the number of {name} must be >= 1, got {number}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except OSError as error:
-        raise ValueError(f"{path} must be a readable .npz file, got: {error.strerror or 'other content'}") from None
-    except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
-        raise ValueError(f"{path} must be an .npz file of plain arrays, got other content") from None
-    if "inputs" not in arrays:
-        raise ValueError(f"{path} must hold an array 'inputs', got {', '.join(sorted(arrays)) or 'none'}")
+    arrays = read_arrays(path)
+    unknown = sorted(set(arrays) - {"inputs", "labels", "calibration_inputs"})
+    if "inputs" not in arrays or unknown:
+        raise ValueError(f"{path} must hold 'inputs', and may hold 'labels' and 'calibration_inputs', got "
+                         f"{', '.join(sorted(arrays)) or 'nothing'}")
     inputs, labels = arrays["inputs"], arrays.get("labels")
     wanted = f"(N, {', '.join(map(str, input_shape))})"
     for name in ("inputs", "calibration_inputs"):
@@ -61,44 +58,51 @@ def load_data(path: Path, input_shape: tuple[int, ...], calibration_images: int 
                              f"{arrays[name].dtype} {arrays[name].shape}")
     if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != inputs.shape[:1]):
         raise ValueError(f"labels must hold {len(inputs)} integers, got {labels.dtype} {labels.shape}")
-    calibration, start = arrays.get("calibration_inputs", inputs), 0
-    if "calibration_inputs" not in arrays:
-        start = calibration_images
+    if "calibration_inputs" in arrays:
+        source, start = "calibration_inputs", 0
+        count = len(arrays[source]) if calibration_images is None else calibration_images
+    else:
+        source, start = "inputs", CALIBRATION if calibration_images is None else calibration_images
+        count = start
         if len(inputs) <= start:
             raise ValueError(f"inputs must hold more than the {start} images that calibrate, got {len(inputs)}")
-    if len(calibration) < calibration_images:
-        raise ValueError(f"calibration_inputs must hold {calibration_images} images, got {len(calibration)}")
+    if len(arrays[source]) < count:
+        raise ValueError(f"{source} must hold {count} images, got {len(arrays[source])}")
     stop = len(inputs) if images is None else start + images
     if stop > len(inputs):
         raise ValueError(f"inputs must hold {images} images to evaluate, got {len(inputs) - start}")
-    chosen = Data(check_images(calibration[:calibration_images], input_shape),
-                  check_images(inputs[start:stop], input_shape), None if labels is None else labels[start:stop])
-    return chosen
+    return Data(check_images(arrays[source][:count], input_shape), check_images(inputs[start:stop], input_shape),
+                None if labels is None else labels[start:stop])
 
 
-def quantize_own(network: Network, data: Data, recipes: list[str], options: dict[str, Any], progress: Progress = list
-                 ) -> tuple[dict[str, Any], dict[str, QuantizedNetwork]]:
-    """Quantize by each recipe and evaluate. Returns what ``report.json`` holds, and the networks by recipe.
+def build_own(network: Network, data: Data, recipes: list[str], options: dict[str, Any]
+              ) -> tuple[Network, dict[str, QuantizedNetwork]]:
+    """The folded float network, which ends at the logits, and one quantized network per recipe.
 
-    options: keyword arguments of ``quantize_network``. A final Softmax stays with the caller: everything
-    here speaks of the logits before it.
+    options: keyword arguments of ``quantize_network``. Everything bad about data and options is told here.
     """
     network = fold_batchnorm(network.without_softmax())
-    if len(network.shapes[network.output]) != 1:
+    shape = network.shapes[network.output]
+    if len(shape) != 1:
         raise ValueError(f"the network's output must be one row of logits per image, got shape "
-                         f"(N, {', '.join(map(str, network.shapes[network.output]))})")
+                         f"(N, {', '.join(map(str, shape))})")
+    if data.labels is not None and not (0 <= data.labels.min() and data.labels.max() < shape[0]):
+        raise ValueError(f"labels must be from 0 to {shape[0] - 1}, got {data.labels.min()}..{data.labels.max()}")
+    return network, {recipe: quantize_network(network, data.calibration, recipe, **options) for recipe in recipes}
+
+
+def evaluate_own(network: Network, networks: dict[str, QuantizedNetwork], data: Data, progress: Progress = list
+                 ) -> dict[str, Any]:
+    """What ``report.json`` holds, for what ``build_own`` returned."""
     logits = np.concatenate([run_float(network, data.images[start:start + BATCH])
                              for start in range(0, len(data.images), BATCH)])
     float_top1 = None if data.labels is None else top1(logits, data.labels)
-    # All recipes are built before any is evaluated: a bad option is told at once.
-    quantized, entries = {}, []
-    for recipe in recipes:
-        quantized[recipe] = quantize_network(network, data.calibration, recipe, **options)
-    for recipe in progress(recipes):
+    entries = []
+    for recipe in progress(list(networks)):
         start_time = time.perf_counter()
-        result = evaluate(quantized[recipe], data.images, data.labels, logits, network)
+        result = evaluate(networks[recipe], data.images, data.labels, logits, network)
         entries.append(_entry(recipe, float_top1, len(data.images), result, time.perf_counter() - start_time))
-    return (entries[0] if len(entries) == 1 else {"recipes": entries}), quantized
+    return entries[0] if len(entries) == 1 else {"recipes": entries}
 
 
 def _entry(recipe: str, float_top1: float | None, images: int, result: Evaluation, seconds: float) -> dict[str, Any]:
@@ -119,25 +123,20 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_own(result: dict[str, Any], networks: dict[str, QuantizedNetwork], network: Network, data: Data,
-              directory: Path) -> list[Path]:
-    """Write ``report.json``, and per recipe ``network.npz`` and the plots (in a folder each if several)."""
-    network = fold_batchnorm(network.without_softmax())
+def render_own(result: dict[str, Any], networks: dict[str, QuantizedNetwork], network: Network, data: Data
+               ) -> dict[str, bytes]:
+    """Every file's content by its path: per recipe ``network.npz`` and plots, in a folder each if several."""
     weights = {node.name: channel_ranges(node.weight) for node in network.nodes if isinstance(node, (Conv, Linear))}
     tensors = run_float_tensors(network, data.calibration)
-    written = []
+    files: dict[str, bytes] = {}
     for entry in result.get("recipes", [result]):
         quantized = networks[entry["recipe"]]
-        target = report.prepare_directory(directory / entry["recipe"] if "recipes" in result else directory)
         thresholds = {name: (tensors[name], encoding.dequantize([encoding.format.min, encoding.format.max]))
                       for name, encoding in quantized.encodings.items() if name in tensors}
-        files = {"network.npz": quantized_to_bytes(quantized),
-                 "sqnr.png": report.png(report.draw_layer_sqnr(entry)),
-                 "weights.png": report.png(report.draw_weight_ranges(weights)),
-                 "activations.png": report.png(report.draw_activations(thresholds)),
-                 "headroom.png": report.png(report.draw_headroom({**entry, "stages_of": entry["recipe"]}))}
-        for name, content in files.items():
-            report.write_atomically(target / name, content)
-        written += [target / name for name in files]
-    report.write_atomically(directory / "report.json", (json.dumps(result, indent=1) + "\n").encode())
-    return [directory / "report.json", *written]
+        folder = f"{entry['recipe']}/" if "recipes" in result else ""
+        files |= {f"{folder}network.npz": quantized_to_bytes(quantized),
+                  f"{folder}sqnr.png": report.png(report.draw_layer_sqnr(entry)),
+                  f"{folder}weights.png": report.png(report.draw_weight_ranges(weights)),
+                  f"{folder}activations.png": report.png(report.draw_activations(thresholds)),
+                  f"{folder}headroom.png": report.png(report.draw_headroom({**entry, "stages_of": entry["recipe"]}))}
+    return {**files, "report.json": (json.dumps(result, indent=1) + "\n").encode()}

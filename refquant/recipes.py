@@ -70,7 +70,8 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
                                  ("accumulator_bits", accumulator_bits, (16, 24, 32)),
                                  ("weight_bits", weight_bits, range(2, 17)),
                                  ("activation_bits", activation_bits, range(2, 17))):
-        if value not in choices:
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if value not in choices or not (whole or isinstance(value, str)):
             wanted = (f"from {choices[0]} to {choices[-1]}" if isinstance(choices, range)
                       else f"one of {', '.join(map(str, choices))}")
             raise ValueError(f"{name} must be {wanted}, got {value!r}")

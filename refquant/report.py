@@ -37,6 +37,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def write_files(files: dict[str, bytes], directory: Path) -> list[Path]:
+    """Write files, by their paths below a directory, each atomically and in order; returns the full paths."""
+    for name, content in files.items():
+        prepare_directory((directory / name).parent)
+        write_atomically(directory / name, content)
+    return [directory / name for name in files]
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns under a rule; columns whose cells are all numbers go to the right."""
     columns = list(zip(header, *rows))
@@ -117,7 +125,7 @@ def draw_headroom(result: dict[str, Any]) -> Figure:
     axes.invert_yaxis()
     axes.set(xlabel="bits of the sum, sign included",
              title=f"Integer sums before requantization\n{result['stages_of']}")
-    axes.legend(loc="lower right", bbox_to_anchor=(0.96, 0.02))
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -172,7 +180,7 @@ def draw_activations(thresholds: dict[str, tuple[np.ndarray, np.ndarray]]) -> Fi
     figure = Figure(figsize=(11, 1.7 * rows + 0.6), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (name, (values, ends)) in zip(grid.flat, thresholds.items()):
-        axes.hist(values.ravel(), bins=80, color="C0", log=True)
+        axes.hist(values.ravel().astype(np.float64), bins=80, color="C0", log=True)
         for end in ends:
             axes.axvline(end, color="C3", linestyle="--", linewidth=1)
         axes.set_title(name, fontsize="small")

@@ -213,6 +213,8 @@ def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, semantics: str 
         raise ValueError(f"{semantics} takes shifts from {legal[0]} to {legal[1]}, got {shift.min()}..{shift.max()}")
     if semantics.startswith("float32") and multiplier.real.max(initial=0) > np.finfo(np.float32).max:
         raise ValueError(f"{semantics} takes multipliers that float32 holds, got {multiplier.real.max()}")
+    if not isinstance(fmt, IntFormat):
+        raise ValueError(f"fmt must be an IntFormat, as in IntFormat(8), got {fmt!r}")
     if fmt.bits > 32:
         raise ValueError(f"requantization takes formats of at most 32 bits, got {fmt}")
     if isinstance(zero_point, bool) or not isinstance(zero_point, (int, np.integer)):

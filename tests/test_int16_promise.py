@@ -241,7 +241,8 @@ def test_trap_names_the_first_of_several_overflows():
     w = np.zeros((2, 12, 8), int)
     w[0, 1:], w[1, 0], w[1, 1:, 3:5] = 63, 2, 63
     w[1, :9, 4], w[1, :9, 3] = 59, 58
-    with pytest.raises(OverflowError, match=rf"^image \d+: SMLAL at step 8, lane\[(\d+, )*3\] is {9 * 63 * 58}, outside int16 "):
+    message = rf"^image \d+: SMLAL at step 8, lane\[(\d+, )*3\] is {9 * 63 * 58}, outside int16 "
+    with pytest.raises(OverflowError, match=message):
         convolve_int16(np.full((1, 96, 2, 2), 63), w.reshape(2, 96, 1, 1), SEVEN, SEVEN, schedule=12)
 
 
@@ -337,7 +338,8 @@ def test_sums_recorded_extremes_and_the_first_overflow_equal_the_plain_loop(poli
         # One image after the other; all outputs of an image execute an instruction together.
         (_, step, *_, lane), value = min(overflows)
         for record in (False, True):
-            with pytest.raises(OverflowError, match=rf"^image \d+: SMLAL at step {step}, lane\[(\d+, )*{lane}\] is {value}, "):
+            message = rf"^image \d+: SMLAL at step {step}, lane\[(\d+, )*{lane}\] is {value}, "
+            with pytest.raises(OverflowError, match=message):
                 through_lanes(case, schedule=schedule, record=record)
         return
     y, reached = through_lanes(case, schedule=schedule, policy=policy, record=True)

@@ -1,10 +1,12 @@
 """``refquant quantize``: a network and data of one's own, its report, its files, and bad input."""
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -145,13 +147,23 @@ def test_bad_input_is_one_sentence_exit_code_2_and_leaves_nothing(files, tmp_pat
     def changed(name, **changes):
         return write_data(tmp_path / f"{name}.npz", **changes)
 
+    huge, damaged = tmp_path / "huge.npz", tmp_path / "damaged.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 2, 6, 6)})
+    with zipfile.ZipFile(huge, "w") as archive:
+        archive.writestr("inputs.npy", header.getvalue())
+    np.savez_compressed(damaged, inputs=inputs)
+    content = bytearray(damaged.read_bytes())
+    content[200:300] = bytes(100)
+    damaged.write_bytes(content)
     out = ["--recipe", "max-int8", "--calibration-images", "10", "--out", str(tmp_path / "out")]
     for arguments, sentence in (
             ([tmp_path / "no.onnx", data, *out], "no.onnx"),
             ([tmp_path / "file", data, *out], "file"),
-            ([model, tmp_path / "no.npz", *out], "must be a readable .npz file, got: No such file or directory"),
+            ([model, tmp_path / "no.npz", *out], "no.npz must be readable, got: No such file or directory"),
             ([model, tmp_path / "file", *out], "must be an .npz file of plain arrays, got other content"),
-            ([model, changed("a", inputs=None), *out], "must hold an array 'inputs', got labels"),
+            ([model, changed("a", inputs=None), *out],
+             "must hold 'inputs', and may hold 'labels' and 'calibration_inputs', got labels"),
             ([model, changed("b", inputs=inputs[:, :1]), *out],
              "inputs must be float32 (N, 2, 6, 6), as the network reads them, got float32 (40, 1, 6, 6)"),
             ([model, changed("c", inputs=inputs.astype(float)), *out], "got float64 (40, 2, 6, 6)"),
@@ -165,12 +177,17 @@ def test_bad_input_is_one_sentence_exit_code_2_and_leaves_nothing(files, tmp_pat
             ([model, data, *out, "--images", "31"], "inputs must hold 31 images to evaluate, got 30"),
             ([model, changed("g", calibration_inputs=inputs[:3]), *out],
              "calibration_inputs must hold 10 images, got 3"),
+            ([model, changed("h", labels=np.arange(40)), *out], "labels must be from 0 to 3, got 10..39"),
+            ([model, changed("i", lables=np.ones(40, int)), *out], "got inputs, labels, lables"),
+            ([model, huge, *out], "must be an .npz file of plain arrays, got other content"),
+            ([model, damaged, *out], "must be an .npz file of plain arrays, got other content"),
+            ([model, data, *out, "--activation-bits", "17"], "activation_bits must be from 2 to 16, got 17"),
             ([model, data, *out, "--weight-bits", "1"], "weight_bits must be from 2 to 16, got 1"),
             ([model, data, *out[:-1], tmp_path / "file"], "the output directory must be writable")):
         code, said = run(capsys, *arguments)
         assert code == 2 and said.out == "", arguments
         assert sentence in said.err and said.err.count("\n") == 1, said.err
-        assert not (tmp_path / "out").exists() or os.listdir(tmp_path / "out") == []
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("arguments, sentence", [
@@ -201,6 +218,14 @@ def test_the_missing_onnx_package_is_told_in_a_sentence(files, tmp_path):
               f"sys.exit(main(['quantize', {str(model)!r}, {str(data)!r}, '--recipe', 'max-int8', '--out', 'o']))")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and "pip install 'refquant[onnx]'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_calibration_inputs_calibrate_all_unless_told_otherwise(tmp_path):
+    calibration = np.random.default_rng(2).standard_normal((70, 2, 6, 6)).astype(np.float32)
+    path = write_data(tmp_path / "data.npz", calibration_inputs=calibration)
+    assert np.array_equal(load_data(path, (2, 6, 6)).calibration, calibration)
+    assert np.array_equal(load_data(path, (2, 6, 6), 12).calibration, calibration[:12])
+    assert len(load_data(path, (2, 6, 6), 12).images) == 40
 
 
 def test_data_is_split_as_documented(tmp_path):

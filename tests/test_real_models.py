@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from tools import require_module
 
-from refquant.own_network import Data, quantize_own
+from refquant.own_network import Data, build_own, evaluate_own
+from refquant.report import own_table
 
 FOLDER = os.environ.get("REFQUANT_MODELS")
 if not FOLDER:
@@ -26,7 +27,7 @@ def planes(images):
 
 
 def quantize(network, data, recipe="channelwise-int8", **options):
-    return quantize_own(network, data, [recipe], options)[0]
+    return evaluate_own(*build_own(network, data, [recipe], options), data)
 
 
 def test_resnet8_folded_elsewhere_agrees_too():
@@ -39,15 +40,16 @@ def test_resnet8_folded_elsewhere_agrees_too():
 def test_readme_shows_resnet8s_table():
     """Bytes exactly; accuracies to half a point, since calibration in floats differs between machines."""
     network, file = load("resnet8_cifar10_bn")
-    data = Data(planes(file["calibration_images"][:50]), planes(file["test_images"]), file["test_labels"])
-    recipes = ["max-int8", "channelwise-int8"]
-    entries = quantize_own(network, data, recipes, {})[0]["recipes"]
+    data = Data(planes(file["calibration_images"]), planes(file["test_images"]), file["test_labels"])
+    entries = evaluate_own(*build_own(network, data, ["max-int8", "channelwise-int8"], {}), data)["recipes"]
     page = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     table = page.split("<!-- ResNet-8 table")[1].split("```text\n")[1].split("\n```")[0].splitlines()
     assert table[0] == f"1000 images, float top-1 {entries[0]['float_top1']:.2f} %"
+    assert table[:6] == own_table({"recipes": entries}).splitlines()[:6]
     assert len(table[6:]) == len(entries)
     for line, entry in zip(table[6:], entries):
-        recipe, top1, simulated, agreement, equal, cosine, _, size = line.split()
+        recipe, top1, simulated, agreement, equal, cosine, sqnr, size, _ = line.split()
+        assert abs(float(sqnr) - entry["sqnr_db"]) < 0.5
         assert (recipe, equal, int(size)) == (entry["recipe"], "yes", entry["weight_bytes"]) and entry["codes_equal"]
         assert top1 == simulated and abs(float(top1) - entry["integer_top1"]) < 0.5
         assert abs(float(agreement) - entry["agreement"]) < 0.5 and abs(float(cosine) - entry["cosine"]) < 0.001

@@ -145,7 +145,10 @@ def _term(node: Conv | Linear, weight: QuantizedWeight, s_x: float, s_y: float) 
     if node.bias is not None:
         real = round_product(node.bias.astype(np.float64), scale, "half_away", limit=2.0**33)
         if np.abs(real).max() >= 2.0**31:
-            raise ValueError(f"layer {node.name!r}: a bias code does not fit int32")
+            worst = int(np.abs(real).argmax())
+            code = node.bias[worst] * np.broadcast_to(scale, node.bias.shape)[worst]
+            raise ValueError(f"layer {node.name!r}: the bias code of channel {worst} is {code:.4g}, which does not "
+                             f"fit int32")
         bias_q = real.astype(np.int64)
     codes = weight.codes.reshape(node.weight.shape if isinstance(node, Conv) else (*node.weight.shape, 1, 1))
     return Term(codes, weight.format, Multiplier.from_real(s_y / scale), bias_q)

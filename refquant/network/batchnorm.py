@@ -45,10 +45,14 @@ def gain_and_shift(norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
 
 def _fold(layer: Conv | Linear, norm: BatchNorm) -> Node:
     gain, shift = gain_and_shift(norm)
-    weight = layer.weight * gain.reshape(-1, *(1,) * (layer.weight.ndim - 1))
-    bias = shift if layer.bias is None else gain * layer.bias + shift
     dtype = layer.weight.dtype
-    return replace(layer, weight=weight.astype(dtype), bias=bias.astype(dtype))
+    with np.errstate(over="ignore", invalid="ignore"):
+        weight = (layer.weight * gain.reshape(-1, *(1,) * (layer.weight.ndim - 1))).astype(dtype)
+        bias = (shift if layer.bias is None else gain * layer.bias + shift).astype(dtype)
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise ValueError(f"node {norm.name!r}: folded into {layer.name!r} its gain must stay within {dtype}, "
+                         f"got a largest gain of {np.abs(gain).max():.3g}")
+    return replace(layer, weight=weight, bias=bias)
 
 
 def _as_layer(norm: BatchNorm, shape: tuple[int, ...]) -> Node:

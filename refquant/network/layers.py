@@ -103,6 +103,12 @@ class ClippedLayer(Layer):
     low: int
     high: int
 
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+                raise ValueError(f"layer {self.name!r}: {name} must be an integer, got {value!r}")
+
 
 def _check_accumulator(layer: QuantizedConv | QuantizedAveragePool) -> None:
     if layer.accumulator.bits > 32:
@@ -125,6 +131,7 @@ class QuantizedConv(ClippedLayer):
     limited: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "terms", tuple(self.terms))
         if not self.terms:
             raise ValueError(f"layer {self.name!r} must have at least one term, got none")
@@ -160,6 +167,7 @@ class QuantizedAveragePool(ClippedLayer):
     accumulator: IntFormat = IntFormat(32)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_accumulator(self)
 
 

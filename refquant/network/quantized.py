@@ -10,7 +10,7 @@ import numpy as np
 from refquant.bounds import dot_product_range
 from refquant.formats import IntFormat
 from refquant.network.float_forward import check_images
-from refquant.network.integer_forward import Context, Observer, run_integer_tensors
+from refquant.network.integer_forward import Context, Observer, compute, run_integer_tensors
 from refquant.network.layers import (
     ADD_FORMAT,
     ClippedLayer,
@@ -74,6 +74,9 @@ class QuantizedNetwork(IntegerProgram):
 def _prove(network: IntegerProgram) -> list[ProvenRange]:
     """Follow the range of codes from tensor to tensor; check every sum's range against its format."""
     codes = {network.input: _limits(network.encodings[network.input].format)}
+    # One image of real zeros goes along, so that shapes that do not fit are found here, by name.
+    entry = network.encodings[network.input]
+    trial = {network.input: np.full((1, *network.input_shape), entry.zero_point, entry.format.dtype)}
     stages: list[ProvenRange] = []
     for layer in network.layers:
         context = Context(network, layer, None)
@@ -83,7 +86,8 @@ def _prove(network: IntegerProgram) -> list[ProvenRange]:
         try:
             stages.extend(_layer_stages(layer, context, ranges))
             codes[layer.output] = _output_codes(layer, context, codes)
-        except (ValueError, OverflowError) as error:
+            trial[layer.output] = compute(layer, context, *(trial[name] for name in layer.inputs))
+        except (ValueError, OverflowError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"layer {layer.name!r}: {error}") from None
     return stages
 

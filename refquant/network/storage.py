@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -47,14 +46,11 @@ def load_quantized(path: str | Path) -> QuantizedNetwork:
 
     Every accumulator is proven again. ValueError for a truncated or foreign file, or another version.
     """
+    arrays = read_arrays(path)
     try:
-        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
         manifest = json.loads(arrays.pop("manifest").tobytes())
         known = manifest["kind"] == KIND
-    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise ValueError(f"{path} must be readable, got: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} must be a quantized network written by refquant, got another kind of file"
                          ) from None
     if not known or manifest.get("version") != VERSION:
@@ -65,6 +61,21 @@ def load_quantized(path: str | Path) -> QuantizedNetwork:
         return QuantizedNetwork(**parts)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} must describe a whole network, got: {error}") from None
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, without pickle; ValueError naming the file if it is not whole."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} must be readable, got: {error.strerror}") from None
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    # A damaged archive can fail in zipfile, zlib and NumPy's own reader, each with errors of its own, and a
+    # declared shape can ask for more memory than there is.
+    except Exception:
+        raise ValueError(f"{path} must be an .npz file of plain arrays, got other content") from None
 
 
 def _pack(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
