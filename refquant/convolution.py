@@ -33,8 +33,9 @@ def convolve(x: Any, w: Any, bias: Any = None, *, stride: Any = 1, padding: Any 
     """
     x, w = np.asarray(x), np.asarray(w)
     for name, array in (("input", x), ("weight", w)):
-        if array.dtype.kind != "f":
-            raise ValueError(f"{name} must hold floats (convolve_exact takes integers), got dtype {array.dtype}")
+        if array.dtype not in (np.float32, np.float64):
+            raise ValueError(f"{name} must hold float32 or float64 (convolve_exact takes integers), got dtype "
+                             f"{array.dtype}")
     geometry = Geometry.of(stride, padding, dilation, groups)
     geometry.check_shapes(x.shape, w.shape)
     dtype = np.result_type(x, w).type

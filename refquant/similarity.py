@@ -23,7 +23,7 @@ def _pair(reference: Any, other: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cosine(a: Any, b: Any) -> float:
-    """cos(A, B) = <A, B> / (|A|·|B|), accumulated in float64  (EasyQuant Eq. 2).
+    """cos(A, B) = <A, B> / (|A|·|B|), accumulated in float64: what EasyQuant maximises.
 
     a, b: one shape, not empty, finite. Two zero tensors are alike (1.0); a zero one and another are
     not (0.0). The cosine does not see a gain: cos(X, 2X) = 1.
