@@ -343,10 +343,14 @@ def test_shapes_and_geometries_that_do_not_fit_are_refused_in_one_sentence(x_sha
 
 
 @pytest.mark.parametrize(("function", "x_dtype", "w_dtype", "message"), [
-    (convolve, np.int8, np.float32, "input must hold float32 or float64 (convolve_exact takes integers), got dtype int8"),
-    (convolve, np.float32, np.int64, "weight must hold float32 or float64 (convolve_exact takes integers), got dtype int64"),
-    (convolve, bool, np.float32, "input must hold float32 or float64 (convolve_exact takes integers), got dtype bool"),
-    (convolve, "c8", np.float32, "input must hold float32 or float64 (convolve_exact takes integers), got dtype complex64"),
+    (convolve, np.int8, np.float32,
+     "input must hold float32 or float64 (convolve_exact takes integers), got dtype int8"),
+    (convolve, np.float32, np.int64,
+     "weight must hold float32 or float64 (convolve_exact takes integers), got dtype int64"),
+    (convolve, bool, np.float32,
+     "input must hold float32 or float64 (convolve_exact takes integers), got dtype bool"),
+    (convolve, "c8", np.float32,
+     "input must hold float32 or float64 (convolve_exact takes integers), got dtype complex64"),
     (convolve_exact, np.float32, np.int8, "input must hold integers of at most 64 bits, got dtype float32"),
     (convolve_exact, np.int8, np.float64, "weight must hold integers of at most 64 bits, got dtype float64"),
     (convolve_exact, bool, np.int8, "input must hold integers of at most 64 bits, got dtype bool"),
