@@ -12,7 +12,7 @@ from refquant.formats import IntFormat
 from refquant.linear import affine_parameters, max_scale, quantize
 from refquant.network.assembly import QuantizedWeight, assemble
 from refquant.network.batchnorm import fold_batchnorm
-from refquant.network.float_forward import run_float_tensors
+from refquant.network.float_forward import check_images, run_float_tensors
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.layers import Encoding
 from refquant.network.quantized import QuantizedNetwork
@@ -32,6 +32,7 @@ RECIPES = {
     "max-int8": Recipe("layer", 8, "unsigned", "max-scaling, one weight scale per layer (EasyQuant Eq. 1)"),
     "channelwise-int8": Recipe("channel", 8, "unsigned", "max-scaling, one weight scale per output channel"),
 }
+BATCH = 50  # calibration images at a time
 GRANULARITIES = ("layer", "channel")
 ACTIVATIONS = ("unsigned", "signed", "affine")
 
@@ -90,8 +91,14 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
 
 
 def observe_extremes(network: Network, images: Any) -> dict[str, tuple[float, float]]:
-    """The smallest and largest value of every tensor over the calibration images."""
-    return {name: (float(x.min()), float(x.max())) for name, x in run_float_tensors(network, images).items()}
+    """The smallest and largest value of every tensor over the calibration images, some at a time."""
+    images = check_images(images, network.input_shape)
+    extremes: dict[str, tuple[float, float]] = {}
+    for start in range(0, len(images), BATCH):
+        for name, x in run_float_tensors(network, images[start:start + BATCH]).items():
+            low, high = extremes.get(name, (np.inf, -np.inf))
+            extremes[name] = min(low, float(x.min())), max(high, float(x.max()))
+    return extremes
 
 
 def activation_encoding(low: float, high: float, bits: int, activations: str) -> Encoding:

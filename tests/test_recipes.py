@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from refquant import recipes
 from refquant.formats import IntFormat
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import run_float_tensors
@@ -40,6 +41,13 @@ BAD_ARGUMENTS = [
     ({"accumulator_bits": 8}, "accumulator_bits must be one of 16, 24, 32, got 8"),
     ({"accumulator_bits": 64}, "accumulator_bits must be one of 16, 24, 32, got 64"),
 ]
+
+
+def test_extremes_cover_every_batch_of_calibration_images():
+    batch = np.zeros((recipes.BATCH * 2 + 1, 1), np.float32)
+    batch[0], batch[recipes.BATCH], batch[-1] = 1.0, -3.0, 2.0
+    found = recipes.observe_extremes(Network((1,), [Clip("r", "input")]), batch)
+    assert found == {"input": (-3.0, 2.0), "r": (0.0, 2.0)}
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS)
