@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refquant.correlate import correlate
-from refquant.formats import IntFormat, as_integers
+from refquant.formats import IntFormat, as_integers, check_codes
 from refquant.geometry import Geometry, taps
-from refquant.lanes import LaneStep, check_codes, check_schedule, run_lanes
+from refquant.lanes import LaneStep, check_schedule, run_lanes
 
 
 def convolve(x: Any, w: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1,

@@ -70,6 +70,20 @@ def as_integers(x: Any, name: str) -> np.ndarray:
     return x.astype(np.uint64 if wide_unsigned else np.int64, copy=False)
 
 
+def check_codes(codes: Any, fmt: IntFormat, name: str) -> np.ndarray:
+    """``codes`` as int64; ValueError naming ``name`` unless they are integers within ``fmt`` (at most int64).
+
+    >>> check_codes([3, 200], IntFormat(8), "weight")
+    Traceback (most recent call last):
+    ...
+    ValueError: weight must hold codes of int8 (-128..127), got 3..200
+    """
+    codes = as_integers(codes, name)
+    if codes.size and (codes.min() < fmt.min or codes.max() > fmt.max):
+        raise ValueError(f"{name} must hold codes of {fmt} ({fmt.min}..{fmt.max}), got {codes.min()}..{codes.max()}")
+    return codes.astype(np.int64)
+
+
 def frozen_copy(x: Any, dtype: Any = None) -> np.ndarray:
     """A read-only copy, for the parameters a frozen dataclass keeps."""
     copy = np.array(x, dtype=dtype, order="C")

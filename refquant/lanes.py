@@ -13,19 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refquant.formats import IntFormat, apply_policy, as_integers, saturate, wrap
+from refquant.formats import IntFormat, apply_policy, check_codes, saturate, wrap
 from refquant.rounding import shift_right
 
 INT8, INT16, INT32 = IntFormat(8), IntFormat(16), IntFormat(32)
 LANES = 8
-
-
-def _lanes(x: Any, fmt: IntFormat, name: str) -> np.ndarray:
-    """``x`` as int64, after checking that its values are lanes of ``fmt``."""
-    x = as_integers(x, name)
-    if x.size and (x.min() < fmt.min or x.max() > fmt.max):
-        raise ValueError(f"{name} must hold {fmt} lanes ({fmt.min}..{fmt.max}), got {x.min()}..{x.max()}")
-    return x.astype(np.int64)
 
 
 def smull(a: Any, b: Any) -> np.ndarray:
@@ -34,7 +26,7 @@ def smull(a: Any, b: Any) -> np.ndarray:
     >>> smull([-128, 3], [-128, 5])
     array([16384,    15], dtype=int16)
     """
-    return (_lanes(a, INT8, "a") * _lanes(b, INT8, "b")).astype(np.int16)
+    return (check_codes(a, INT8, "a") * check_codes(b, INT8, "b")).astype(np.int16)
 
 
 def smlal(acc: Any, a: Any, b: Any) -> np.ndarray:
@@ -43,7 +35,7 @@ def smlal(acc: Any, a: Any, b: Any) -> np.ndarray:
     >>> smlal([32767], [1], [1])
     array([-32768], dtype=int16)
     """
-    return wrap(_lanes(acc, INT16, "acc") + _lanes(a, INT8, "a") * _lanes(b, INT8, "b"), INT16)
+    return wrap(check_codes(acc, INT16, "acc") + check_codes(a, INT8, "a") * check_codes(b, INT8, "b"), INT16)
 
 
 def sadalp(acc: Any, x: Any) -> np.ndarray:
@@ -52,7 +44,7 @@ def sadalp(acc: Any, x: Any) -> np.ndarray:
     >>> sadalp([10, 20], [1, 2, 3, 4])
     array([13, 27], dtype=int32)
     """
-    acc, x = _lanes(acc, INT32, "acc"), _lanes(x, INT16, "x")
+    acc, x = check_codes(acc, INT32, "acc"), check_codes(x, INT16, "x")
     if acc.ndim == 0 or x.shape != (*acc.shape[:-1], 2 * acc.shape[-1]):
         raise ValueError(f"x must have twice the lanes of acc, got shapes {x.shape} and {acc.shape}")
     return wrap(acc + x[..., 0::2] + x[..., 1::2], INT32)
@@ -65,7 +57,7 @@ def sqrdmulh(a: Any, b: Any) -> np.ndarray:
     array([2147483647,          2], dtype=int32)
     """
     # (2ab + 2^31) >> 32 is ab / 2^31 rounded with ties up, and |ab| <= 2^62 fits int64.
-    return saturate(shift_right(_lanes(a, INT32, "a") * _lanes(b, INT32, "b"), 31, "half_up"), INT32)
+    return saturate(shift_right(check_codes(a, INT32, "a") * check_codes(b, INT32, "b"), 31, "half_up"), INT32)
 
 
 def srshl(x: Any, shift: Any) -> np.ndarray:
@@ -76,7 +68,7 @@ def srshl(x: Any, shift: Any) -> np.ndarray:
     >>> srshl([5, -5, 3], [-1, -1, 2])
     array([ 3, -2, 12], dtype=int32)
     """
-    x, shift = _lanes(x, INT32, "x"), _lanes(shift, INT8, "shift")
+    x, shift = check_codes(x, INT32, "x"), check_codes(shift, INT8, "shift")
     # Any |x| <= 2^31 shifted right by 33 or more rounds to 0; 40 stands for all of those.
     right = shift_right(x, np.clip(-shift, 0, 40), "half_up")
     left = np.where(shift > 31, 0, x << np.clip(shift, 0, 31))
@@ -89,7 +81,7 @@ def sqxtn(x: Any) -> np.ndarray:
     >>> sqxtn([-200, 100, 300])
     array([-128,  100,  127], dtype=int8)
     """
-    return saturate(_lanes(x, INT16, "x"), INT8)
+    return saturate(check_codes(x, INT16, "x"), INT8)
 
 
 def sdot(acc: Any, a: Any, b: Any) -> np.ndarray:
@@ -98,7 +90,7 @@ def sdot(acc: Any, a: Any, b: Any) -> np.ndarray:
     >>> sdot([1], [1, 2, 3, 4], [1, 1, 1, -1])
     array([3], dtype=int32)
     """
-    acc, products = _lanes(acc, INT32, "acc"), _lanes(a, INT8, "a") * _lanes(b, INT8, "b")
+    acc, products = check_codes(acc, INT32, "acc"), check_codes(a, INT8, "a") * check_codes(b, INT8, "b")
     if acc.ndim == 0 or products.shape != (*acc.shape[:-1], 4 * acc.shape[-1]):
         raise ValueError(f"a and b must have four times the lanes of acc, got {products.shape} for {acc.shape}")
     return wrap(acc + products.reshape(*acc.shape, 4).sum(axis=-1), INT32)
@@ -162,14 +154,6 @@ def check_schedule(schedule: int | str, x_format: IntFormat, w_format: IntFormat
     if isinstance(schedule, bool) or not isinstance(schedule, (int, np.integer)) or schedule < 1:
         raise ValueError(f"schedule must be 'safe' or an integer >= 1, got {schedule!r}")
     return int(schedule)
-
-
-def check_codes(codes: Any, fmt: IntFormat, name: str) -> np.ndarray:
-    """``codes`` as int64, after checking that they are codes of ``fmt``."""
-    codes = as_integers(codes, name)
-    if codes.size and (codes.min() < fmt.min or codes.max() > fmt.max):
-        raise ValueError(f"{name} must hold codes of {fmt} ({fmt.min}..{fmt.max}), got {codes.min()}..{codes.max()}")
-    return codes.astype(np.int64)
 
 
 def dot_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, schedule: int | str = "safe",

@@ -194,12 +194,12 @@ def test_a_value_that_no_lane_holds_is_refused_by_name(name):
             bad = [array.copy() for array in good]
             bad[position][1] = value
             seen = f"{min(value, 0)}..{max(value, 0)}"
-            message = f"{operand} must hold int{8 * np.dtype(dtype).itemsize} lanes ({low}..{high}), got {seen}"
+            message = f"{operand} must hold codes of int{8 * np.dtype(dtype).itemsize} ({low}..{high}), got {seen}"
             with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
                 operation(*bad)
         bad = list(good)
         bad[position] = np.full(good[position].shape, 2**64 - 1, np.uint64)  # -1 if it were cast before it is read
-        with pytest.raises(ValueError, match=rf"^{operand} must hold int.* lanes .* got {2**64 - 1}\.\.{2**64 - 1}$"):
+        with pytest.raises(ValueError, match=rf"^{operand} must hold codes of int.* got {2**64 - 1}\.\.{2**64 - 1}$"):
             operation(*bad)
         for kind in (np.float64, bool, object):
             bad[position] = good[position].astype(kind)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from refquant.formats import IntFormat, as_integers, frozen_copy
+from refquant.formats import IntFormat, as_integers, check_codes, frozen_copy
 from refquant.geometry import Geometry
 from refquant.linear import check_scale, dequantize, quantize
 from refquant.requantization import SEMANTICS, Multiplier
@@ -77,9 +77,7 @@ class Term:
         fmt = self.weight_format
         if weight_q.ndim != 4 or weight_q.size == 0:
             raise ValueError(f"weight_q must be a non-empty (O, C/groups, R, S), got shape {weight_q.shape}")
-        if weight_q.min() < fmt.min or weight_q.max() > fmt.max:
-            raise ValueError(f"weight_q must hold codes of {fmt} ({fmt.min}..{fmt.max}), got "
-                             f"{weight_q.min()}..{weight_q.max()}")
+        weight_q = check_codes(weight_q, fmt, "weight_q")
         if self.multiplier.real.shape not in ((), weight_q.shape[:1]):
             raise ValueError(f"multiplier must be a scalar or have shape {weight_q.shape[:1]}, got "
                              f"{self.multiplier.real.shape}")

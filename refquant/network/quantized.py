@@ -73,9 +73,9 @@ class QuantizedNetwork(IntegerProgram):
 
 def _prove(network: IntegerProgram) -> list[ProvenRange]:
     """Follow the range of codes from tensor to tensor; check every sum's range against its format."""
-    codes = {network.input: _limits(network.encodings[network.input].format)}
-    # One image of real zeros goes along, so that shapes that do not fit are found here, by name.
     entry = network.encodings[network.input]
+    codes = {network.input: (entry.format.min, entry.format.max)}
+    # One image of real zeros goes along, so that shapes that do not fit are found here, by name.
     trial = {network.input: np.full((1, *network.input_shape), entry.zero_point, entry.format.dtype)}
     stages: list[ProvenRange] = []
     for layer in network.layers:
@@ -105,10 +105,6 @@ def _output_codes(layer: Layer, context: Context, codes: dict[str, tuple[int, in
     if not fmt.min <= layer.low <= layer.high <= fmt.max:
         raise ValueError(f"its clamp must lie within {fmt} ({fmt.min}..{fmt.max}), got {layer.low}..{layer.high}")
     return layer.low, layer.high
-
-
-def _limits(fmt: IntFormat) -> tuple[int, int]:
-    return fmt.min, fmt.max
 
 
 def _layer_stages(layer: Layer, context: Context, ranges: list[tuple[int, int]]) -> list[ProvenRange]:
@@ -145,7 +141,7 @@ def _check_legal(context: Context, low: Any, high: Any, multiplier: Multiplier) 
     """Refuse shifts that the semantics does not know, and sums that would wrap when shifted left."""
     context.to_output(np.zeros(multiplier.m.shape, np.int64), multiplier)
     if context.semantics in SHIFT_LEFT_FIRST:
-        factor = np.exp2(np.maximum(multiplier.shift, 0))
+        factor = np.ldexp(1.0, np.maximum(multiplier.shift, 0))
         least, greatest = float(np.min(low * factor)), float(np.max(high * factor))
         if least < -(2.0**31) or greatest >= 2.0**31:
             raise ValueError(f"{context.semantics} shifts a sum left to {least:.3g}..{greatest:.3g}, "
