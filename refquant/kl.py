@@ -1,0 +1,166 @@
+"""The threshold with the least Kullback-Leibler divergence, as TensorRT and as ncnn search it.
+
+KL(P||Q) = Σ P·log(P/Q), P the histogram clipped at a threshold, Q the same after merging its bins into
+the levels of the integer format (Migacz, "8-bit inference with TensorRT", 2017). Both searches read the
+counts of |x| over equal bins; all thresholds are evaluated together from prefix sums, and a plain
+function for one threshold stands beside each as its judge.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from scipy.special import xlogy
+
+NCNN_EPSILON = 1e-4
+# Divergences as near as this are equal; the first of them wins.
+TOLERANCE = 1e-12
+
+
+def check_counts(counts: np.ndarray, levels: int) -> None:
+    """ValueError unless ``counts`` is a histogram that is not empty, with at least ``levels`` bins."""
+    if isinstance(levels, bool) or not isinstance(levels, (int, np.integer)) or levels < 1:
+        raise ValueError(f"levels must be an integer >= 1, got {levels!r}")
+    if counts.ndim != 1 or counts.dtype.kind not in "iu" or len(counts) <= levels:
+        raise ValueError(f"counts must be one row of more than {levels} integers, got shape {counts.shape} of "
+                         f"{counts.dtype}")
+    if counts.min() < 0 or not counts.any():
+        raise ValueError("counts must be >= 0 and not all zero")
+
+
+def best_bin(divergences: np.ndarray, levels: int) -> int:
+    """How many bins the first threshold within 1e-12 of the least divergence keeps."""
+    return levels + int(np.argmax(divergences <= divergences.min() + TOLERANCE))
+
+
+def tensorrt_divergence(counts: np.ndarray, kept: int, levels: int = 128) -> float:
+    """KL(P||Q) when the first ``kept`` bins are kept: TensorRT's steps, one after another.
+
+    P: the kept bins, everything beyond added to the last of them. Q: the kept bins *without* that tail;
+    bin k goes to level k·levels // kept, and a level's mass is spread evenly over its bins that are not
+    empty. Both are normalised. Infinite where P > 0 and Q = 0: an empty last bin that gets a tail.
+
+    >>> tensorrt_divergence(np.array([4, 2, 0, 2]), 4, 2)  # Q is 3, 3, 0, 2
+    0.0424...
+    """
+    p = counts[:kept].astype(np.float64)
+    p[-1] += counts[kept:].sum()
+    q = np.zeros(kept)
+    level = np.arange(kept) * levels // kept
+    for index in range(levels):
+        members = (level == index) & (counts[:kept] > 0)
+        if members.any():
+            q[members] = counts[:kept][members].sum() / members.sum()
+    if not q.any():
+        return float("inf")
+    p, q = p / p.sum(), q / q.sum()
+    seen = p > 0
+    if (q[seen] == 0).any():
+        return float("inf")
+    return float(np.sum(p[seen] * np.log(p[seen] / q[seen])))
+
+
+def tensorrt_divergences(counts: np.ndarray, levels: int = 128) -> np.ndarray:
+    """``tensorrt_divergence`` for every threshold, kept = levels .. len(counts).
+
+    counts: (B,) integers. Returns (B - levels + 1,). With N values in all, n of them in the kept bins,
+    S_l the count and C_l the number of non-empty bins of level l, the levels' bins being consecutive:
+    KL = 1/N·[Σ p·log p - Σ_l (S_l + tail if l is the last)·log(S_l/C_l)] - log N + log n.
+    """
+    check_counts(counts, levels)
+    total = float(counts.sum())
+    mass = _prefix(counts)
+    filled = _prefix(counts > 0)
+    entropy = _prefix(xlogy(counts, counts))
+    kept = np.arange(levels, len(counts) + 1)
+    last = counts[kept - 1].astype(np.float64)
+    inside = mass[kept]
+    tail = total - inside
+    p_log_p = entropy[kept] - xlogy(last, last) + xlogy(last + tail, last + tail)
+    edges = _level_edges(len(counts), levels)
+    level_mass = np.diff(mass[edges], axis=1)
+    height = level_mass / np.maximum(np.diff(filled[edges], axis=1), 1)
+    level_mass[:, -1] += tail
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p_log_q = xlogy(level_mass, height).sum(axis=1)
+        divergence = (p_log_p - p_log_q) / total - np.log(total) + np.log(inside)
+    divergence[(last == 0) & (tail > 0)] = np.inf
+    return divergence
+
+
+def _prefix(values: np.ndarray) -> np.ndarray:
+    """(B + 1,) sums of the first 0, 1, ... B values."""
+    return np.concatenate(([0.0], np.cumsum(values, dtype=np.float64)))
+
+
+@lru_cache(maxsize=8)
+def _level_edges(bins: int, levels: int) -> np.ndarray:
+    """(B - levels + 1, levels + 1): level l of the first k bins is bins ceil(l·k/levels) up to the next edge."""
+    kept = np.arange(levels, bins + 1)[:, None]
+    edges = -(-kept * np.arange(levels + 1) // levels)
+    edges.flags.writeable = False
+    return edges
+
+
+def ncnn_divergence(counts: np.ndarray, kept: int, levels: int = 128) -> float:
+    """KL(P||Q) when the first ``kept`` bins are kept: ncnn's steps, one after another.
+
+    counts: without exact zeros, which ncnn does not count; normalised once, over all bins. Each level is
+    kept/levels bins wide, fractions of bins included; its mean is spread over *all* its bins; 1e-4 is
+    added to every bin of P and Q, and neither is normalised again. Differs from ncnn: float64, not float32.
+    """
+    frequency = counts / counts.sum()
+    p = frequency[:kept] + NCNN_EPSILON
+    p[-1] += frequency[kept:].sum()
+    q = np.full(kept, NCNN_EPSILON)
+    for index in range(levels):
+        # Of bin k, level ``index`` covers as much as [index, index + 1]·kept/levels overlaps [k, k + 1].
+        first, end = index * kept // levels, -(-(index + 1) * kept // levels)
+        cover = {k: (min((k + 1) * levels, (index + 1) * kept) - max(k * levels, index * kept)) / levels
+                 for k in range(first, end)}
+        mean = sum(share * frequency[k] for k, share in cover.items()) / (kept / levels)
+        for k, share in cover.items():
+            q[k] += share * mean
+    return float(np.sum(p * np.log(p / q)))
+
+
+def ncnn_divergences(counts: np.ndarray, levels: int = 128) -> np.ndarray:
+    """``ncnn_divergence`` for every threshold that ncnn tries, kept = levels .. len(counts) - 1.
+
+    counts: (B,) integers. Returns (B - levels,). Every bin lies within one level or is shared by two.
+    """
+    check_counts(counts, levels)
+    total = float(counts.sum())
+    frequency = counts / total
+    p = frequency + NCNN_EPSILON
+    mass = _prefix(counts) / total
+    # What every empty bin adds is taken out of the running sums, whose rounding would follow it.
+    below, empty = np.arange(len(counts) + 1), NCNN_EPSILON * np.log(NCNN_EPSILON)
+    p_sum = mass + NCNN_EPSILON * below
+    p_log_p = _prefix(p * np.log(p) - empty) + empty * below
+    kept = np.arange(levels, len(counts))
+    tail = (total - _prefix(counts)[kept]) / total
+    last = p[kept - 1]
+    entropy = p_log_p[kept - 1] + (last + tail) * np.log(last + tail)
+    # The levels' edges as bin and fraction of it; the mass below an edge by interpolation.
+    whole, share = _fractional_edges(len(counts), levels)
+    bin_mass = np.append(frequency, 0.0)[whole]
+    mean = np.diff(mass[whole] + share * bin_mass, axis=1) / (kept[:, None] / levels)
+    log_q = np.log(mean + NCNN_EPSILON)
+    # Bins that lie whole within a level: from the first edge rounded up to the second rounded down.
+    inner = p_sum[whole[:, 1:]] - p_sum[whole[:, :-1] + (share[:, :-1] > 0)]
+    cross = np.einsum("kl,kl->k", inner, log_q) + tail * log_q[:, -1]
+    # A bin that an inner edge cuts gets a share of the level on either side.
+    cut = share[:, 1:-1]
+    mixed = np.log(mean[:, 1:] + cut * (mean[:, :-1] - mean[:, 1:]) + NCNN_EPSILON)
+    return entropy - cross - np.einsum("kl,kl,kl->k", bin_mass[:, 1:-1] + NCNN_EPSILON, mixed, cut > 0)
+
+
+@lru_cache(maxsize=8)
+def _fractional_edges(bins: int, levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both (B - levels, levels + 1): edge l of the first k bins lies at l·k/levels, as bin and fraction."""
+    whole, rest = np.divmod(np.arange(levels, bins)[:, None] * np.arange(levels + 1), levels)
+    share = rest / levels
+    whole.flags.writeable = share.flags.writeable = False
+    return whole, share

@@ -1,0 +1,235 @@
+"""What range an activation tensor needs: statistics that merge exactly, and the estimators over them.
+
+Statistics take two passes over the calibration images: extremes first, then counts over equal bins of
+[0, max|x|]. Both are exact under merging: those of two halves give those of the whole, so that the
+passes can be split over batches and workers in any way.
+
+An estimator turns them into a threshold T; the scale is then S = fmt.max / T, and |x| > T clips.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import lambertw
+from scipy.stats import norm
+
+from refquant.formats import IntFormat, frozen_copy
+from refquant.kl import best_bin, ncnn_divergences, tensorrt_divergences
+from refquant.linear import max_scale
+
+BINS = 2048
+TOP_K = 10
+
+
+def _values(x: Any) -> np.ndarray:
+    x = np.asarray(x)
+    if x.dtype not in (np.float32, np.float64) or x.size == 0:
+        raise ValueError(f"calibration values must be float32 or float64 and not empty, got {x.dtype} of shape "
+                         f"{x.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError("calibration values must be finite, got NaN or infinity")
+    return x.astype(np.float64).ravel()
+
+
+@dataclass(frozen=True, eq=False)
+class Extremes:
+    """The first pass: the ten smallest and the ten largest values seen, both rising (fewer if there are fewer)."""
+
+    smallest: np.ndarray
+    largest: np.ndarray
+
+    @classmethod
+    def of(cls, x: Any) -> Extremes:
+        """Of one array of floats, any shape, finite, not empty."""
+        x = _values(x)
+        if x.size > 2 * TOP_K:
+            parted = np.partition(x, (TOP_K - 1, x.size - TOP_K))
+            return cls(np.sort(parted[:TOP_K]), np.sort(parted[-TOP_K:]))
+        x = np.sort(x)
+        return cls(x[:TOP_K], x[-TOP_K:])
+
+    def merge(self, other: Extremes) -> Extremes:
+        """Of both arrays together."""
+        return Extremes(np.sort(np.concatenate([self.smallest, other.smallest]))[:TOP_K],
+                        np.sort(np.concatenate([self.largest, other.largest]))[-TOP_K:])
+
+    @property
+    def low(self) -> float:
+        """The smallest value."""
+        return float(self.smallest[0])
+
+    @property
+    def high(self) -> float:
+        """The largest value."""
+        return float(self.largest[-1])
+
+    @property
+    def magnitude(self) -> float:
+        """max|x|."""
+        return max(abs(self.low), abs(self.high))
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """The second pass: how many |x| fall into each of equal bins over [0, limit].
+
+    counts: (B,) int64; bin k holds floor(|x|/limit·B) = k, the last one |x| = limit too. zeros: how many
+    of bin 0 are exactly 0. limit: max|x| over all of the calibration data; 0 where all of it is zero.
+    """
+
+    counts: np.ndarray
+    zeros: int
+    limit: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", frozen_copy(self.counts, np.int64))
+
+    @classmethod
+    def of(cls, x: Any, limit: float, bins: int = BINS) -> Histogram:
+        """Of one array of floats within [-limit, limit]."""
+        magnitude = np.abs(_values(x))
+        if not (np.isfinite(limit) and limit >= magnitude.max()):
+            raise ValueError(f"limit must be finite and at least max|x| = {magnitude.max()}, got {limit}")
+        index = np.minimum((magnitude / (limit or 1.0) * bins).astype(np.int64), bins - 1)
+        return cls(np.bincount(index, minlength=bins), int(np.count_nonzero(magnitude == 0)), float(limit))
+
+    def merge(self, other: Histogram) -> Histogram:
+        """Of both arrays together; ValueError where the bins differ."""
+        if (len(self.counts), self.limit) != (len(other.counts), other.limit):
+            raise ValueError(f"histograms must have the same bins to merge, got {len(self.counts)} up to "
+                             f"{self.limit} and {len(other.counts)} up to {other.limit}")
+        return Histogram(self.counts + other.counts, self.zeros + other.zeros, self.limit)
+
+    @property
+    def nonzero_counts(self) -> np.ndarray:
+        """The counts without exact zeros."""
+        counts = self.counts.copy()
+        counts[0] -= self.zeros
+        return counts
+
+    @property
+    def centers(self) -> np.ndarray:
+        """The middle of each bin."""
+        return (np.arange(len(self.counts)) + 0.5) * (self.limit / len(self.counts))
+
+
+def percentile(histogram: Histogram, gamma: float = 99.99) -> float:
+    """T: the upper edge of the first bin up to which at least γ percent of all values lie.
+
+    >>> percentile(Histogram(np.array([90, 8, 1, 1]), 0, 4.0), 98)
+    2.0
+    """
+    if not 0 < gamma <= 100:
+        raise ValueError(f"gamma must be above 0 and at most 100 percent, got {gamma}")
+    total = int(histogram.counts.sum())
+    wanted = -(-Fraction(gamma) * total // 100)
+    kept = int(np.searchsorted(np.cumsum(histogram.counts), int(wanted))) + 1
+    return kept * histogram.limit / len(histogram.counts)
+
+
+def least_squares(histogram: Histogram, levels: int, candidates: int = 128) -> float:
+    """T = argmin Σ count·(c - Q(c)/S)² over T = limit·j/candidates, j = 1 .. candidates (the MSE estimator).
+
+    c: the bins' centers, exact zeros left out. levels: the format's largest code, S = levels/T.
+    """
+    if histogram.limit == 0:
+        return 0.0
+    thresholds = histogram.limit * (np.arange(1, candidates + 1) / candidates)
+    step = thresholds[:, None] / levels
+    restored = np.minimum(np.floor(histogram.centers / step + 0.5), levels) * step
+    error = (restored - histogram.centers) ** 2 @ histogram.nonzero_counts
+    # Equal to 12 digits is equal; the widest of those, which clips least.
+    return float(thresholds[np.flatnonzero(error <= error.min() * (1 + 1e-12))[-1]])
+
+
+def topk_median(extremes: Extremes) -> tuple[float, float]:
+    """(r_l, r_u): the medians of the k = 10 smallest and of the k largest values (PWLQ's activation range)."""
+    return float(np.median(extremes.smallest)), float(np.median(extremes.largest))
+
+
+def aciq_ratio(bits: int, distribution: str = "laplace") -> float:
+    """The clipping threshold in units of β or σ that minimises ACIQ's expected squared error (Banner et al. 2018).
+
+    Laplace, α in units of β: 2e^(-α) + α²/(3·4^b) is least where α·e^α = 3·4^b. Gauss, in units of σ:
+    2∫_α^∞ (x - α)²φ(x)dx + α²/(3·4^b) is least where α = 6·4^b·(φ(α) - α·(1 - Φ(α))).
+    bits: 1..16, of a signed format; after ReLU one more.
+
+    >>> round(aciq_ratio(4), 2), round(aciq_ratio(4, "gauss"), 2)
+    (5.03, 2.56)
+    """
+    if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)) or not 1 <= bits <= 17:
+        raise ValueError(f"bits must be an integer from 1 to 17, got {bits!r}")
+    power = 4.0 ** int(bits)
+    if distribution == "laplace":
+        return float(lambertw(3 * power).real)
+    if distribution == "gauss":
+        return float(brentq(lambda a: a - 6 * power * (norm.pdf(a) - a * norm.sf(a)), 0.0, 10.0, xtol=1e-14))
+    raise ValueError(f"distribution must be laplace or gauss, got {distribution!r}")
+
+
+def aciq(histogram: Histogram, bits: int, distribution: str = "laplace", after_relu: bool = False) -> float:
+    """T = ratio·β with β = E|x|, or ratio·σ with σ² = E[x²], but at most max|x|.
+
+    The density is taken to be symmetric about 0. after_relu: only its positive half was seen; β and σ are
+    then those of the values that are not zero, and the ratio is that of one more bit, since none is spent
+    on the sign. Moments are those of the bins' centers.
+    """
+    ratio = aciq_ratio(bits + after_relu, distribution)
+    counts = histogram.nonzero_counts
+    total = counts.sum() if after_relu else histogram.counts.sum()
+    if not counts.any():
+        return 0.0
+    power = 1 if distribution == "laplace" else 2
+    moment = float((histogram.centers / histogram.limit) ** power @ counts / total)
+    return min(ratio * moment ** (1 / power), 1.0) * histogram.limit
+
+
+def kl(histogram: Histogram, levels: int = 128, variant: str = "tensorrt") -> float:
+    """T = (i + 1/2)·limit/B for the number i of kept bins with the least KL(P||Q) (see ``refquant.kl``).
+
+    variant ``tensorrt``: i = levels .. B, where i = B stands for T = limit, no clipping. ``ncnn``: exact
+    zeros left out, i = levels .. B-1. (So ncnn clips even a constant: it keeps the first i of equals.)
+    levels: 128 for 8 bits, 2^(b-1) for b bits; 2^b for unsigned codes.
+    """
+    if variant not in ("tensorrt", "ncnn"):
+        raise ValueError(f"variant must be tensorrt or ncnn, got {variant!r}")
+    if histogram.limit == 0:
+        return 0.0
+    bins = len(histogram.counts)
+    divergences = (tensorrt_divergences(histogram.counts, levels) if variant == "tensorrt"
+                   else ncnn_divergences(histogram.nonzero_counts, levels))
+    kept = best_bin(divergences, levels)
+    return histogram.limit if kept == bins else (kept + 0.5) * histogram.limit / bins
+
+
+ESTIMATORS = ("max", "percentile", "mse", "topk_median", "aciq_laplace", "aciq_gauss", "kl_tensorrt", "kl_ncnn")
+
+
+def threshold(extremes: Extremes, histogram: Histogram, estimator: str, fmt: IntFormat) -> float:
+    """The threshold of one of ESTIMATORS for codes of ``fmt``; 0 where all values are zero.
+
+    An unsigned format is taken to follow a ReLU: one bit more for ACIQ, twice the levels for KL.
+    """
+    if estimator == "max":
+        return extremes.magnitude
+    if estimator == "percentile":
+        return percentile(histogram)
+    if estimator == "mse":
+        return least_squares(histogram, fmt.max)
+    if estimator == "topk_median":
+        return max(map(abs, topk_median(extremes)))
+    if estimator in ("aciq_laplace", "aciq_gauss"):
+        return aciq(histogram, fmt.bits, estimator.removeprefix("aciq_"), after_relu=not fmt.signed)
+    if estimator in ("kl_tensorrt", "kl_ncnn"):
+        return kl(histogram, min(fmt.max + 1, len(histogram.counts) // 2), estimator.removeprefix("kl_"))
+    raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
+
+
+def threshold_scale(limit: float, fmt: IntFormat) -> float:
+    """S = fmt.max / T; 1 for the threshold 0 of a tensor that is all zero."""
+    return float(max_scale(np.array([limit]), fmt))
