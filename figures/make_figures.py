@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import scales
 from matplotlib.figure import Figure
 
 from refquant import load_digits, max_scale, quantize, quantize_network, requantize
@@ -165,7 +166,8 @@ def _demo_figures() -> dict[str, Figure]:
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "formats": draw_formats, "rounding": draw_rounding, "dialects": draw_dialects, "lanes": draw_lanes,
-    "quantization_error": draw_error, "channels": draw_channels}
+    "quantization_error": draw_error, "channels": draw_channels, "thresholds": scales.draw_thresholds,
+    "easyquant_candidates": scales.draw_candidates, "easyquant_half_steps": scales.draw_half_steps}
 DEMO_FIGURES = ("accuracy", "headroom")
 
 

@@ -25,9 +25,12 @@ class Row:
     always: bool = True  # otherwise only with --all
 
 
-ROWS = tuple(Row("max", recipe, bits, granularity)
-             for granularity, recipe in (("layer", "max-int8"), ("channel", "channelwise-int8"))
-             for bits in (8, 7, 6, 5, 4, 3))
+ROWS = (*(Row("max", recipe, bits, granularity)
+          for granularity, recipe in (("layer", "max-int8"), ("channel", "channelwise-int8"))
+          for bits in (8, 7, 6, 5, 4, 3)),
+        *(Row(method, recipe, bits, "channel", always=bits in (8, 7, 4))
+          for method, recipe in (("KL", "tensorrt-int8"), ("EasyQuant", "easyquant-int8"))
+          for bits in (8, 7, 6, 5, 4, 3)))
 # The row whose sums the second table and the headroom figure show.
 STAGES_OF = Row("max", "channelwise-int8", 8, "channel")
 

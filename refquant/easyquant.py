@@ -52,8 +52,8 @@ class ScaleSearch(NamedTuple):
 def search_layer(inputs: Any, weights: Any, *, bits: Any, mode: str = "paper", granularity: str | None = None,
                  initial: Any = "max", bias: Any = None, relu: bool = False, unsigned: bool = False,
                  alpha: float = 0.5, beta: float = 2.0, n: int = 100, rounds: int = 10, tolerance: float = 1e-6,
-                 direct: bool = False, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-                 ) -> ScaleSearch:
+                 keep_activation: bool = False, direct: bool = False, stride: Any = 1, padding: Any = 0,
+                 dilation: Any = 1, groups: int = 1) -> ScaleSearch:
     """Search the weight and activation scales of one convolution.
 
     ``paper``: n candidates spread over [α, β] times the initial scale, the current one listed first, weights
@@ -72,8 +72,9 @@ def search_layer(inputs: Any, weights: Any, *, bits: Any, mode: str = "paper", g
     (O, C/groups, R, S). bits: 2..16, or a pair for weights and activations; codes are signed narrow, or with
     ``unsigned`` those of the activations 0..2^b-1. granularity: ``layer`` or ``channel``; by default the mode's.
     initial: ``max``, ``kl`` (activations by TensorRT's KL, weights by max), or pairs (S_w, S_a), the best of
-    which starts. bias: (O,); it and ``relu`` matter to demo and ncnn. direct: evaluate weight candidates by
-    convolving; slow, the judge. Scales of an all-zero operand stay as they start, at 1.
+    which starts. bias: (O,); it and ``relu`` matter to demo and ncnn. keep_activation: search the weights
+    alone. direct: evaluate weight candidates by convolving; slow, the judge.
+    Scales of an all-zero operand stay as they start, at 1.
     ValueError for inputs that are empty, not finite or do not fit, and options that no mode knows.
 
     >>> rng = np.random.default_rng(0)
@@ -105,12 +106,12 @@ def search_layer(inputs: Any, weights: Any, *, bits: Any, mode: str = "paper", g
     history: list[HalfStep] = []
     start = _best_pair(layer, pairs, mode, history)
     if mode == "paper":
-        return _paper(layer, *start, np.linspace(alpha, beta, n), rounds, tolerance, direct, history)
-    return (_demo if mode == "demo" else _ncnn)(layer, *start, history)
+        return _paper(layer, *start, np.linspace(alpha, beta, n), rounds, tolerance, keep_activation, direct, history)
+    return (_demo if mode == "demo" else _ncnn)(layer, *start, keep_activation, history)
 
 
 def _paper(layer: QuantizedLayer, weight_scale: np.ndarray, activation_scale: float, grid: np.ndarray, rounds: int,
-           tolerance: float, direct: bool, history: list[HalfStep]) -> ScaleSearch:
+           tolerance: float, keep_activation: bool, direct: bool, history: list[HalfStep]) -> ScaleSearch:
     weight_start, activation_start = weight_scale, activation_scale
     for _ in range(rounds):
         begin = len(history)
@@ -122,7 +123,7 @@ def _paper(layer: QuantizedLayer, weight_scale: np.ndarray, activation_scale: fl
         else:
             likeness = table.over_channels().cosines()[:, 0, 0]
             weight_scale = candidates[_record(history, "weight", None, candidates, likeness, settle=True)]
-        candidates = np.concatenate([[activation_scale], grid * activation_start])
+        candidates = np.concatenate([[activation_scale], grid[:0 if keep_activation else None] * activation_start])
         table = direct_table(layer, [weight_scale], candidates).over_images().over_channels()
         likeness = table.cosines()[:, 0, 0]
         chosen = _record(history, "activation", None, candidates, likeness, settle=True)
@@ -132,25 +133,26 @@ def _paper(layer: QuantizedLayer, weight_scale: np.ndarray, activation_scale: fl
     return ScaleSearch(weight_scale, activation_scale, cosine, tuple(history))
 
 
-def _demo(layer: QuantizedLayer, weight_scale: np.ndarray, activation_scale: float, history: list[HalfStep]
-          ) -> ScaleSearch:
+def _demo(layer: QuantizedLayer, weight_scale: np.ndarray, activation_scale: float, keep_activation: bool,
+          history: list[HalfStep]) -> ScaleSearch:
     candidates = np.concatenate([weight_scale[None], np.linspace(1, weight_scale, 100)[1:-1]])
     likeness = direct_table(layer, candidates, [activation_scale]).cosines().mean(axis=2)
     chosen = [_record(history, "weight", channel, candidates[:, channel], likeness[:, channel])
               for channel in range(len(weight_scale))]
     weight_scale = candidates[chosen, np.arange(len(chosen))]
-    points = np.concatenate([[activation_scale], np.linspace(0.8 * activation_scale, activation_scale, 200)[1:-1]])
-    return _activations_once(layer, weight_scale, points, history)
+    points = np.append(activation_scale, np.linspace(0.8 * activation_scale, activation_scale, 200)[1:-1])
+    return _activations_once(layer, weight_scale, points[:1 if keep_activation else None], history)
 
 
-def _ncnn(layer: QuantizedLayer, weight_scale: np.ndarray, activation_scale: float, history: list[HalfStep]
-          ) -> ScaleSearch:
+def _ncnn(layer: QuantizedLayer, weight_scale: np.ndarray, activation_scale: float, keep_activation: bool,
+          history: list[HalfStep]) -> ScaleSearch:
     grid = np.linspace(0.5, 2.0, 100, endpoint=False)
     # The current scales first: row 0 is where channels stand that were not yet moved.
     candidates = np.concatenate([weight_scale[None], np.multiply.outer(grid, weight_scale)])
     weight_scale = _channel_by_channel(direct_table(layer, candidates, [activation_scale]), candidates, history,
                                        settle=False)
-    return _activations_once(layer, weight_scale, grid * activation_scale, history)
+    points = np.array([1.0]) if keep_activation else grid
+    return _activations_once(layer, weight_scale, points * activation_scale, history)
 
 
 def _activations_once(layer: QuantizedLayer, weight_scale: np.ndarray, candidates: np.ndarray,

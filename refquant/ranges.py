@@ -192,22 +192,30 @@ def aciq(histogram: Histogram, bits: int, distribution: str = "laplace", after_r
 def kl(histogram: Histogram, levels: int = 128, variant: str = "tensorrt") -> float:
     """T = (i + 1/2)·limit/B for the number i of kept bins with the least KL(P||Q) (see ``refquant.kl``).
 
-    variant ``tensorrt``: i = levels .. B, where i = B stands for T = limit, no clipping. ``ncnn``: exact
-    zeros left out, i = levels .. B-1. (So ncnn clips even a constant: it keeps the first i of equals.)
-    levels: 128 for 8 bits, 2^(b-1) for b bits; 2^b for unsigned codes.
+    variant ``tensorrt``: i = levels .. B, where i = B stands for T = limit, no clipping. ``nvidia``: the same
+    after the first bin's count is replaced by the second's, as NVIDIA's pytorch-quantization does: a
+    ReLU's many exact zeros, merged with their neighbours, otherwise speak for far too low thresholds.
+    ``ncnn``: exact zeros left out, i = levels .. B-1. (So ncnn clips even a constant: it keeps the first i of
+    equals.) levels: 128 for 8 bits, 2^(b-1) for b bits; 2^b for unsigned codes.
     """
-    if variant not in ("tensorrt", "ncnn"):
-        raise ValueError(f"variant must be tensorrt or ncnn, got {variant!r}")
+    if variant not in ("tensorrt", "nvidia", "ncnn"):
+        raise ValueError(f"variant must be tensorrt, nvidia or ncnn, got {variant!r}")
     if histogram.limit == 0:
         return 0.0
     bins = len(histogram.counts)
-    divergences = (tensorrt_divergences(histogram.counts, levels) if variant == "tensorrt"
-                   else ncnn_divergences(histogram.nonzero_counts, levels))
+    if variant == "ncnn":
+        divergences = ncnn_divergences(histogram.nonzero_counts, levels)
+    else:
+        counts = histogram.counts.copy()
+        if variant == "nvidia":
+            counts[0] = counts[1]
+        divergences = tensorrt_divergences(counts, levels)
     kept = best_bin(divergences, levels)
     return histogram.limit if kept == bins else (kept + 0.5) * histogram.limit / bins
 
 
-ESTIMATORS = ("max", "percentile", "mse", "topk_median", "aciq_laplace", "aciq_gauss", "kl_tensorrt", "kl_ncnn")
+ESTIMATORS = ("max", "percentile", "mse", "topk_median", "aciq_laplace", "aciq_gauss", "kl_tensorrt", "kl_nvidia",
+              "kl_ncnn")
 
 
 def threshold(extremes: Extremes, histogram: Histogram, estimator: str, fmt: IntFormat) -> float:
@@ -225,7 +233,7 @@ def threshold(extremes: Extremes, histogram: Histogram, estimator: str, fmt: Int
         return max(map(abs, topk_median(extremes)))
     if estimator in ("aciq_laplace", "aciq_gauss"):
         return aciq(histogram, fmt.bits, estimator.removeprefix("aciq_"), after_relu=not fmt.signed)
-    if estimator in ("kl_tensorrt", "kl_ncnn"):
+    if estimator in ("kl_tensorrt", "kl_nvidia", "kl_ncnn"):
         return kl(histogram, min(fmt.max + 1, len(histogram.counts) // 2), estimator.removeprefix("kl_"))
     raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
 

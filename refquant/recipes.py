@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from refquant.bounds import dot_product_range
+from refquant.calibration import calibrate, observe_extremes
 from refquant.formats import IntFormat
+from refquant.layer_search import PREFIXES, LayerBatches, search_node
 from refquant.linear import affine_parameters, max_scale, quantize
-from refquant.network.assembly import QuantizedWeight, assemble
+from refquant.network.assembly import QuantizedWeight, assemble, encoding_sources
 from refquant.network.batchnorm import fold_batchnorm
-from refquant.network.float_forward import check_images, run_float_tensors
+from refquant.network.float_forward import check_images
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.layers import Encoding
 from refquant.network.quantized import QuantizedNetwork
+from refquant.ranges import threshold, threshold_scale
 from refquant.rounding import round_fraction
 
 
@@ -25,14 +29,23 @@ class Recipe(NamedTuple):
     granularity: str
     bits: int
     activations: str
+    estimator: str  # of the activations' ranges, one of ranges.ESTIMATORS
+    searched: bool  # whether EasyQuant goes on from there
     source: str
 
 
+_TENSORRT = "activations by TensorRT's KL, weights by max per output channel (Migacz 2017)"
+_EASYQUANT = "EasyQuant's search of both scales, from max or KL, weights per output channel (arXiv 2006.16669)"
 RECIPES = {
-    "max-int8": Recipe("layer", 8, "unsigned", "max-scaling, one weight scale per layer (EasyQuant Eq. 1)"),
-    "channelwise-int8": Recipe("channel", 8, "unsigned", "max-scaling, one weight scale per output channel"),
+    "max-int8": Recipe("layer", 8, "unsigned", "max", False,
+                       "max-scaling, one weight scale per layer (EasyQuant Eq. 1)"),
+    "channelwise-int8": Recipe("channel", 8, "unsigned", "max", False,
+                               "max-scaling, one weight scale per output channel"),
+    "tensorrt-int8": Recipe("channel", 8, "signed", "kl_nvidia", False, _TENSORRT),
+    "tensorrt-int7": Recipe("channel", 7, "signed", "kl_nvidia", False, f"{_TENSORRT}, 7 bits"),
+    "easyquant-int8": Recipe("channel", 8, "signed", "kl_nvidia", True, _EASYQUANT),
+    "easyquant-int7": Recipe("channel", 7, "signed", "kl_nvidia", True, f"{_EASYQUANT}, 7 bits"),
 }
-BATCH = 50  # calibration images at a time
 GRANULARITIES = ("layer", "channel")
 ACTIVATIONS = ("unsigned", "signed", "affine")
 
@@ -40,17 +53,25 @@ ACTIVATIONS = ("unsigned", "signed", "affine")
 def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
                      weight_bits: int | None = None, activation_bits: int | None = None,
                      granularity: str | None = None, activations: str | None = None,
-                     accumulator_bits: int = 32, semantics: str = "single_round") -> QuantizedNetwork:
+                     prefix: str = "quantized", accumulator_bits: int = 32, semantics: str = "single_round"
+                     ) -> QuantizedNetwork:
     """Quantize a float network after training.
 
     ``max-int8`` and ``channelwise-int8``: every scale is q_max / max|x|, over the weights of a layer
     or of each output channel, and over each activation tensor on the calibration images.
+    ``tensorrt-int8``, ``-int7``: the same per channel, but activations are clipped at the threshold of least
+    KL divergence. The network's output keeps max-scaling.
+    ``easyquant-int8``, ``-int7``: from max or KL, whichever suits a layer better, EasyQuant's search improves the
+    scales of each layer's weights and input, layer by layer. A tensor that several layers read gets its scale
+    from the first; tensors that none reads, such as the operands of an Add, keep max-scaling.
 
     network: may hold BatchNorm nodes. images: calibration images, floats (N, *input_shape).
     weight_bits, activation_bits: 2..16. granularity: of the weights, ``layer`` or ``channel``.
     activations: ``unsigned`` (0..2^b-1 where calibration saw nothing negative, as after ReLU; otherwise
     signed narrow), ``signed`` (always signed narrow, as EasyQuant's), ``affine`` (signed with an integer
-    zero point, as TFLite's). All four are the recipe's by default. accumulator_bits: 16, 24 or 32.
+    zero point, as TFLite's; not with KL or EasyQuant). All four are the recipe's by default. prefix: whether
+    EasyQuant sees a layer's inputs through the layers already ``quantized`` or from the ``float`` network.
+    accumulator_bits: 16, 24 or 32.
     Raises ValueError for other values, bad images, and accumulators that are proven too narrow.
 
     >>> import refquant
@@ -67,7 +88,7 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     weight_bits = default.bits if weight_bits is None else weight_bits
     activation_bits = default.bits if activation_bits is None else activation_bits
     for name, value, choices in (("granularity", granularity, GRANULARITIES),
-                                 ("activations", activations, ACTIVATIONS),
+                                 ("activations", activations, ACTIVATIONS), ("prefix", prefix, PREFIXES),
                                  ("accumulator_bits", accumulator_bits, (16, 24, 32)),
                                  ("weight_bits", weight_bits, range(2, 17)),
                                  ("activation_bits", activation_bits, range(2, 17))):
@@ -77,28 +98,44 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
                       else f"one of {', '.join(map(str, choices))}")
             raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
+    if activations == "affine" and default.estimator != "max":
+        raise ValueError(f"activations must be unsigned or signed with recipe {recipe}, got 'affine'")
+
     folded = fold_batchnorm(network)
-    encodings = {name: activation_encoding(*extremes, activation_bits, activations)
-                 for name, extremes in observe_extremes(folded, images).items()}
-    axis = 0 if granularity == "channel" else None
-    accumulator = IntFormat(accumulator_bits)
-    weights = {}
+    images = check_images(images, folded.input_shape)
+    accumulator, axis = IntFormat(accumulator_bits), 0 if granularity == "channel" else None
+    encodings = {name: activation_encoding(seen.low, seen.high, activation_bits, activations)
+                 for name, seen in observe_extremes(folded, images).items()}
+    clipped = {} if default.estimator == "max" else _clipped(folded, images, default.estimator, encodings)
+    if not default.searched:
+        encodings |= clipped
+    weights: dict[str, QuantizedWeight] = {}
+    sources = encoding_sources(folded)
+    settled: set[str] = set()
     for node in folded.nodes:
         if isinstance(node, (Conv, Linear)):
             scale = max_scale(node.weight, IntFormat(weight_bits, narrow=True), axis)
-            weights[node.name] = quantize_weight(node, scale, weight_bits, encodings[node.inputs[0]], accumulator)
+            source = sources[node.inputs[0]]
+            if default.searched:
+                kept = source in settled
+                starts = [(scale, start[source].scale) for start in (encodings, clipped)[:1 if kept else None]]
+                found = search_node(LayerBatches(folded, node, images, encodings, weights, prefix), weight_bits,
+                                    granularity, starts, kept)
+                scale, settled = found.weight_scale, settled | {source}
+                encodings[source] = replace(encodings[source], scale=found.activation_scale)
+            weights[node.name] = quantize_weight(node, scale, weight_bits, encodings[source], accumulator)
     return assemble(folded, encodings, weights, accumulator, semantics)
 
 
-def observe_extremes(network: Network, images: Any) -> dict[str, tuple[float, float]]:
-    """The smallest and largest value of every tensor over the calibration images, some at a time."""
-    images = check_images(images, network.input_shape)
-    extremes: dict[str, tuple[float, float]] = {}
-    for start in range(0, len(images), BATCH):
-        for name, x in run_float_tensors(network, images[start:start + BATCH]).items():
-            low, high = extremes.get(name, (np.inf, -np.inf))
-            extremes[name] = min(low, float(x.min())), max(high, float(x.max()))
-    return extremes
+def _clipped(network: Network, images: np.ndarray, estimator: str, encodings: dict[str, Encoding]
+             ) -> dict[str, Encoding]:
+    """Every tensor's encoding at the estimator's threshold; that of the network's output unchanged."""
+    clipped = {}
+    for name, (extremes, histogram) in calibrate(network, images).items():
+        fmt = encodings[name].format
+        limit = threshold(extremes, histogram, estimator, fmt)
+        clipped[name] = encodings[name] if name == network.output else Encoding(threshold_scale(limit, fmt), fmt)
+    return clipped
 
 
 def activation_encoding(low: float, high: float, bits: int, activations: str) -> Encoding:

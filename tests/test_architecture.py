@@ -21,10 +21,17 @@ requantization
 lanes
 linear
 similarity
+kl
+ranges
 geometry
 correlate
 convolution
+cook_toom
+winograd
 bounds
+winograd_bounds
+output_likeness
+easyquant
 network
 network.graph
 network.batchnorm
@@ -36,6 +43,8 @@ network.simulated_forward
 network.quantized
 network.storage
 network.assembly
+calibration
+layer_search
 recipes
 evaluation
 digits

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refquant import recipes
+from refquant import calibration, recipes
 from refquant.formats import IntFormat
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import run_float_tensors
@@ -38,16 +38,21 @@ BAD_ARGUMENTS = [
     ({"granularity": ""}, "granularity must be one of layer, channel, got ''"),
     ({"activations": "asymmetric"}, "activations must be one of unsigned, signed, affine, got 'asymmetric'"),
     ({"activations": ""}, "activations must be one of unsigned, signed, affine, got ''"),
+    ({"prefix": "none"}, "prefix must be one of quantized, float, got 'none'"),
+    ({"recipe": "tensorrt-int8", "activations": "affine"},
+     "activations must be unsigned or signed with recipe tensorrt-int8, got 'affine'"),
+    ({"recipe": "easyquant-int7", "activations": "affine"},
+     "activations must be unsigned or signed with recipe easyquant-int7, got 'affine'"),
     ({"accumulator_bits": 8}, "accumulator_bits must be one of 16, 24, 32, got 8"),
     ({"accumulator_bits": 64}, "accumulator_bits must be one of 16, 24, 32, got 64"),
 ]
 
 
 def test_extremes_cover_every_batch_of_calibration_images():
-    batch = np.zeros((recipes.BATCH * 2 + 1, 1), np.float32)
-    batch[0], batch[recipes.BATCH], batch[-1] = 1.0, -3.0, 2.0
-    found = recipes.observe_extremes(Network((1,), [Clip("r", "input")]), batch)
-    assert found == {"input": (-3.0, 2.0), "r": (0.0, 2.0)}
+    batch = np.zeros((calibration.BATCH * 2 + 1, 1), np.float32)
+    batch[0], batch[calibration.BATCH], batch[-1] = 1.0, -3.0, 2.0
+    found = calibration.observe_extremes(Network((1,), [Clip("r", "input")]), batch)
+    assert {name: (seen.low, seen.high) for name, seen in found.items()} == {"input": (-3.0, 2.0), "r": (0.0, 2.0)}
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS)
@@ -100,17 +105,21 @@ def test_a_tensor_too_small_for_a_scale_is_quantized_or_refused_in_a_sentence(va
 
 # --- what the scales promise ----------------------------------------------------------------------------------
 
+BY_MAX = ("channelwise-int8", "max-int8")
+
+
 @st.composite
-def quantizations(draw: st.DrawFn) -> tuple:
+def quantizations(draw: st.DrawFn, recipes: tuple[str, ...] = tuple(sorted(RECIPES))) -> tuple:
     """A random network, images, and all the choices a recipe offers."""
     network = draw(networks(dtype=draw(st.sampled_from((np.float32, np.float64)))))
-    choices = {"recipe": draw(st.sampled_from(sorted(RECIPES))), "weight_bits": draw(st.integers(2, 8)),
+    recipe = draw(st.sampled_from(recipes))
+    choices = {"recipe": recipe, "weight_bits": draw(st.integers(2, 8)),
                "activation_bits": draw(st.integers(2, 8)), "granularity": draw(st.sampled_from(GRANULARITIES)),
-               "activations": draw(st.sampled_from(ACTIVATIONS))}
+               "activations": draw(st.sampled_from(ACTIVATIONS if recipe in BY_MAX else ("unsigned", "signed")))}
     return network, draw(images(network, draw(st.integers(1, 3)))), choices
 
 
-@given(quantizations())
+@given(quantizations(BY_MAX))
 def test_weight_codes_reach_the_largest_code_and_never_exceed_it(case):
     network, batch, choices = case
     quantized = quantize_network(network, batch, **choices)
@@ -127,7 +136,7 @@ def test_weight_codes_reach_the_largest_code_and_never_exceed_it(case):
             assert max(abs(code) for code in row_q) == (fmt.max if any(row) else 0)
 
 
-@given(quantizations())
+@given(quantizations(BY_MAX))
 def test_calibration_values_are_never_off_by_more_than_half_a_step(case):
     """Nothing that calibration saw is clipped; and the formats are those that the choice names.
 

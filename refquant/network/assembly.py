@@ -59,6 +59,22 @@ class QuantizedWeight:
         object.__setattr__(self, "scale", frozen_copy(self.scale, np.float64))
 
 
+def encoding_sources(network: Network) -> dict[str, str]:
+    """For every tensor of the integer network, the tensor whose encoding it has: itself, or what it carries on.
+
+    MaxPool, Flatten and Clip carry codes on; but a Clip that alone reads a computed tensor is fused into the
+    node before it, whose own tensor does not appear then.
+    """
+    sources = {network.input: network.input}
+    for node in network.nodes:
+        carries = isinstance(node, (MaxPool, Flatten, Clip)) and not isinstance(node, AveragePool)
+        if carries and node.inputs[0] in sources:
+            sources[node.name] = sources[node.inputs[0]]
+        elif carries or not isinstance(network.only_reader(node.name), Clip):
+            sources[node.name] = node.name
+    return sources
+
+
 def assemble(network: Network, encodings: Mapping[str, Encoding], weights: Mapping[str, QuantizedWeight],
              accumulator: IntFormat = IntFormat(32), semantics: str = "single_round") -> QuantizedNetwork:
     """Put the parts together.
@@ -71,25 +87,18 @@ def assemble(network: Network, encodings: Mapping[str, Encoding], weights: Mappi
     Multipliers are M = S_y / (S_x·S_w) in float64; bias codes round(b·S_x·S_w), half away from zero.
     Raises ValueError where a sum is not proven to fit (see ``QuantizedNetwork``).
     """
-    known = {network.input: encodings[network.input]}
+    sources = encoding_sources(network)
+    known = {tensor: encodings[source] for tensor, source in sources.items()}
     layers: list[Layer] = []
-    fused: set[str] = set()
     for node in network.nodes:
-        if node.name in fused:
-            continue
-        if isinstance(node, (MaxPool, Flatten, Clip)) and not isinstance(node, AveragePool):
-            known[node.name] = known[node.inputs[0]]
+        if sources.get(node.name, node.name) != node.name:
             layers.append(_carry(node, known[node.name]))
-            continue
-        clip = network.only_reader(node.name)
-        if isinstance(clip, Clip):
-            fused.add(clip.name)
-        else:
-            clip = None
-        output = clip.name if clip else node.name
-        known[output] = encodings[output]
-        layers.append(_compute(node, output, _code_limits(clip, known[output]), known, network, weights,
-                               accumulator))
+        elif not isinstance(node, Clip):
+            clip = None if node.name in sources else network.only_reader(node.name)
+            assert clip is None or isinstance(clip, Clip)
+            output = clip.name if clip else node.name
+            layers.append(_compute(node, output, _code_limits(clip, known[output]), known, network, weights,
+                                   accumulator))
     return QuantizedNetwork(network.input, network.output, network.input_shape, tuple(layers), known, semantics)
 
 

@@ -1,0 +1,87 @@
+"""EasyQuant over a network: one layer after another, from the first to the last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from refquant.easyquant import ScaleSearch, search_layer
+from refquant.network.assembly import QuantizedWeight, encoding_sources
+from refquant.network.float_forward import evaluate
+from refquant.network.graph import Conv, Linear, Network, Node
+from refquant.network.layers import Encoding
+
+BATCH = 50  # images at a time
+PREFIXES = ("quantized", "float")
+
+
+@dataclass(frozen=True, eq=False)
+class LayerBatches:
+    """What one layer reads and should give, batch by batch, computed anew at every walk.
+
+    Pairs of inputs (N, C, H, W) and the float network's outputs (N, O, P, Q) without bias. prefix
+    ``quantized``: the inputs come through the layers before, whose weights and tensors are rounded to their
+    codes and back; only the input itself, whose scale is searched, is not. ``float``: the float network's.
+    """
+
+    network: Network
+    node: Conv | Linear
+    images: np.ndarray
+    encodings: Mapping[str, Encoding]
+    weights: Mapping[str, QuantizedWeight]
+    prefix: str
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        sources = encoding_sources(self.network)
+        read = self.node.inputs[0]
+        # Whatever has the searched tensor's encoding, such as what is pooled from it, stays real.
+        sources = {name: source for name, source in sources.items() if source != sources[read]}
+        for start in range(0, len(self.images), BATCH):
+            real = {self.network.input: self.images[start:start + BATCH]}
+            rounded = dict(real)
+            for node in self.network.nodes:
+                real[node.name] = evaluate(node, *(real[name] for name in node.inputs))
+                if node is self.node:
+                    break
+                inputs = (self._round(rounded[name], sources.get(name)) for name in node.inputs)
+                rounded[node.name] = evaluate(self._round_weight(node), *inputs)
+            outputs = real[self.node.name]
+            if self.node.bias is not None:
+                outputs = outputs - self.node.bias.reshape(-1, *[1] * (outputs.ndim - 2)).astype(outputs.dtype)
+            yield as_planes((real if self.prefix == "float" else rounded)[read]), as_planes(outputs)
+
+    def _round(self, x: np.ndarray, source: str | None) -> np.ndarray:
+        if source is None:
+            return x
+        encoding = self.encodings[source]
+        return encoding.dequantize(encoding.quantize(x)).astype(x.dtype)
+
+    def _round_weight(self, node: Node) -> Node:
+        if not isinstance(node, (Conv, Linear)) or node.name not in self.weights:
+            return node
+        weight = self.weights[node.name]
+        scale = weight.scale.reshape(-1, *[1] * (weight.codes.ndim - 1)) if weight.scale.ndim else weight.scale
+        return replace(node, weight=weight.codes / scale)
+
+
+def as_planes(x: np.ndarray) -> np.ndarray:
+    """(N, F) as F planes of one element; (N, C, H, W) as it is."""
+    return x.reshape(*x.shape, 1, 1) if x.ndim == 2 else x
+
+
+def search_node(batches: LayerBatches, weight_bits: int, granularity: str, starts: Sequence[tuple[Any, float]],
+                keep_activation: bool) -> ScaleSearch:
+    """``easyquant.search_layer`` in mode ``paper`` on what one node of the network reads.
+
+    starts: pairs of scales. keep_activation: where a node before has already settled the input's scale.
+    """
+    node = batches.node
+    fmt = batches.encodings[encoding_sources(batches.network)[node.inputs[0]]].format
+    geometry = node.geometry if isinstance(node, Conv) else Conv.geometry
+    weight = node.weight if isinstance(node, Conv) else node.weight[:, :, None, None]
+    return search_layer(batches, weight, bits=(weight_bits, fmt.bits), granularity=granularity,
+                        unsigned=not fmt.signed, initial=starts, keep_activation=keep_activation,
+                        **geometry._asdict())
