@@ -5,34 +5,15 @@ Three roads by the kind of layer. Whether floats may stand for integers here is 
 
 from __future__ import annotations
 
-import math
-import threading
-
 import numpy as np
 
 from refquant.geometry import Geometry
+from refquant.work_arrays import work_array
 
 # Elements of the buffer of shifted rows: 4 MiB of float32.
 BLOCK = 1 << 20
 # Elements of the planes that a depthwise layer works on at a time: they pass through the cache 2·R·S times.
 PLANES = 1 << 15
-
-# Work arrays are kept, per thread, from call to call: fresh memory of a few MiB is handed back to the
-# operating system and costs more to touch again than the products take to compute.
-_kept = threading.local()
-_KEEP_AT_MOST = 1 << 22
-
-
-def _work(name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """An uninitialized array, valid until the next call for the same name."""
-    size = math.prod(shape)
-    arrays: dict[tuple[str, type], np.ndarray] = _kept.__dict__  # type: ignore[assignment]
-    if size > _KEEP_AT_MOST:
-        return np.empty(shape, dtype)
-    if (name, dtype) not in arrays or arrays[name, dtype].size < size:
-        arrays[name, dtype] = np.empty(size, dtype)
-    work: np.ndarray = arrays[name, dtype]
-    return work[:size].reshape(shape)
 
 
 def correlate(x: np.ndarray, w: np.ndarray, geometry: Geometry, dtype: type,
@@ -77,15 +58,15 @@ def _depthwise(x: np.ndarray, w: np.ndarray, geometry: Geometry, y: np.ndarray) 
         for channel in range(0, channels, step):
             padded = _padded(x[first:first + images, channel:channel + step], geometry.padding, w.dtype.type)
             some, count = padded.shape[:2]
-            dealt = _work("dealt", (len(phases), some, 1, count, height, width), w.dtype.type)
+            dealt = work_array("dealt", (len(phases), some, 1, count, height, width), w.dtype.type)
             for (i, j), index in phases.items():
                 plane = padded[:, :, i::down, j::across][:, :, :height, :width]
                 dealt[index].fill(0)
                 dealt[index, :, 0, :, :plane.shape[2], :plane.shape[3]] = plane
             flat = dealt.reshape(len(phases), some, 1, -1)
             length = flat.shape[-1] - row_taps[-1][0] * width - column_taps[-1][0]
-            total = _work("total", (some, w.shape[1], flat.shape[-1]), w.dtype.type)
-            part = _work("part", (some, w.shape[1], length), w.dtype.type)
+            total = work_array("total", (some, w.shape[1], flat.shape[-1]), w.dtype.type)
+            part = work_array("part", (some, w.shape[1], length), w.dtype.type)
             kernel = w[channel:channel + step]
             for r, (lower, i) in enumerate(row_taps):
                 for s, (right, j) in enumerate(column_taps):
@@ -130,8 +111,8 @@ def _by_rows(x: np.ndarray, w: np.ndarray, geometry: Geometry, dtype: type, y: n
                                       columns, geometry, dtype, phase)
                       for phase in {phase for _, phase in offsets}}
             length = (count * height - extra) * columns
-            total = _work("total", (groups, len(w) // groups, count * height * columns), dtype)
-            part = _work("part", (groups, len(w) // groups, length), dtype)
+            total = work_array("total", (groups, len(w) // groups, count * height * columns), dtype)
+            part = work_array("part", (groups, len(w) // groups, length), dtype)
             for r, (offset, phase) in enumerate(offsets):
                 seen = shifts[phase][..., offset * columns:offset * columns + length]
                 np.matmul(weight[r], seen, out=part if r else total[..., :length])
@@ -145,7 +126,7 @@ def _padded(x: np.ndarray, padding: tuple[int, int, int, int], dtype: type) -> n
     """(N, C, H, W) as (C, N, ...) in ``dtype`` with its padding."""
     top, left, bottom, right = padding
     n, channels, height, width = x.shape
-    padded = _work("padded", (channels, n, height + top + bottom, width + left + right), dtype)
+    padded = work_array("padded", (channels, n, height + top + bottom, width + left + right), dtype)
     padded.fill(0)
     padded[:, :, top:top + height, left:left + width] = x.transpose(1, 0, 2, 3)
     return padded
@@ -157,7 +138,8 @@ def _shifted(plane: np.ndarray, height: int, kernel_columns: int, columns: int, 
     channels, count, present, _ = plane.shape
     across, spread = geometry.stride[1], geometry.dilation[1]
     groups = geometry.groups
-    shifted = _work(f"shifted {phase}", (groups, kernel_columns, channels // groups, count, height, columns), dtype)
+    shape = (groups, kernel_columns, channels // groups, count, height, columns)
+    shifted = work_array(f"shifted {phase}", shape, dtype)
     shifted[..., present:, :] = 0
     for s in range(kernel_columns):
         view = plane[..., s * spread:s * spread + (columns - 1) * across + 1:across]

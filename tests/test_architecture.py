@@ -24,6 +24,7 @@ similarity
 kl
 ranges
 geometry
+work_arrays
 correlate
 convolution
 cook_toom
