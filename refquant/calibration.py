@@ -42,7 +42,10 @@ def observe_extremes(network: Network, images: Any, executor: Executor | None = 
 
 
 def _extremes(x: np.ndarray, name: str) -> Extremes:
-    return Extremes.of(x)
+    try:
+        return Extremes.of(x)
+    except ValueError as error:
+        raise ValueError(f"tensor {name!r}: {error}") from None
 
 
 def _histogram(limits: dict[str, float], x: np.ndarray, name: str) -> Histogram:

@@ -1,8 +1,9 @@
-"""The command line: ``refquant demo`` and ``refquant quantize``."""
+"""The command line: ``refquant demo``, ``refquant quantize``, ``refquant bounds``."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Iterable
@@ -74,6 +75,43 @@ def _add_quantize(commands: Any) -> None:
     quantize.set_defaults(run=_quantize)
 
 
+def _bounds(arguments: argparse.Namespace) -> None:
+    from refquant import report
+    from refquant.formats import IntFormat
+    from refquant.winograd_bounds import describe_bounds
+
+    narrow = not arguments.full_range
+    x_format = IntFormat(arguments.bits, signed=not arguments.unsigned, narrow=narrow and not arguments.unsigned)
+    w_format = IntFormat(arguments.weight_bits or arguments.bits, narrow=narrow)
+    result = describe_bounds(arguments.tile, x_format, w_format, arguments.channels)
+    print(json.dumps(result, indent=1) if arguments.json else report.bounds_table(result))
+
+
+def _add_bounds(commands: Any) -> None:
+    bounds = commands.add_parser("bounds", help="prove what every stage of direct, int16-lane and Winograd "
+                                 "convolution can reach")
+    bounds.add_argument("--bits", type=_width, required=True, metavar="B", help="of activations and weights")
+    bounds.add_argument("--weight-bits", type=_width, metavar="B", help="of the weights, where it is another number")
+    bounds.add_argument("--full-range", action="store_true", help="codes from -2^(b-1), not from -(2^(b-1)-1)")
+    bounds.add_argument("--unsigned", action="store_true", help="activations from 0 to 2^b-1")
+    bounds.add_argument("--tile", type=_tile, required=True, metavar="M,R",
+                        help="of Winograd's F(M, R), as in 2,3; or the name of a preset, as in 'F(4,3) ncnn'")
+    bounds.add_argument("--channels", type=int, required=True, metavar="C", help="input channels")
+    bounds.add_argument("--json", action="store_true", help="print JSON, with the witnesses as codes")
+    bounds.set_defaults(run=_bounds)
+
+
+def _width(text: str) -> int:
+    if not text.isdecimal() or not 2 <= int(text) <= 32:
+        raise argparse.ArgumentTypeError(f"must be from 2 to 32, got {text}")
+    return int(text)
+
+
+def _tile(text: str) -> Any:
+    parts = text.split(",")
+    return (int(parts[0]), int(parts[1])) if len(parts) == 2 and all(p.isdecimal() for p in parts) else text
+
+
 def _directory(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("must name a directory")
@@ -105,6 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     demo.add_argument("--all", action="store_true", help="also the rows that a table of 25 has no room for")
     demo.set_defaults(run=_demo)
     _add_quantize(commands)
+    _add_bounds(commands)
     arguments = parser.parse_args(argv)
     try:
         arguments.run(arguments)

@@ -9,7 +9,8 @@ from typing import Any
 
 from refquant import report
 from refquant.digits.weights import calibration_images, load_digits
-from refquant.evaluation import Evaluation, LaneReport, StageReport, evaluate, evaluate_lanes, top1
+from refquant.evaluation import Evaluation, StageReport, evaluate, top1
+from refquant.integer_kernels import LaneReport, WinogradReport, run_lanes, run_winograd
 from refquant.network.float_forward import run_float
 from refquant.recipes import quantize_network
 
@@ -35,7 +36,8 @@ ROWS = (*(Row("max", recipe, bits, granularity)
 STAGES_OF = Row("max", "channelwise-int8", 8, "channel")
 
 # EasyQuant's INT7 inference: signed narrow codes, eight products in an int16 lane.
-LANE_BITS, LANE_IMAGES = 7, 100
+KERNEL_BITS, KERNEL_IMAGES = 7, 100
+WINOGRAD_TILES = ((2, 3), (4, 3))
 
 Progress = Callable[[list[Row]], Iterable[Row]]
 
@@ -59,15 +61,18 @@ def run_demo(everything: bool = False, progress: Progress = list) -> dict[str, A
             stages = result.stages
     return {"float_top1": top1(logits, labels), "images": len(images), "rows": rows,
             "stages_of": _describe(STAGES_OF), "stages": [_stage_entry(stage) for stage in stages],
-            "lane_images": LANE_IMAGES, "lanes": [_lane_entry(lane) for lane in run_lanes()]}
+            "lane_images": KERNEL_IMAGES, **run_kernels()}
 
 
-def run_lanes() -> list[LaneReport]:
-    """The 3x3 layers of the network at 7 bits through int16 lanes, on the first held-out images."""
+def run_kernels() -> dict[str, Any]:
+    """The 3x3 layers at 7 bits through int16 lanes and the dense ones through Winograd, on some held-out images."""
     network, images, _ = load_digits()
-    quantized = quantize_network(network, calibration_images(), "channelwise-int8", weight_bits=LANE_BITS,
-                                 activation_bits=LANE_BITS, activations="signed")
-    return evaluate_lanes(quantized, images[:LANE_IMAGES])
+    quantized = quantize_network(network, calibration_images(), "channelwise-int8", weight_bits=KERNEL_BITS,
+                                 activation_bits=KERNEL_BITS, activations="signed")
+    images = images[:KERNEL_IMAGES]
+    return {"lanes": [_lane_entry(lane) for lane in run_lanes(quantized, images)],
+            "winograd": [_winograd_entry(tile, stage) for tile in WINOGRAD_TILES
+                         for stage in run_winograd(quantized, images, tile)]}
 
 
 def _describe(row: Row) -> str:
@@ -87,6 +92,10 @@ def _stage_entry(stage: StageReport) -> dict[str, Any]:
 
 def _lane_entry(lane: LaneReport) -> dict[str, Any]:
     return {**asdict(lane), "x_format": str(lane.x_format), "w_format": str(lane.w_format)}
+
+
+def _winograd_entry(tile: tuple[int, int], stage: WinogradReport) -> dict[str, Any]:
+    return {"tile": f"F({tile[0]},{tile[1]})", **asdict(stage), "format": str(stage.format)}
 
 
 def render_demo(result: dict[str, Any]) -> dict[str, bytes]:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from refquant.bounds import headroom_bits
-from refquant.convolution import convolve_int16
 from refquant.formats import IntFormat
 from refquant.linear import DEAD
 from refquant.network.float_forward import run_float_tensors
@@ -184,46 +183,3 @@ def _layer_report(layer: Layer, network: Network, sums: _Likeness, stages: tuple
     headroom = [stage.headroom_bits for stage in stages if stage.layer == layer.name]
     return LayerReport(layer.name, type(node).__name__, sums.cosine, sums.sqnr_db, disparity, dead, limited,
                        sums.saturated / sums.size, min(headroom, default=None))
-
-
-@dataclass(frozen=True)
-class LaneReport:
-    """One layer through int16 lanes: products per lane, the lanes' extremes, and whether all sums agree."""
-
-    layer: str
-    x_format: IntFormat
-    w_format: IntFormat
-    schedule: int
-    int16_min: int
-    int16_max: int
-    sums_equal: bool
-
-
-def evaluate_lanes(quantized: QuantizedNetwork, images: Any, kernel: tuple[int, int] = (3, 3)) -> list[LaneReport]:
-    """Run every convolution of one kernel size through int16 lanes, under the safe schedule.
-
-    Its sums must equal the integer interpreter's, so that the codes do too. images: floats
-    (N, *input_shape). Layers with zero points or several terms are left out.
-    """
-    sums: dict[str, np.ndarray] = {}
-
-    def observe(layer: str, stage: str, values: np.ndarray) -> None:
-        sums[layer] = values
-
-    codes = run_integer_tensors(quantized, quantized.quantize_images(images), observe)
-    reports = []
-    for layer in quantized.layers:
-        encoding = quantized.encodings[layer.inputs[0]]
-        if not isinstance(layer, QuantizedConv) or len(layer.terms) > 1 or encoding.zero_point:
-            continue
-        term = layer.terms[0]
-        if term.weight_q.shape[2:] != kernel or term.plane is not None:
-            continue
-        x_format, w_format = encoding.format, term.weight_format
-        acc, seen = convolve_int16(codes[layer.inputs[0]], term.weight_q, x_format, w_format, record=True,
-                                   **layer.geometry._asdict())
-        if term.bias_q is not None:
-            acc = acc + term.bias_q[:, None, None]
-        reports.append(LaneReport(layer.name, x_format, w_format, seen.schedule, seen.int16_min, seen.int16_max,
-                                  np.array_equal(acc, sums[layer.name])))
-    return reports

@@ -19,19 +19,19 @@ TOLERANCE = 1e-12
 
 
 def check_counts(counts: np.ndarray, levels: int) -> None:
-    """ValueError unless ``counts`` is a histogram that is not empty, with at least ``levels`` bins."""
+    """ValueError unless ``counts`` is a histogram that is not empty, with more than ``levels`` bins."""
     if isinstance(levels, bool) or not isinstance(levels, (int, np.integer)) or levels < 1:
         raise ValueError(f"levels must be an integer >= 1, got {levels!r}")
     if counts.ndim != 1 or counts.dtype.kind not in "iu" or len(counts) <= levels:
         raise ValueError(f"counts must be one row of more than {levels} integers, got shape {counts.shape} of "
                          f"{counts.dtype}")
     if counts.min() < 0 or not counts.any():
-        raise ValueError("counts must be >= 0 and not all zero")
+        raise ValueError(f"counts must be >= 0 and not all zero, got {counts.min()}..{counts.max()}")
 
 
 def best_bin(divergences: np.ndarray, levels: int) -> int:
     """How many bins the first threshold within 1e-12 of the least divergence keeps."""
-    return levels + int(np.argmax(divergences <= divergences.min() + TOLERANCE))
+    return int(levels) + int(np.argmax(divergences <= divergences.min() + TOLERANCE))
 
 
 def tensorrt_divergence(counts: np.ndarray, kept: int, levels: int = 128) -> float:
@@ -69,7 +69,7 @@ def tensorrt_divergences(counts: np.ndarray, levels: int = 128) -> np.ndarray:
     KL = 1/N·[Σ p·log p - Σ_l (S_l + tail if l is the last)·log(S_l/C_l)] - log N + log n.
     """
     check_counts(counts, levels)
-    total = float(counts.sum())
+    total, levels = float(counts.sum()), int(levels)
     mass = _prefix(counts)
     filled = _prefix(counts > 0)
     entropy = _prefix(xlogy(counts, counts))
@@ -131,7 +131,7 @@ def ncnn_divergences(counts: np.ndarray, levels: int = 128) -> np.ndarray:
     counts: (B,) integers. Returns (B - levels,). Every bin lies within one level or is shared by two.
     """
     check_counts(counts, levels)
-    total = float(counts.sum())
+    total, levels = float(counts.sum()), int(levels)
     frequency = counts / total
     p = frequency + NCNN_EPSILON
     mass = _prefix(counts) / total
@@ -159,7 +159,10 @@ def ncnn_divergences(counts: np.ndarray, levels: int = 128) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _fractional_edges(bins: int, levels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both (B - levels, levels + 1): edge l of the first k bins lies at l·k/levels, as bin and fraction."""
+    """Both (B - levels, levels + 1): edge l of the first k bins lies at l·k/levels, as bin and fraction.
+
+    Of 5 bins in 2 levels, the middle edge lies at 2.5: bin 2 and half of it.
+    """
     whole, rest = np.divmod(np.arange(levels, bins)[:, None] * np.arange(levels + 1), levels)
     share = rest / levels
     whole.flags.writeable = share.flags.writeable = False

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -72,16 +71,16 @@ def as_planes(x: np.ndarray) -> np.ndarray:
     return x.reshape(*x.shape, 1, 1) if x.ndim == 2 else x
 
 
-def search_node(batches: LayerBatches, weight_bits: int, granularity: str, starts: Sequence[tuple[Any, float]],
-                keep_activation: bool) -> ScaleSearch:
-    """``easyquant.search_layer`` in mode ``paper`` on what one node of the network reads.
+def search_node(batches: LayerBatches, weight_bits: int, granularity: str, weight_scale: np.ndarray,
+                activation_scale: float, keep_activation: bool) -> ScaleSearch:
+    """``easyquant.search_layer`` in mode ``paper`` on what one node of the network reads, from these two scales.
 
-    starts: pairs of scales. keep_activation: where a node before has already settled the input's scale.
+    keep_activation: where a node before has already settled the input's scale.
     """
     node = batches.node
     fmt = batches.encodings[encoding_sources(batches.network)[node.inputs[0]]].format
     geometry = node.geometry if isinstance(node, Conv) else Conv.geometry
     weight = node.weight if isinstance(node, Conv) else node.weight[:, :, None, None]
     return search_layer(batches, weight, bits=(weight_bits, fmt.bits), granularity=granularity,
-                        unsigned=not fmt.signed, initial=starts, keep_activation=keep_activation,
-                        **geometry._asdict())
+                        unsigned=not fmt.signed, initial=[(weight_scale, activation_scale)],
+                        keep_activation=keep_activation, **geometry._asdict())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from scipy.optimize import brentq
 from scipy.special import lambertw
 from scipy.stats import norm
 
-from refquant.formats import IntFormat, frozen_copy
-from refquant.kl import best_bin, ncnn_divergences, tensorrt_divergences
+from refquant.formats import IntFormat, as_integers, frozen_copy
+from refquant.kl import best_bin, check_counts, ncnn_divergences, tensorrt_divergences
 from refquant.linear import max_scale
 
 BINS = 2048
@@ -36,6 +37,12 @@ def _values(x: Any) -> np.ndarray:
     return x.astype(np.float64).ravel()
 
 
+def _whole(value: Any, name: str, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
+        raise ValueError(f"{name} must be an integer from {least} to {most}, got {value!r}")
+    return int(value)
+
+
 @dataclass(frozen=True, eq=False)
 class Extremes:
     """The first pass: the ten smallest and the ten largest values seen, both rising (fewer if there are fewer)."""
@@ -43,11 +50,15 @@ class Extremes:
     smallest: np.ndarray
     largest: np.ndarray
 
+    def __post_init__(self) -> None:
+        for name in ("smallest", "largest"):
+            object.__setattr__(self, name, frozen_copy(getattr(self, name), np.float64))
+
     @classmethod
     def of(cls, x: Any) -> Extremes:
         """Of one array of floats, any shape, finite, not empty."""
         x = _values(x)
-        if x.size > 2 * TOP_K:
+        if x.size > TOP_K:
             parted = np.partition(x, (TOP_K - 1, x.size - TOP_K))
             return cls(np.sort(parted[:TOP_K]), np.sort(parted[-TOP_K:]))
         x = np.sort(x)
@@ -87,12 +98,12 @@ class Histogram:
     limit: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "counts", frozen_copy(self.counts, np.int64))
+        object.__setattr__(self, "counts", frozen_copy(as_integers(self.counts, "counts"), np.int64))
 
     @classmethod
     def of(cls, x: Any, limit: float, bins: int = BINS) -> Histogram:
         """Of one array of floats within [-limit, limit]."""
-        magnitude = np.abs(_values(x))
+        magnitude, bins = np.abs(_values(x)), _whole(bins, "bins", 1, 2**20)
         if not (np.isfinite(limit) and limit >= magnitude.max()):
             raise ValueError(f"limit must be finite and at least max|x| = {magnitude.max()}, got {limit}")
         index = np.minimum((magnitude / (limit or 1.0) * bins).astype(np.int64), bins - 1)
@@ -114,8 +125,8 @@ class Histogram:
 
     @property
     def centers(self) -> np.ndarray:
-        """The middle of each bin."""
-        return (np.arange(len(self.counts)) + 0.5) * (self.limit / len(self.counts))
+        """The middle of each bin, in units of the limit."""
+        return (np.arange(len(self.counts)) + 0.5) / len(self.counts)
 
 
 def percentile(histogram: Histogram, gamma: float = 99.99) -> float:
@@ -124,27 +135,26 @@ def percentile(histogram: Histogram, gamma: float = 99.99) -> float:
     >>> percentile(Histogram(np.array([90, 8, 1, 1]), 0, 4.0), 98)
     2.0
     """
-    if not 0 < gamma <= 100:
-        raise ValueError(f"gamma must be above 0 and at most 100 percent, got {gamma}")
+    if not isinstance(gamma, (Real, np.number)) or not 0 < gamma <= 100:
+        raise ValueError(f"gamma must be above 0 and at most 100 percent, got {gamma!r}")
     total = int(histogram.counts.sum())
-    wanted = -(-Fraction(gamma) * total // 100)
+    wanted = -(-Fraction(str(gamma)) * total // 100)  # the decimal that was written, not the float beside it
     kept = int(np.searchsorted(np.cumsum(histogram.counts), int(wanted))) + 1
-    return kept * histogram.limit / len(histogram.counts)
+    return kept / len(histogram.counts) * histogram.limit
 
 
 def least_squares(histogram: Histogram, levels: int, candidates: int = 128) -> float:
     """T = argmin Σ count·(c - Q(c)/S)² over T = limit·j/candidates, j = 1 .. candidates (the MSE estimator).
 
-    c: the bins' centers, exact zeros left out. levels: the format's largest code, S = levels/T.
+    c: the bins' centers, exact zeros left out. levels: the format's largest code, S = levels/T. Of errors
+    that are equal to twelve digits the widest T wins, which clips least.
     """
-    if histogram.limit == 0:
-        return 0.0
-    thresholds = histogram.limit * (np.arange(1, candidates + 1) / candidates)
-    step = thresholds[:, None] / levels
-    restored = np.minimum(np.floor(histogram.centers / step + 0.5), levels) * step
-    error = (restored - histogram.centers) ** 2 @ histogram.nonzero_counts
-    # Equal to 12 digits is equal; the widest of those, which clips least.
-    return float(thresholds[np.flatnonzero(error <= error.min() * (1 + 1e-12))[-1]])
+    thresholds = np.arange(1, _whole(candidates, "candidates", 1, 2**16) + 1) / candidates  # in units of the limit
+    center = histogram.centers
+    step = thresholds[:, None] / _whole(levels, "levels", 1, 2**32)
+    restored = np.minimum(np.floor(center / step + 0.5), levels) * step
+    error = (restored - center) ** 2 @ histogram.nonzero_counts
+    return float(thresholds[np.flatnonzero(error <= error.min() * (1 + 1e-12))[-1]]) * histogram.limit
 
 
 def topk_median(extremes: Extremes) -> tuple[float, float]:
@@ -162,9 +172,7 @@ def aciq_ratio(bits: int, distribution: str = "laplace") -> float:
     >>> round(aciq_ratio(4), 2), round(aciq_ratio(4, "gauss"), 2)
     (5.03, 2.56)
     """
-    if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)) or not 1 <= bits <= 17:
-        raise ValueError(f"bits must be an integer from 1 to 17, got {bits!r}")
-    power = 4.0 ** int(bits)
+    power = 4.0 ** _whole(bits, "bits", 1, 17)
     if distribution == "laplace":
         return float(lambertw(3 * power).real)
     if distribution == "gauss":
@@ -179,27 +187,30 @@ def aciq(histogram: Histogram, bits: int, distribution: str = "laplace", after_r
     then those of the values that are not zero, and the ratio is that of one more bit, since none is spent
     on the sign. Moments are those of the bins' centers.
     """
-    ratio = aciq_ratio(bits + after_relu, distribution)
+    ratio = aciq_ratio(_whole(bits, "bits", 1, 16) + after_relu, distribution)
     counts = histogram.nonzero_counts
     total = counts.sum() if after_relu else histogram.counts.sum()
     if not counts.any():
         return 0.0
     power = 1 if distribution == "laplace" else 2
-    moment = float((histogram.centers / histogram.limit) ** power @ counts / total)
+    moment = float(histogram.centers ** power @ counts / total)
     return min(ratio * moment ** (1 / power), 1.0) * histogram.limit
 
 
 def kl(histogram: Histogram, levels: int = 128, variant: str = "tensorrt") -> float:
     """T = (i + 1/2)·limit/B for the number i of kept bins with the least KL(P||Q) (see ``refquant.kl``).
 
-    variant ``tensorrt``: i = levels .. B, where i = B stands for T = limit, no clipping. ``nvidia``: the same
-    after the first bin's count is replaced by the second's, as NVIDIA's pytorch-quantization does: a
-    ReLU's many exact zeros, merged with their neighbours, otherwise speak for far too low thresholds.
-    ``ncnn``: exact zeros left out, i = levels .. B-1. (So ncnn clips even a constant: it keeps the first i of
-    equals.) levels: 128 for 8 bits, 2^(b-1) for b bits; 2^b for unsigned codes.
+    variant
+        ``tensorrt``: i = levels .. B, where i = B stands for T = limit, no clipping.
+        ``nvidia``: the same after the first bin's count is replaced by the second's, which NVIDIA's
+        pytorch-quantization does. A ReLU's many exact zeros, merged with their neighbours, otherwise speak for
+        far too low thresholds. Differs from that toolkit: it takes the last of equal minima, and T = i·limit/B.
+        ``ncnn``: exact zeros left out, i = levels .. B-1. So it clips even a constant, of equals the first.
+    levels: 128 for 8 bits, 2^(b-1) for b bits; 2^b for unsigned codes.
     """
     if variant not in ("tensorrt", "nvidia", "ncnn"):
         raise ValueError(f"variant must be tensorrt, nvidia or ncnn, got {variant!r}")
+    check_counts(histogram.counts, levels)
     if histogram.limit == 0:
         return 0.0
     bins = len(histogram.counts)
@@ -211,7 +222,7 @@ def kl(histogram: Histogram, levels: int = 128, variant: str = "tensorrt") -> fl
             counts[0] = counts[1]
         divergences = tensorrt_divergences(counts, levels)
     kept = best_bin(divergences, levels)
-    return histogram.limit if kept == bins else (kept + 0.5) * histogram.limit / bins
+    return histogram.limit if kept == bins else (kept + 0.5) / bins * histogram.limit
 
 
 ESTIMATORS = ("max", "percentile", "mse", "topk_median", "aciq_laplace", "aciq_gauss", "kl_tensorrt", "kl_nvidia",
@@ -221,8 +232,11 @@ ESTIMATORS = ("max", "percentile", "mse", "topk_median", "aciq_laplace", "aciq_g
 def threshold(extremes: Extremes, histogram: Histogram, estimator: str, fmt: IntFormat) -> float:
     """The threshold of one of ESTIMATORS for codes of ``fmt``; 0 where all values are zero.
 
-    An unsigned format is taken to follow a ReLU: one bit more for ACIQ, twice the levels for KL.
+    An unsigned format is taken to follow a ReLU: one bit more for ACIQ, twice the levels for KL (at most half
+    the bins). Values count by their magnitude, whatever the format.
     """
+    if not isinstance(fmt, IntFormat) or fmt.max < 1:
+        raise ValueError(f"fmt must be an IntFormat with positive codes, got {fmt}")
     if estimator == "max":
         return extremes.magnitude
     if estimator == "percentile":

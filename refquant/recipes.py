@@ -35,7 +35,7 @@ class Recipe(NamedTuple):
 
 
 _TENSORRT = "activations by TensorRT's KL, weights by max per output channel (Migacz 2017)"
-_EASYQUANT = "EasyQuant's search of both scales, from max or KL, weights per output channel (arXiv 2006.16669)"
+_EASYQUANT = "EasyQuant's search of both scales from max, weights per output channel (arXiv 2006.16669)"
 RECIPES = {
     "max-int8": Recipe("layer", 8, "unsigned", "max", False,
                        "max-scaling, one weight scale per layer (EasyQuant Eq. 1)"),
@@ -43,8 +43,8 @@ RECIPES = {
                                "max-scaling, one weight scale per output channel"),
     "tensorrt-int8": Recipe("channel", 8, "signed", "kl_nvidia", False, _TENSORRT),
     "tensorrt-int7": Recipe("channel", 7, "signed", "kl_nvidia", False, f"{_TENSORRT}, 7 bits"),
-    "easyquant-int8": Recipe("channel", 8, "signed", "kl_nvidia", True, _EASYQUANT),
-    "easyquant-int7": Recipe("channel", 7, "signed", "kl_nvidia", True, f"{_EASYQUANT}, 7 bits"),
+    "easyquant-int8": Recipe("channel", 8, "signed", "max", True, _EASYQUANT),
+    "easyquant-int7": Recipe("channel", 7, "signed", "max", True, f"{_EASYQUANT}, 7 bits"),
 }
 GRANULARITIES = ("layer", "channel")
 ACTIVATIONS = ("unsigned", "signed", "affine")
@@ -61,9 +61,9 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     or of each output channel, and over each activation tensor on the calibration images.
     ``tensorrt-int8``, ``-int7``: the same per channel, but activations are clipped at the threshold of least
     KL divergence. The network's output keeps max-scaling.
-    ``easyquant-int8``, ``-int7``: from max or KL, whichever suits a layer better, EasyQuant's search improves the
-    scales of each layer's weights and input, layer by layer. A tensor that several layers read gets its scale
-    from the first; tensors that none reads, such as the operands of an Add, keep max-scaling.
+    ``easyquant-int8``, ``-int7``: from max-scaling, EasyQuant's search improves the scales of each layer's weights
+    and input, layer by layer. A tensor that several layers read gets its scale from the first; tensors that
+    none reads, such as the operands of an Add, keep max-scaling.
 
     network: may hold BatchNorm nodes. images: calibration images, floats (N, *input_shape).
     weight_bits, activation_bits: 2..16. granularity: of the weights, ``layer`` or ``channel``.
@@ -98,7 +98,7 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
                       else f"one of {', '.join(map(str, choices))}")
             raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
-    if activations == "affine" and default.estimator != "max":
+    if activations == "affine" and (default.searched or default.estimator != "max"):
         raise ValueError(f"activations must be unsigned or signed with recipe {recipe}, got 'affine'")
 
     folded = fold_batchnorm(network)
@@ -106,9 +106,8 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     accumulator, axis = IntFormat(accumulator_bits), 0 if granularity == "channel" else None
     encodings = {name: activation_encoding(seen.low, seen.high, activation_bits, activations)
                  for name, seen in observe_extremes(folded, images).items()}
-    clipped = {} if default.estimator == "max" else _clipped(folded, images, default.estimator, encodings)
-    if not default.searched:
-        encodings |= clipped
+    if default.estimator != "max":
+        encodings |= _clipped(folded, images, default.estimator, encodings)
     weights: dict[str, QuantizedWeight] = {}
     sources = encoding_sources(folded)
     settled: set[str] = set()
@@ -117,10 +116,8 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
             scale = max_scale(node.weight, IntFormat(weight_bits, narrow=True), axis)
             source = sources[node.inputs[0]]
             if default.searched:
-                kept = source in settled
-                starts = [(scale, start[source].scale) for start in (encodings, clipped)[:1 if kept else None]]
                 found = search_node(LayerBatches(folded, node, images, encodings, weights, prefix), weight_bits,
-                                    granularity, starts, kept)
+                                    granularity, scale, encodings[source].scale, source in settled)
                 scale, settled = found.weight_scale, settled | {source}
                 encodings[source] = replace(encodings[source], scale=found.activation_scale)
             weights[node.name] = quantize_weight(node, scale, weight_bits, encodings[source], accumulator)

@@ -82,10 +82,17 @@ def demo_tables(result: dict[str, Any]) -> str:
         [(r["layer"], r["x_format"], r["w_format"], str(r["schedule"]), str(r["int16_min"]), str(r["int16_max"]),
           f"{100 * max(-r['int16_min'] / 32768, r['int16_max'] / 32767):.0f}", "yes" if r["sums_equal"] else "NO")
          for r in result["lanes"]])
+    winograd = table(
+        ("layer", "tile", "stage", "format", "seen min", "seen max", "proven min", "proven max", "headroom bits",
+         "sums equal"),
+        [(r["layer"], r["tile"], r["stage"], r["format"], str(r["min"]), str(r["max"]), str(r["proven_min"]),
+          str(r["proven_max"]), f"{r['headroom_bits']:.1f}", "yes" if r["sums_equal"] else "NO")
+         for r in result["winograd"]])
     return (f"Digits CNN, {result['images']} held-out images, float top-1 {result['float_top1']:.2f} %\n\n"
             f"Integer-only inference\n\n{accuracy}\n\n"
             f"Integer sums before requantization ({result['stages_of']})\n\n{sums}\n\n"
-            f"3x3 layers through int16 lanes, SMLAL and SADALP ({result['lane_images']} images)\n\n{lanes}")
+            f"3x3 layers through int16 lanes, SMLAL and SADALP ({result['lane_images']} images)\n\n{lanes}\n\n"
+            f"Dense 3x3 layers by integer Winograd ({result['lane_images']} images)\n\n{winograd}")
 
 
 def draw_accuracy(result: dict[str, Any]) -> Figure:
@@ -143,6 +150,17 @@ def own_table(result: dict[str, Any]) -> str:
               "seconds")
     return (f"{entries[0]['images']} images, float top-1 {percent(entries[0]['float_top1'])} %\n\n"
             f"Integer-only inference\n\n{table(header, rows)}")
+
+
+def bounds_table(result: dict[str, Any]) -> str:
+    """The table of ``refquant bounds``."""
+    rows = [(s["stage"], str(s["min"]), str(s["max"]), str(s["bits"]), s["format"], f"{s['headroom_bits']:.1f}",
+             s["witness"]) for s in result["stages"]]
+    most = ", ".join(f"{stage} {count}" for stage, count in result["largest_channels"].items())
+    return (f"{result['tile']}, divisor {result['divisor']}: {result['channels']} channels of {result['x_format']} "
+            f"times {result['w_format']}\n\n"
+            + table(("stage", "min", "max", "bits", "format", "headroom bits", "max attained at"), rows)
+            + f"\n\nInput channels that fit int32: {most}")
 
 
 def draw_layer_sqnr(entry: dict[str, Any]) -> Figure:

@@ -48,6 +48,7 @@ calibration
 layer_search
 recipes
 evaluation
+integer_kernels
 digits
 digits.data
 digits.architecture

@@ -31,9 +31,9 @@ def report(tmp_path_factory):
     return json.loads((directory / "new" / "report.json").read_text())
 
 
-def row(report, granularity, bits):
+def row(report, granularity, bits, method="max"):
     found = [r for r in report["rows"] if (r["network"], r["method"], r["granularity"], r["weight_bits"],
-                                           r["activation_bits"]) == ("digits", "max", granularity, bits, bits)]
+                                           r["activation_bits"]) == ("digits", method, granularity, bits, bits)]
     assert len(found) == 1
     return found[0]
 
@@ -83,6 +83,22 @@ def test_every_3x3_layer_agrees_with_int16_lanes_of_eight_products(report):
         assert lane["sums_equal"] is True
         assert (lane["x_format"], lane["w_format"], lane["schedule"]) == ("int7 narrow", "int7 narrow", 8)
         assert -31752 <= lane["int16_min"] < 0 < lane["int16_max"] <= 31752
+
+
+def test_the_dense_3x3_layers_agree_with_winograd_within_its_proven_ranges(report):
+    stages = ["input", "V", "U", "product", "sum", "output_scaled", "output"]
+    assert [(r["tile"], r["layer"], r["stage"]) for r in report["winograd"]] == [
+        (tile, layer, stage) for tile in ("F(2,3)", "F(4,3)") for layer in ("conv1", "res_a", "res_b")
+        for stage in stages]
+    for r in report["winograd"]:
+        assert r["sums_equal"] is True
+        assert r["proven_min"] <= r["min"] <= r["max"] <= r["proven_max"]
+
+
+def test_easyquant_reaches_at_four_bits_what_max_and_kl_do_not(report):
+    assert row(report, "channel", 8, "EasyQuant")["integer_top1"] >= report["float_top1"] - 1
+    at_four = {method: row(report, "channel", 4, method)["integer_top1"] for method in ("max", "KL", "EasyQuant")}
+    assert at_four["EasyQuant"] == max(at_four.values())
 
 
 def test_the_short_table_has_at_most_25_rows():

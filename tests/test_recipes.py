@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refquant import calibration, recipes
+from refquant import calibration
 from refquant.formats import IntFormat
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import run_float_tensors

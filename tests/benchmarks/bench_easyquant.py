@@ -1,7 +1,7 @@
 """EasyQuant's search on one thread: seconds and memory on a small net, and on one larger layer.
 
-``python tests/benchmarks/bench_easyquant.py``. Targets: ``paper`` within 2 s at 8 images, less than 6.5x as long and at
-most 1.1x the memory at 50; ``ncnn`` within 3.5 s; the larger layer within 3x of 100 ``convolve_exact`` calls.
+``python tests/benchmarks/bench_easyquant.py``. Targets: ``paper`` within 2 s at 8 images, less than 6.5x as long and
+at most 1.1x the memory at 50; ``ncnn`` within 3.5 s; the larger layer within 3x of 100 ``convolve_exact`` calls.
 Figures from elsewhere are quoted, not measured here: ncnn's own tool 41 and 285 CPU seconds at 8 and 50 images
 on this net; PTQ4ViT's search 1.0 s on the larger layer.
 """

@@ -1,0 +1,74 @@
+"""Max, KL and EasyQuant at 8 to 4 bits: README's table. ``python tests/benchmarks/compare_scales.py [NETWORK ...]``.
+
+Networks: digits; resnet8 and dscnn from the folder that REFQUANT_MODELS names. All three: weights per output channel,
+signed narrow codes of as many bits for weights and activations, 50 calibration images, integer inference.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from refquant.digits.weights import calibration_images, load_digits
+from refquant.evaluation import top1
+from refquant.network.float_forward import run_float
+from refquant.network.graph import Network
+from refquant.onnx_io import load_onnx
+from refquant.recipes import quantize_network
+from refquant.report import table
+
+METHODS = {"max": "channelwise-int8", "KL": "tensorrt-int8", "EasyQuant": "easyquant-int8"}
+BITS = (8, 7, 6, 5, 4)
+NETWORKS = ("digits", "resnet8", "dscnn")
+CALIBRATION, BATCH = 50, 50
+
+Case = tuple[Network, np.ndarray, np.ndarray, np.ndarray]
+
+
+def load(name: str) -> Case:
+    """The network, calibration images, held-out images and their labels."""
+    if name == "digits":
+        network, images, labels = load_digits()
+        return network, calibration_images(CALIBRATION), images, labels
+    folder = Path(os.environ["REFQUANT_MODELS"])
+    if name == "dscnn":
+        file = np.load(folder / "dscnn_kws_data.npz")
+        inputs, labels = file["inputs"], file["labels"]
+        network = load_onnx(folder / "dscnn_kws_bn.onnx")
+        return network, inputs[:CALIBRATION], inputs[CALIBRATION:], labels[CALIBRATION:]
+    file = np.load(folder / "resnet8_cifar10_data.npz")
+    calibration, images = (file[key].transpose(0, 3, 1, 2).astype(np.float32)
+                           for key in ("calibration_images", "test_images"))
+    return load_onnx(folder / "resnet8_cifar10_bn.onnx"), calibration[:CALIBRATION], images, file["test_labels"]
+
+
+def accuracy(case: Case, method: str | None, bits: int = 0) -> float:
+    """Top-1 in percent: of the float network without a method."""
+    network, calibration, images, labels = case
+    network = network.without_softmax()
+    if method is None:
+        logits = [run_float(network, images[i:i + BATCH]) for i in range(0, len(images), BATCH)]
+    else:
+        quantized = quantize_network(network, calibration, METHODS[method], weight_bits=bits, activation_bits=bits,
+                                     activations="signed")
+        logits = [quantized.run(images[i:i + BATCH]) for i in range(0, len(images), BATCH)]
+    return top1(np.concatenate(logits), labels)
+
+
+def main(names: list[str]) -> None:
+    """Print one table for all networks."""
+    rows = []
+    for name in names:
+        case = load(name)
+        rows.append((name, "float", *(len(BITS) - 1) * [""], f"{accuracy(case, None):.2f}"))
+        for method in METHODS:
+            rows.append((name, method, *(f"{accuracy(case, method, bits):.2f}" for bits in BITS)))
+            print(*rows[-1], file=sys.stderr)
+    print(table(("network", "scales", *(f"{bits} bits" for bits in BITS)), rows))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(NETWORKS))
