@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refquant.correlate import correlate
-from refquant.formats import IntFormat, as_integers, check_codes
+from refquant.formats import IntFormat, check_codes, fitting_int64
 from refquant.geometry import Geometry, taps
 from refquant.lanes import LaneStep, check_schedule, run_lanes
 
@@ -41,16 +41,6 @@ def convolve(x: Any, w: Any, bias: Any = None, *, stride: Any = 1, padding: Any 
     dtype = np.result_type(x, w).type
     y = correlate(x, w, geometry, dtype)
     return y if bias is None else y + _bias(bias, "f", w.shape[0]).astype(dtype)[:, None, None]
-
-
-def _fitting_int64(x: Any, name: str) -> np.ndarray:
-    x = np.asarray(x)
-    if x.dtype.itemsize < 8 and x.dtype.kind in "iu":
-        return x
-    x = as_integers(x, name)
-    if x.dtype == np.uint64 and x.size and x.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"{name} must fit int64, got {x.max()}")
-    return x.astype(np.int64, copy=False)
 
 
 def _largest_weight_sum(w_q: np.ndarray) -> int:
@@ -84,7 +74,7 @@ def convolve_exact(x_q: Any, w_q: Any, bias_q: Any = None, *, stride: Any = 1, p
     >>> convolve_exact(np.array([[[[3, -128]]]]), np.array([[[[2, 127]]]]))
     array([[[[-16250]]]])
     """
-    x_q, w_q = _fitting_int64(x_q, "input"), _fitting_int64(w_q, "weight")
+    x_q, w_q = fitting_int64(x_q, "input"), fitting_int64(w_q, "weight")
     geometry = Geometry.of(stride, padding, dilation, groups)
     geometry.check_shapes(x_q.shape, w_q.shape)
     geometry.output_size(x_q.shape[2], x_q.shape[3], w_q.shape[2:])

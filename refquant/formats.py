@@ -70,6 +70,17 @@ def as_integers(x: Any, name: str) -> np.ndarray:
     return x.astype(np.uint64 if wide_unsigned else np.int64, copy=False)
 
 
+def fitting_int64(x: Any, name: str) -> np.ndarray:
+    """``x`` as integers that int64 holds, narrow dtypes as they are; ValueError naming ``name`` otherwise."""
+    x = np.asarray(x)
+    if x.dtype.itemsize < 8 and x.dtype.kind in "iu":
+        return x
+    x = as_integers(x, name)
+    if x.dtype == np.uint64 and x.size and x.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} must fit int64, got {x.max()}")
+    return x.astype(np.int64, copy=False)
+
+
 def check_codes(codes: Any, fmt: IntFormat, name: str) -> np.ndarray:
     """``codes`` as int64; ValueError naming ``name`` unless they are integers within ``fmt`` (at most int64).
 

@@ -60,7 +60,8 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     ``max-int8`` and ``channelwise-int8``: every scale is q_max / max|x|, over the weights of a layer
     or of each output channel, and over each activation tensor on the calibration images.
     ``tensorrt-int8``, ``-int7``: the same per channel, but activations are clipped at the threshold of least
-    KL divergence. The network's output keeps max-scaling.
+    KL divergence. The network's output keeps max-scaling. (An input of few distinct values, such as pixels,
+    has a comb for a histogram, which can mislead KL at few bits.)
     ``easyquant-int8``, ``-int7``: from max-scaling, EasyQuant's search improves the scales of each layer's weights
     and input, layer by layer. A tensor that several layers read gets its scale from the first; tensors that
     none reads, such as the operands of an Add, keep max-scaling.
@@ -80,27 +81,8 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     >>> bool((quantized.run(images).argmax(axis=1) == labels).mean() > 0.98)
     True
     """
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
-    default = RECIPES[recipe]
-    granularity = default.granularity if granularity is None else granularity
-    activations = default.activations if activations is None else activations
-    weight_bits = default.bits if weight_bits is None else weight_bits
-    activation_bits = default.bits if activation_bits is None else activation_bits
-    for name, value, choices in (("granularity", granularity, GRANULARITIES),
-                                 ("activations", activations, ACTIVATIONS), ("prefix", prefix, PREFIXES),
-                                 ("accumulator_bits", accumulator_bits, (16, 24, 32)),
-                                 ("weight_bits", weight_bits, range(2, 17)),
-                                 ("activation_bits", activation_bits, range(2, 17))):
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if value not in choices or not (whole or isinstance(value, str)):
-            wanted = (f"from {choices[0]} to {choices[-1]}" if isinstance(choices, range)
-                      else f"one of {', '.join(map(str, choices))}")
-            raise ValueError(f"{name} must be {wanted}, got {value!r}")
-
-    if activations == "affine" and (default.searched or default.estimator != "max"):
-        raise ValueError(f"activations must be unsigned or signed with recipe {recipe}, got 'affine'")
-
+    default, weight_bits, activation_bits, granularity, activations = _checked(
+        recipe, weight_bits, activation_bits, granularity, activations, prefix, accumulator_bits)
     folded = fold_batchnorm(network)
     images = check_images(images, folded.input_shape)
     accumulator, axis = IntFormat(accumulator_bits), 0 if granularity == "channel" else None
@@ -122,6 +104,31 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
                 encodings[source] = replace(encodings[source], scale=found.activation_scale)
             weights[node.name] = quantize_weight(node, scale, weight_bits, encodings[source], accumulator)
     return assemble(folded, encodings, weights, accumulator, semantics)
+
+
+def _checked(recipe: str, weight_bits: int | None, activation_bits: int | None, granularity: str | None,
+             activations: str | None, prefix: str, accumulator_bits: int) -> tuple[Recipe, int, int, str, str]:
+    """The recipe, and its defaults where nothing else is asked for; ValueError for what is not to be had."""
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
+    default = RECIPES[recipe]
+    granularity = default.granularity if granularity is None else granularity
+    activations = default.activations if activations is None else activations
+    weight_bits = default.bits if weight_bits is None else weight_bits
+    activation_bits = default.bits if activation_bits is None else activation_bits
+    for name, value, choices in (("granularity", granularity, GRANULARITIES),
+                                 ("activations", activations, ACTIVATIONS), ("prefix", prefix, PREFIXES),
+                                 ("accumulator_bits", accumulator_bits, (16, 24, 32)),
+                                 ("weight_bits", weight_bits, range(2, 17)),
+                                 ("activation_bits", activation_bits, range(2, 17))):
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if value not in choices or not (whole or isinstance(value, str)):
+            wanted = (f"from {choices[0]} to {choices[-1]}" if isinstance(choices, range)
+                      else f"one of {', '.join(map(str, choices))}")
+            raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    if activations == "affine" and (default.searched or default.estimator != "max"):
+        raise ValueError(f"activations must be unsigned or signed with recipe {recipe}, got 'affine'")
+    return default, weight_bits, activation_bits, granularity, activations
 
 
 def _clipped(network: Network, images: np.ndarray, estimator: str, encodings: dict[str, Encoding]

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from refquant.bounds import smallest_format
+
 
 def prepare_directory(directory: Path) -> Path:
     """Make the directory if need be and see that it can be written; ValueError if not."""
@@ -82,17 +84,19 @@ def demo_tables(result: dict[str, Any]) -> str:
         [(r["layer"], r["x_format"], r["w_format"], str(r["schedule"]), str(r["int16_min"]), str(r["int16_max"]),
           f"{100 * max(-r['int16_min'] / 32768, r['int16_max'] / 32767):.0f}", "yes" if r["sums_equal"] else "NO")
          for r in result["lanes"]])
-    winograd = table(
-        ("layer", "tile", "stage", "format", "seen min", "seen max", "proven min", "proven max", "headroom bits",
-         "sums equal"),
-        [(r["layer"], r["tile"], r["stage"], r["format"], str(r["min"]), str(r["max"]), str(r["proven_min"]),
-          str(r["proven_max"]), f"{r['headroom_bits']:.1f}", "yes" if r["sums_equal"] else "NO")
-         for r in result["winograd"]])
+    stages = ("V", "U", "product", "sum", "output_scaled")
+    by_layer: dict[tuple[str, str], dict[str, str]] = {}
+    for r in result["winograd"]:
+        row = by_layer.setdefault((r["layer"], r["tile"]), {"equal": "yes" if r["sums_equal"] else "NO"})
+        row[r["stage"]] = "/".join(str(smallest_format(r[f"{kind}min"], r[f"{kind}max"]).bits)
+                                   for kind in ("", "proven_"))
+    winograd = table(("layer", "tile", *(f"{stage} bits" for stage in stages), "sums equal"),
+                     [(*key, *(row[stage] for stage in stages), row["equal"]) for key, row in by_layer.items()])
     return (f"Digits CNN, {result['images']} held-out images, float top-1 {result['float_top1']:.2f} %\n\n"
             f"Integer-only inference\n\n{accuracy}\n\n"
             f"Integer sums before requantization ({result['stages_of']})\n\n{sums}\n\n"
             f"3x3 layers through int16 lanes, SMLAL and SADALP ({result['lane_images']} images)\n\n{lanes}\n\n"
-            f"Dense 3x3 layers by integer Winograd ({result['lane_images']} images)\n\n{winograd}")
+            f"Dense 3x3 layers by integer Winograd, bits seen/proven ({result['lane_images']} images)\n\n{winograd}")
 
 
 def draw_accuracy(result: dict[str, Any]) -> Figure:

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refquant.cook_toom import Transforms, transforms_for
-from refquant.formats import IntFormat, apply_policy, as_integers, check_codes, frozen_copy
+from refquant.formats import IntFormat, apply_policy, check_codes, fitting_int64, frozen_copy
 from refquant.geometry import Geometry, pad
 from refquant.work_arrays import work_array
 
@@ -57,7 +57,7 @@ class TransformedKernel:
 
     def __post_init__(self) -> None:
         t = self.transforms
-        w = _fitting_int64(self.w_q, "weight").astype(np.int64)
+        w = fitting_int64(self.w_q, "weight").astype(np.int64)
         if w.ndim != 4 or w.shape[2:] != (t.r, t.r) or w.size == 0:
             raise ValueError(f"weight must be a non-empty (O, C, {t.r}, {t.r}) for F({t.m}, {t.r}), "
                              f"got shape {w.shape}")
@@ -131,7 +131,7 @@ def winograd_convolve(x_q: Any, w_q: Any, tile: Any = (2, 3), padding: Any = 0, 
     """
     declared = _check_formats({} if formats is None else formats, policy)
     kernel = w_q if isinstance(w_q, TransformedKernel) else transform_kernel(w_q, tile)
-    x = _fitting_int64(x_q, "input")
+    x = fitting_int64(x_q, "input")
     geometry = Geometry.of(1, padding)
     geometry.check_shapes(x.shape, kernel.w_q.shape)
     size = geometry.output_size(x.shape[2], x.shape[3], kernel.w_q.shape[2:])
@@ -154,14 +154,6 @@ def winograd_convolve(x_q: Any, w_q: Any, tile: Any = (2, 3), padding: Any = 0, 
     y, trace = _in_stages(x, kernel, geometry.padding, size, chosen, policy)
     trace["input"] = trace["input"]._replace(min=seen[0], max=seen[1])
     return (y, trace) if record else y
-
-
-def _fitting_int64(values: Any, name: str) -> np.ndarray:
-    values = np.asarray(values)
-    if values.dtype.kind in "iu" and values.dtype.itemsize < 8:
-        return values
-    values = as_integers(values, name)
-    return check_codes(values, IntFormat(64), name) if values.dtype == np.uint64 else values
 
 
 def _check_formats(formats: Mapping[str, IntFormat], policy: str) -> dict[str, IntFormat]:

@@ -451,7 +451,7 @@ NAMES = "input, V, U, product, sum, output_scaled, output"
     (lambda: winograd_convolve(X, W / 1), "weight must hold integers of at most 64 bits, got dtype float64"),
     (lambda: winograd_convolve(X > 0, W), "input must hold integers of at most 64 bits, got dtype bool"),
     (lambda: winograd_convolve(np.full((1, 2, 3, 3), 2**63, np.uint64), W),
-     f"input must hold codes of int64 ({-2**63}..{2**63 - 1}), got {2**63}..{2**63}"),
+     f"input must fit int64, got {2**63}"),
     (lambda: winograd_convolve(X * 200, W, formats={"input": INT8}),
      "input must hold codes of int8 (-128..127), got 200..200"),
     (lambda: winograd_convolve(X, W, policy="clip"), "policy must be one of wrap, saturate, trap, got 'clip'"),

@@ -63,11 +63,11 @@ def main(names: list[str]) -> None:
     rows = []
     for name in names:
         case = load(name)
-        rows.append((name, "float", *(len(BITS) - 1) * [""], f"{accuracy(case, None):.2f}"))
+        exact = f"{accuracy(case, None):.2f}"
         for method in METHODS:
-            rows.append((name, method, *(f"{accuracy(case, method, bits):.2f}" for bits in BITS)))
+            rows.append((name, method, exact, *(f"{accuracy(case, method, bits):.2f}" for bits in BITS)))
             print(*rows[-1], file=sys.stderr)
-    print(table(("network", "scales", *(f"{bits} bits" for bits in BITS)), rows))
+    print(table(("network", "scales", "float", *(f"{bits} bits" for bits in BITS)), rows))
 
 
 if __name__ == "__main__":
