@@ -76,3 +76,23 @@ def test_vww96_with_its_dead_channels_keeps_its_logits(kind, recipe):
     assert sum(layer["dead_channels"] or 0 for layer in report["layers"]) > 100
     if recipe == "channelwise-int8":
         assert report["cosine"] >= 0.98
+
+
+@pytest.mark.parametrize("name, bits, most", [("resnet8", 8, 1.0), ("resnet8", 7, 1.5), ("dscnn", 8, 1.0)])
+def test_easyquant_stays_near_float_and_readme_shows_it(name, bits, most):
+    if name == "resnet8":
+        network, file = load("resnet8_cifar10_bn")
+        data = Data(planes(file["calibration_images"][:50]), planes(file["test_images"]), file["test_labels"])
+    else:
+        network, file = load("dscnn_kws_bn")
+        data = Data(file["inputs"][:50], file["inputs"][50:], file["labels"][50:])
+    report = quantize(network, data, f"easyquant-int{bits}")
+    assert report["codes_equal"]
+    assert report["integer_top1"] >= report["float_top1"] - most
+    page = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    lines = page.split("<!-- scales table")[1].split("```text\n")[1].split("\n```")[0].splitlines()[2:]
+    exact, *shown = next(values for network, method, *values in map(str.split, lines)
+                         if (network, method) == (name, "EasyQuant"))
+    assert exact == f"{report['float_top1']:.2f}"
+    # Calibration in floats differs between machines, and with it the scales that are searched.
+    assert abs(float(shown[8 - bits]) - report["integer_top1"]) < 1.0
