@@ -15,22 +15,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refquant.formats import IntFormat
+from refquant.formats import IntFormat, frozen_copy
 from refquant.geometry import Geometry
 from refquant.linear import check_scale, max_scale
 from refquant.output_likeness import QuantizedLayer, Table, cosines, direct_table, weight_table
 from refquant.ranges import Extremes, Histogram, threshold, threshold_scale
 
 MODES = ("paper", "demo", "ncnn")
-# Cosines as near as this are equal: the current scale stays, and among others the first one wins.
-TOLERANCE = 1e-12
+# Cosines as near as this are equal, and the first of them wins: noise must not choose.
+EQUAL = 1e-12
 
 
 class HalfStep(NamedTuple):
     """One operand's search: every candidate scale, its cosine, and which was chosen.
 
     operand: ``weight``, ``activation``, or ``start`` for the choice among initial pairs, whose candidates
-    are their numbers. channel: the output channel searched, or None where the scale is the layer's.
+    are their numbers. channel: the output channel searched, or None where the scale is the layer's. An activation
+    scale that is kept has one candidate. Both arrays are read-only.
     """
 
     operand: str
@@ -41,7 +42,10 @@ class HalfStep(NamedTuple):
 
 
 class ScaleSearch(NamedTuple):
-    """weight_scale: float64, () or (O,). cosine: the mode's own measure, reached at the two scales."""
+    """weight_scale: float64, () or (O,).
+
+    cosine: what the two scales reach: of all outputs as one (``paper``), or the mean of the images' (the others).
+    """
 
     weight_scale: np.ndarray
     activation_scale: float
@@ -65,16 +69,17 @@ def search_layer(inputs: Any, weights: Any, *, bits: Any, mode: str = "paper", g
     ``ncnn``: weights per channel, one after another; 100 candidates over [0.5, 2)·S0, those of the activations
     likewise; the sum of the images' cosines of the whole output decides.
     Both take one round, compare after bias and ReLU, and let the first maximum win. Differs from their code:
-    float64, not float32.
+    float64, not float32, and cosines within 1e-12 are equal.
 
-    inputs: floats (N, C, H, W), or a sequence of such batches, which is walked through several times; a batch may
-    be a pair of inputs and the float outputs (N, O, P, Q) to resemble, without bias. weights: floats
-    (O, C/groups, R, S). bits: 2..16, or a pair for weights and activations; codes are signed narrow, or with
-    ``unsigned`` those of the activations 0..2^b-1. granularity: ``layer`` or ``channel``; by default the mode's.
+    inputs: floats (N, C, H, W), or a list or other iterable of such batches, which is walked through several times;
+    in place of a batch may stand a tuple of inputs and the float outputs (N, O, P, Q) to resemble, without bias.
+    weights: floats (O, C/groups, R, S). bits: 2..16, or a pair for weights and activations; codes are signed
+    narrow, or with ``unsigned`` those of the activations 0..2^b-1. granularity: ``layer`` or ``channel``; by
+    default the mode's.
     initial: ``max``, ``kl`` (activations by TensorRT's KL, weights by max), or pairs (S_w, S_a), the best of
-    which starts. bias: (O,); it and ``relu`` matter to demo and ncnn. keep_activation: search the weights
-    alone. direct: evaluate weight candidates by convolving; slow, the judge.
-    Scales of an all-zero operand stay as they start, at 1.
+    which starts. bias: (O,); it and ``relu`` matter to demo and ncnn alone, rounds, tolerance and direct to paper.
+    keep_activation: search the weights alone. direct: evaluate weight candidates by convolving; slow, the judge.
+    The scale of an all-zero operand starts at 1 and ends at the first candidate: 1, or 0.5 in mode ncnn.
     ValueError for inputs that are empty, not finite or do not fit, and options that no mode knows.
 
     >>> rng = np.random.default_rng(0)
@@ -85,13 +90,14 @@ def search_layer(inputs: Any, weights: Any, *, bits: Any, mode: str = "paper", g
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-    granularity = granularity or ("layer" if mode == "paper" else "channel")
+    if granularity is None:
+        granularity = "layer" if mode == "paper" else "channel"
     if granularity not in ("layer", "channel") or (mode != "paper" and granularity == "layer"):
         wanted = "layer or channel" if mode == "paper" else "channel"
         raise ValueError(f"granularity must be {wanted} in mode {mode}, got {granularity!r}")
     _check_grid(mode, alpha, beta, n, rounds, tolerance)
     w_format, x_format = _formats(bits, unsigned)
-    batches = [inputs] if isinstance(inputs, np.ndarray) else inputs
+    batches = [inputs] if isinstance(inputs, (np.ndarray, tuple)) else inputs
     if not isinstance(batches, Iterable) or isinstance(batches, Iterator):
         raise ValueError(f"inputs must be an array or batches that can be walked through again, got {type(inputs)}")
     weight = _reals(weights, "weights", 4)
@@ -99,10 +105,14 @@ def search_layer(inputs: Any, weights: Any, *, bits: Any, mode: str = "paper", g
         bias = _reals(bias, "bias", 1)
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias must have shape {weight.shape[:1]}, got {bias.shape}")
+        _check_peak("bias must be moderate: its largest magnitude", float(np.abs(bias).max()))
     geometry = Geometry.of(stride, padding, dilation, groups)
     layer = QuantizedLayer(batches, weight, geometry, x_format, w_format,
                            *((None, False) if mode == "paper" else (bias, bool(relu))))
-    pairs = _initial_pairs(initial, layer, _check_batches(layer), 0 if granularity == "channel" else None)
+    weight_scale = max_scale(weight, w_format, 0 if granularity == "channel" else None)
+    pairs = [] if initial in ("max", "kl") else _given_pairs(initial, weight_scale.shape)
+    extremes = _check_batches(layer)
+    pairs = pairs or [(weight_scale, _initial_activation(initial, layer, extremes))]
     history: list[HalfStep] = []
     start = _best_pair(layer, pairs, mode, history)
     if mode == "paper":
@@ -116,21 +126,20 @@ def _paper(layer: QuantizedLayer, weight_scale: np.ndarray, activation_scale: fl
     for _ in range(rounds):
         begin = len(history)
         candidates = np.concatenate([weight_scale[None], np.multiply.outer(grid, weight_start)])
-        table = (direct_table(layer, candidates, [activation_scale]).over_images() if direct
+        table = (direct_table(layer, candidates, [activation_scale], pooled=True) if direct
                  else weight_table(layer, candidates, activation_scale))
         if weight_scale.ndim:
-            weight_scale = _channel_by_channel(table, candidates, history, settle=True)
+            weight_scale = _channel_by_channel(table, candidates, history, first=0)
         else:
             likeness = table.over_channels().cosines()[:, 0, 0]
-            weight_scale = candidates[_record(history, "weight", None, candidates, likeness, settle=True)]
+            weight_scale = candidates[_record(history, "weight", None, candidates, likeness)]
         candidates = np.concatenate([[activation_scale], grid[:0 if keep_activation else None] * activation_start])
-        table = direct_table(layer, [weight_scale], candidates).over_images().over_channels()
-        likeness = table.cosines()[:, 0, 0]
-        chosen = _record(history, "activation", None, candidates, likeness, settle=True)
+        likeness = direct_table(layer, [weight_scale], candidates, pooled=True).over_channels().cosines()[:, 0, 0]
+        chosen = _record(history, "activation", None, candidates, likeness)
         activation_scale, cosine = float(candidates[chosen]), float(likeness[chosen])
         if cosine - history[begin].cosines[0] < tolerance:
             break
-    return ScaleSearch(weight_scale, activation_scale, cosine, tuple(history))
+    return ScaleSearch(np.asarray(weight_scale), activation_scale, cosine, tuple(history))
 
 
 def _demo(layer: QuantizedLayer, weight_scale: np.ndarray, activation_scale: float, keep_activation: bool,
@@ -150,7 +159,7 @@ def _ncnn(layer: QuantizedLayer, weight_scale: np.ndarray, activation_scale: flo
     # The current scales first: row 0 is where channels stand that were not yet moved.
     candidates = np.concatenate([weight_scale[None], np.multiply.outer(grid, weight_scale)])
     weight_scale = _channel_by_channel(direct_table(layer, candidates, [activation_scale]), candidates, history,
-                                       settle=False)
+                                       first=1)
     points = np.array([1.0]) if keep_activation else grid
     return _activations_once(layer, weight_scale, points * activation_scale, history)
 
@@ -162,31 +171,30 @@ def _activations_once(layer: QuantizedLayer, weight_scale: np.ndarray, candidate
     return ScaleSearch(weight_scale, float(candidates[chosen]), float(likeness[chosen]), tuple(history))
 
 
-def _channel_by_channel(table: Table, candidates: np.ndarray, history: list[HalfStep], settle: bool) -> np.ndarray:
+def _channel_by_channel(table: Table, candidates: np.ndarray, history: list[HalfStep], first: int) -> np.ndarray:
     """Move one channel after another for the whole layer's cosine, earlier ones already moved.
 
-    Row 0 of the table is where every channel starts. settle: keep that scale unless another gains 1e-12;
-    without it, row 0 is no candidate and the first maximum wins. A channel's candidates change its own
-    output only, so one table serves the whole scan.
+    Row 0 of the table is where every channel starts; rows from ``first`` on are candidates. A channel's
+    candidates change its own output only, so one table serves the whole scan.
     """
-    first = 0 if settle else 1
-    dot, norm = table.dot[0].sum(axis=0), table.norm[0].sum(axis=0)
-    target = table.target.sum(axis=0)
+    dot, norm, target = table.dot[0].copy(), table.norm[0].copy(), table.target.sum(axis=0)
     scale = candidates[0].copy()
     for channel in range(len(scale)):
-        dots = dot - table.dot[0, channel] + table.dot[first:, channel]
-        norms = norm - table.norm[0, channel] + table.norm[first:, channel]
-        likeness = cosines(dots, np.maximum(norms, 0), target).mean(axis=1)
-        chosen = _record(history, "weight", channel, candidates[first:, channel], likeness, settle)
-        dot, norm, scale[channel] = dots[chosen], norms[chosen], candidates[first + chosen, channel]
+        # The other channels are added anew: subtracting this one from a total would cancel where it is loud.
+        dots, norms = (np.delete(now, channel, axis=0).sum(axis=0) + every[first:, channel]
+                       for now, every in ((dot, table.dot), (norm, table.norm)))
+        likeness = cosines(dots, norms, target).mean(axis=1)
+        row = first + _record(history, "weight", channel, candidates[first:, channel], likeness)
+        dot[channel], norm[channel], scale[channel] = table.dot[row, channel], table.norm[row, channel], \
+            candidates[row, channel]
     return scale
 
 
 def _record(history: list[HalfStep], operand: str, channel: int | None, candidates: np.ndarray,
-            likeness: np.ndarray, settle: bool = False) -> int:
-    """Choose, and write it down. settle: entry 0 stays within 1e-12 of the best; else the first maximum wins."""
-    chosen = int(np.argmax(likeness >= likeness.max() - TOLERANCE)) if settle else int(np.argmax(likeness))
-    history.append(HalfStep(operand, channel, candidates, likeness, chosen))
+            likeness: np.ndarray) -> int:
+    """Choose the first candidate within 1e-12 of the best, and write it down."""
+    chosen = int(np.argmax(likeness >= likeness.max() - EQUAL))
+    history.append(HalfStep(operand, channel, frozen_copy(candidates), frozen_copy(likeness), chosen))
     return chosen
 
 
@@ -194,31 +202,31 @@ def _best_pair(layer: QuantizedLayer, pairs: list[tuple[np.ndarray, float]], mod
                ) -> tuple[np.ndarray, float]:
     if len(pairs) == 1:
         return pairs[0]
-    tables = [direct_table(layer, [weight_scale], [activation_scale]) for weight_scale, activation_scale in pairs]
-    tables = [table.over_images() if mode == "paper" else table for table in tables]
+    tables = [direct_table(layer, [weight_scale], [activation_scale], pooled=mode == "paper")
+              for weight_scale, activation_scale in pairs]
     likeness = np.array([table.over_channels().cosines().mean() for table in tables])
-    return pairs[_record(history, "start", None, np.arange(len(pairs)), likeness, settle=True)]
+    return pairs[_record(history, "start", None, np.arange(len(pairs)), likeness)]
 
 
-def _initial_pairs(initial: Any, layer: QuantizedLayer, extremes: Extremes, axis: int | None
-                   ) -> list[tuple[np.ndarray, float]]:
-    weight_scale = max_scale(layer.weight, layer.w_format, axis)
-    if isinstance(initial, str):
-        if initial == "max":
-            return [(weight_scale, threshold_scale(extremes.magnitude, layer.x_format))]
-        if initial == "kl":
-            counts = reduce(Histogram.merge, (Histogram.of(x, extremes.magnitude) for x in _inputs(layer.batches)))
-            return [(weight_scale, threshold_scale(threshold(extremes, counts, "kl_tensorrt", layer.x_format),
-                                                   layer.x_format))]
-    if isinstance(initial, str) or len(initial) == 0 or any(len(pair) != 2 for pair in initial):
+def _initial_activation(initial: str, layer: QuantizedLayer, extremes: Extremes) -> float:
+    limit = extremes.magnitude if layer.x_format.signed else max(extremes.high, 0.0)
+    if initial == "kl":
+        inputs = (batch[0] if isinstance(batch, tuple) else batch for batch in layer.batches)
+        counts = reduce(Histogram.merge, (Histogram.of(x, extremes.magnitude) for x in inputs))
+        limit = threshold(extremes, counts, "kl_tensorrt", layer.x_format)
+    return threshold_scale(limit, layer.x_format)
+
+
+def _given_pairs(initial: Any, shape: tuple[int, ...]) -> list[tuple[np.ndarray, float]]:
+    given = list(initial) if isinstance(initial, (list, tuple)) else []
+    if not given or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in given):
         raise ValueError(f"initial must be max, kl, or pairs of a weight and an activation scale, got {initial!r}")
     pairs = []
-    for pair in initial:
+    for pair in given:
         s_w, s_a = (check_scale(scale, "an initial scale").astype(np.float64) for scale in pair)
-        if s_w.shape not in ((), weight_scale.shape) or s_a.shape != ():
-            raise ValueError(f"initial scales must have shapes {weight_scale.shape} and (), got {s_w.shape} and "
-                             f"{s_a.shape}")
-        pairs.append((np.broadcast_to(s_w, weight_scale.shape).copy(), float(s_a)))
+        if s_w.shape not in ((), shape) or s_a.shape != ():
+            raise ValueError(f"initial scales must have shapes {shape} and (), got {s_w.shape} and {s_a.shape}")
+        pairs.append((np.broadcast_to(s_w, shape).copy(), float(s_a)))
     return pairs
 
 
@@ -244,32 +252,38 @@ def _check_grid(mode: str, alpha: float, beta: float, n: int, rounds: int, toler
 
 
 def _reals(x: Any, name: str, dimensions: int) -> np.ndarray:
-    x = np.asarray(x)
-    if x.dtype not in (np.float32, np.float64) or x.ndim != dimensions or x.size == 0:
-        raise ValueError(f"{name} must hold float32 or float64 in {dimensions} dimensions and not be empty, got "
-                         f"{x.dtype} of shape {x.shape}")
+    if not isinstance(x, np.ndarray) or x.dtype not in (np.float32, np.float64) or x.ndim != dimensions or not x.size:
+        got = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
+        raise ValueError(f"{name} must hold float32 or float64 in {dimensions} dimensions and not be empty, "
+                         f"got {got}")
     if not np.isfinite(x).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity")
     return x.astype(np.float64)
 
 
-def _inputs(batches: Iterable[Any]) -> Iterator[np.ndarray]:
-    return (batch[0] if isinstance(batch, tuple) else batch for batch in batches)
+def _check_peak(what: str, peak: float) -> None:
+    """Refuse magnitudes whose squares, or sums of squares, float64 may not hold."""
+    if not (peak == 0 or 1e-140 < peak < 1e140):
+        raise ValueError(f"{what} must be 0 or from 1e-140 to 1e140, got {peak:.3g}")
 
 
 def _check_batches(layer: QuantizedLayer) -> Extremes:
     """Refuse what does not fit the layer; returns the inputs' extremes."""
     extremes = None
     for batch in layer.batches:
-        x, outputs = batch if isinstance(batch, tuple) and len(batch) == 2 else (batch, None)
+        x, *outputs = batch if isinstance(batch, tuple) and len(batch) == 2 else (batch,)
         x = _reals(x, "inputs", 4)
         layer.geometry.check_shapes(x.shape, layer.weight.shape)
         plane = layer.geometry.output_size(x.shape[2], x.shape[3], layer.weight.shape[2:])
         wanted = (len(x), len(layer.weight), *plane)
-        if outputs is not None and _reals(outputs, "outputs", 4).shape != wanted:
-            raise ValueError(f"outputs must have shape {wanted}, got {outputs.shape}")
+        for o in outputs:
+            if _reals(o, "outputs", 4).shape != wanted:
+                raise ValueError(f"outputs must have shape {wanted}, got {o.shape}")
+            _check_peak("outputs must be moderate: their largest magnitude", float(np.abs(o).max()))
         seen = Extremes.of(x)
         extremes = seen if extremes is None else extremes.merge(seen)
     if extremes is None:
         raise ValueError("inputs must hold at least one batch, got none")
+    _check_peak("inputs must be moderate: their largest magnitude times the weights'",
+                extremes.magnitude * float(np.abs(layer.weight).max()))
     return extremes

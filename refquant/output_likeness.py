@@ -24,6 +24,8 @@ from refquant.linear import quantize
 
 # Elements of the largest array that is made at a time: 2 MiB of float32.
 BLOCK = 1 << 19
+# Terms of a sum may be so many times larger than what it is divided by: then it is right to about 1e-13.
+WORST_CONDITION = 2.0**11
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ class QuantizedLayer:
                              else outputs[start:start + count].astype(np.float64))
 
     def finish(self, outputs: np.ndarray, unit: np.ndarray | float = 1.0) -> np.ndarray:
-        """Bias and ReLU, in place; ``unit``: what one unit of the outputs stands for, () or (O,)."""
+        """Bias and ReLU, in place; ``unit``: what one unit of the outputs stands for, a number or (O,)."""
         if self.bias is not None:
             outputs += (self.bias / unit)[:, None, None]
         return np.maximum(outputs, 0, out=outputs) if self.relu else outputs
@@ -99,13 +101,13 @@ def weight_codes(layer: QuantizedLayer, scale: Any) -> np.ndarray:
 
 
 def codes_as_floats(x: np.ndarray, scale: float, fmt: IntFormat) -> np.ndarray:
-    """``quantize(x, scale, fmt)`` as float32, three times as fast: float32 unless a tie is near.
+    """``quantize(x, scale, fmt)`` of at most 24 bits as float32, and faster: in float32 unless a tie is near.
 
     Rounding x, the scale and their product moves a product by less than 2^-22 of itself. Where a tie is
     nearer than that at the largest code, ``quantize`` decides; beyond the largest code all clip alike.
     """
     largest = float(np.abs(x).max())
-    if not (fmt.bits <= 16 and largest < 1e30 and 1e-30 < scale < 1e30):
+    if not (fmt.bits <= 16 and largest < 1e30 and 1e-30 < scale < 1e30 and largest * float(scale) < 1e30):
         return quantize(x, scale, fmt).astype(np.float32)
     product = x.astype(np.float32) * np.float32(scale)
     codes = np.rint(product)
@@ -118,37 +120,36 @@ def codes_as_floats(x: np.ndarray, scale: float, fmt: IntFormat) -> np.ndarray:
 
 
 def direct_table(layer: QuantizedLayer, weight_scales: Sequence[Any] | np.ndarray,
-                 activation_scales: Sequence[float] | np.ndarray) -> Table:
+                 activation_scales: Sequence[float] | np.ndarray, pooled: bool = False) -> Table:
     """The table of candidate pairs (S_w, S_a), by convolving; one of both may be a single entry for all.
 
-    weight_scales: each () or (O,).
+    weight_scales: each () or (O,). pooled: all images as one, which takes no more memory for more images.
     """
     count = max(len(weight_scales), len(activation_scales))
     weights = [weight_codes(layer, scale) for scale in weight_scales]
     reach = max(-layer.x_format.min, layer.x_format.max)
     largest = max(int(np.abs(w.reshape(len(w), -1).astype(np.int64)).sum(axis=1).max()) for w in weights) * reach
     exact = np.float32 if largest < 2**24 else np.float64
-    columns: list[np.ndarray] = []
-    targets: list[np.ndarray] = []
+    if len(weights) == 1:
+        weights, weight_scales = weights * count, [weight_scales[0]] * count
+    # What one unit of Ô stands for, by candidate and channel.
+    units = 1 / (np.stack([np.broadcast_to(scale, len(layer.weight)) for scale in weight_scales]).astype(np.float64)
+                 * np.reshape(activation_scales, (-1, 1)))
+    parts: list[Table] = []
     for x, outputs in layer.slices():
         layer.finish(outputs)
-        column = np.empty((2, count, len(layer.weight), len(x)))
+        dot, norm = np.empty((2, count, len(layer.weight), len(x)))
         for k in range(count):
             if k == 0 or len(activation_scales) > 1:
                 x_q = codes_as_floats(x, activation_scales[k], layer.x_format)
-            w_q, scale = (every[k if len(every) > 1 else 0] for every in (weights, weight_scales))
-            unit = 1 / (np.asarray(scale, np.float64) * activation_scales[k if len(activation_scales) > 1 else 0])
-            y = correlate(x_q, w_q, layer.geometry, exact, np.float64)
-            layer.finish(y, unit)
-            flat = y.reshape(*y.shape[:2], -1)
-            # In place of y·unit: both sums are multiplied afterwards.
-            unit = np.broadcast_to(unit, len(w_q))[:, None]
-            column[0, k] = np.einsum("nop,nop->on", outputs.reshape(flat.shape), flat) * unit
-            column[1, k] = np.einsum("nop,nop->on", flat, flat) * unit**2
-        columns.append(column)
-        targets.append(np.einsum("nopq,nopq->on", outputs, outputs))
-    dot, norm = np.concatenate(columns, axis=-1)
-    return Table(dot, norm, np.concatenate(targets, axis=-1))
+            y = layer.finish(correlate(x_q, weights[k], layer.geometry, exact, np.float64), units[k])
+            dot[k] = np.einsum("nopq,nopq->on", outputs, y)
+            norm[k] = np.einsum("nopq,nopq->on", y, y)
+        part = Table(dot * units[:, :, None], norm * units[:, :, None] ** 2,
+                     np.einsum("nopq,nopq->on", outputs, outputs))
+        part = part.over_images() if pooled else part
+        parts = [Table(*(a + b for a, b in zip(parts[0], part)))] if pooled and parts else [*parts, part]
+    return Table(*(np.concatenate(columns, axis=-1) for columns in zip(*parts)))
 
 
 class Gram(NamedTuple):
@@ -180,35 +181,43 @@ def gram(layer: QuantizedLayer, activation_scale: float) -> Gram | None:
             wanted = wanted.transpose(1, 0, 2, 3).reshape(groups, outputs // groups, -1)
             target += np.einsum("gom,gom->go", wanted, wanted).ravel()
             positions += seen.shape[2]
+            if positions * reach**2 >= 2**53:
+                return None
             for start in range(0, seen.shape[2], step):
                 part = seen[:, :, start:start + step]
                 G += part @ part.swapaxes(1, 2)
                 P += part.astype(np.float64) @ wanted[:, :, start:start + step].swapaxes(1, 2)
-    return Gram(G, P, target) if positions * reach**2 < 2**53 else None
+    return Gram(G, P, target)
 
 
 def weight_table(layer: QuantizedLayer, weight_scales: np.ndarray, activation_scale: float) -> Table:
     """The table of many weight scales under one activation scale, all images as one.
 
     weight_scales: (candidates,) or (candidates, O). From Gram matrices where their integers are proven to
-    stay exact, |u| < 2^53 for u = G·w_q and |w_qᵀ·u| < 2^63; directly otherwise.
+    stay exact, |u| < 2^53 for u = G·w_q and |w_qᵀ·u| < 2^63, and where the terms of P·w_q, each of which carries
+    its own rounding, are not far larger than |O|·|Ô|; directly otherwise.
     """
     sums = gram(layer, activation_scale)
     if sums is None:
-        return direct_table(layer, weight_scales, [activation_scale]).over_images()
+        return direct_table(layer, weight_scales, [activation_scale], pooled=True)
     groups, terms = sums.G.shape[:2]
     outputs = len(layer.weight)
     dot, norm = np.empty((2, len(weight_scales), outputs))
     largest = float(np.abs(sums.G).max())
+    lengths = np.sqrt(np.diagonal(sums.G, axis1=1, axis2=2))  # of the columns of A_q
     for k, scale in enumerate(weight_scales):
         w_q = weight_codes(layer, scale).reshape(groups, outputs // groups, terms)
         wide = w_q.astype(np.int64)
         reach = int(np.abs(wide).sum(axis=2).max())
         w = wide.astype(np.float64)
         if largest * reach >= 2**53 or largest * reach**2 >= 2**63:
-            return direct_table(layer, weight_scales, [activation_scale]).over_images()
+            return direct_table(layer, weight_scales, [activation_scale], pooled=True)
         u = (w @ sums.G).astype(np.int64)
         unit = 1 / (scale * activation_scale)
         dot[k] = np.einsum("gok,gko->go", w, sums.P).ravel() * unit
         norm[k] = np.einsum("gok,gok->go", wide, u).ravel() * unit**2
+        # |P_k| <= |column k of A_q|·|O|: how large the terms can be.
+        reached = np.einsum("gok,gk->go", np.abs(w), lengths).ravel() * unit @ np.sqrt(sums.target)
+        if reached > WORST_CONDITION * np.sqrt(norm[k].sum()) * np.sqrt(sums.target.sum()):
+            return direct_table(layer, weight_scales, [activation_scale], pooled=True)
     return Table(dot[..., None], norm[..., None], sums.target[:, None])
