@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from refquant import load_digits, quantize_network
+from refquant.bounds import smallest_format
 from refquant.cook_toom import cook_toom
 from refquant.digits.weights import calibration_images
 from refquant.formats import IntFormat
@@ -13,11 +14,6 @@ from refquant.integer_kernels import run_winograd
 from refquant.winograd_bounds import winograd_bounds
 
 LAYER, BITS, CHANNELS, IMAGES = "res_a", 7, 32, 100
-
-
-def _bits(low: int, high: int) -> float:
-    """Bits of the larger magnitude, and the sign."""
-    return 1 + float(np.log2(max(-low, high, 1)))
 
 
 def draw_winograd_ranges() -> Figure:
@@ -31,23 +27,23 @@ def draw_winograd_ranges() -> Figure:
         stages = [r for r in run_winograd(quantized, images[:IMAGES], tile) if r.layer == LAYER]
         worst = {bound.stage: bound for bound in winograd_bounds(tile, codes, codes, CHANNELS)}
         places = np.arange(len(stages))
-        axes.barh(places, [_bits(worst[r.stage].min, worst[r.stage].max) for r in stages], color="0.85",
+        axes.barh(places, [worst[r.stage].bits for r in stages], color="0.85",
                   label=f"proven, any {codes} weights")
-        axes.barh(places, [_bits(r.proven_min, r.proven_max) for r in stages], height=0.6, color="0.6",
+        axes.barh(places, [smallest_format(r.proven_min, r.proven_max).bits for r in stages], height=0.6, color="0.6",
                   label="proven, these weights")
-        axes.barh(places, [_bits(r.min, r.max) for r in stages], height=0.3, color="C0",
+        axes.barh(places, [smallest_format(r.min, r.max).bits for r in stages], height=0.3, color="C0",
                   label=f"seen on {IMAGES} images")
         for limit in (16, 32):
             axes.axvline(limit, color="C3", linestyle="--", linewidth=1)
         axes.set_yticks(places, [r.stage for r in stages])
-        axes.set(xlabel="bits, sign included", title=f"{LAYER} by F({tile[0]},{tile[1]})")
+        axes.set(xlabel="bits needed", title=f"{LAYER}, {CHANNELS} channels, by F({tile[0]},{tile[1]})")
     figure.axes[0].invert_yaxis()
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
 def draw_winograd_tiles() -> Figure:
-    """Multiplications per output and the bits of four stages, F(2,3) to F(6,3), rows of G scaled least."""
+    """Multiplications per output and the bits of five stages, F(2,3) to F(6,3), rows of G scaled least."""
     sizes = np.arange(2, 7)
     codes = IntFormat(BITS, narrow=True)
     products = (sizes + 2) ** 2 / sizes**2
@@ -55,13 +51,13 @@ def draw_winograd_tiles() -> Figure:
     left = figure.subplots()
     left.plot(sizes, products, "o-", color="C0")
     left.set(xlabel="outputs m of F(m, 3), in each direction", xticks=sizes, ylim=(0, 5),
-             title=f"{codes} operands, {CHANNELS} channels; direct convolution: 9 multiplications")
+             title=f"{codes} operands, {CHANNELS} channels (directly: 9)")
     left.set_ylabel("multiplications per output and channel", color="C0")
     right = left.twinx()
-    for stage, style in (("V", "^:"), ("U", "v:"), ("product", "x--"), ("sum", "s-")):
+    for stage, style in (("V", "^:"), ("U", "v:"), ("product", "x--"), ("sum", "s-"), ("output_scaled", "D-")):
         bits = [next(b.bits for b in winograd_bounds(cook_toom(int(m), 3), codes, codes, CHANNELS)
                      if b.stage == stage) for m in sizes]
-        right.plot(sizes, bits, style, color="C1", label=stage)
+        right.plot(sizes, bits, style, color="C2" if stage == "output_scaled" else "C1", label=stage)
     right.axhline(32, color="C3", linestyle="--", linewidth=1)
     right.set_ylabel("bits needed", color="C1")
     figure.legend(title="bits of", loc="outside right center")

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from refquant.formats import IntFormat, as_integers
+from refquant.formats import IntFormat, as_integers, whole
 from refquant.lanes import INT16, LANES, product_range, safe_schedule
 
 
@@ -143,7 +142,9 @@ def direct_bounds(x_format: IntFormat, w_format: IntFormat, channels: int,
     direct -2322432 2359296 23
     lane -28224 28672 16
     """
-    products = check_count(channels, "channels") * check_count(kernel[0], "kernel") * check_count(kernel[1], "kernel")
+    products = whole(channels, "channels", 1)
+    for size in kernel:
+        products *= whole(size, "kernel", 1)
     corners = [(x * w, x, w) for x in (x_format.min, x_format.max) for w in (w_format.min, w_format.max)]
     low, high = min(corners), max(corners)
     witnesses = [np.broadcast_to(np.int64(code), (channels, *kernel)) for code in (*low[1:], *high[1:])]
@@ -204,7 +205,7 @@ def widest_operand(products: int, other: IntFormat, accumulator: IntFormat, *, s
     ...
     ValueError: 576 products of int7 narrow and int2 narrow must fit int16, got -36288..36288
     """
-    check_count(products, "products")
+    whole(products, "products", 1)
     narrow = narrow and signed
     widest = None
     for bits in range(1 + narrow, 65):
@@ -217,10 +218,3 @@ def widest_operand(products: int, other: IntFormat, accumulator: IntFormat, *, s
         raise ValueError(f"{products} products of {other} and {fmt} must fit {accumulator}, "
                          f"got {products * low}..{products * high}")
     return widest
-
-
-def check_count(value: Any, name: str) -> int:
-    """``value`` as an int; ValueError naming ``name`` unless it is an integer >= 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-    return int(value)

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -90,21 +90,24 @@ def _bounds(arguments: argparse.Namespace) -> None:
 def _add_bounds(commands: Any) -> None:
     bounds = commands.add_parser("bounds", help="prove what every stage of direct, int16-lane and Winograd "
                                  "convolution can reach")
-    bounds.add_argument("--bits", type=_width, required=True, metavar="B", help="of activations and weights")
-    bounds.add_argument("--weight-bits", type=_width, metavar="B", help="of the weights, where it is another number")
+    bounds.add_argument("--bits", type=_between(2, 32), required=True, metavar="B", help="of activations and weights")
+    bounds.add_argument("--weight-bits", type=_between(2, 32), metavar="B", help="of the weights, if other")
     bounds.add_argument("--full-range", action="store_true", help="codes from -2^(b-1), not from -(2^(b-1)-1)")
     bounds.add_argument("--unsigned", action="store_true", help="activations from 0 to 2^b-1")
     bounds.add_argument("--tile", type=_tile, required=True, metavar="M,R",
                         help="of Winograd's F(M, R), as in 2,3; or the name of a preset, as in 'F(4,3) ncnn'")
-    bounds.add_argument("--channels", type=int, required=True, metavar="C", help="input channels")
+    bounds.add_argument("--channels", type=_between(1, 2**31 - 1), required=True, metavar="C", help="input channels")
     bounds.add_argument("--json", action="store_true", help="print JSON, with the witnesses as codes")
     bounds.set_defaults(run=_bounds)
 
 
-def _width(text: str) -> int:
-    if not text.isdecimal() or not 2 <= int(text) <= 32:
-        raise argparse.ArgumentTypeError(f"must be from 2 to 32, got {text}")
-    return int(text)
+def _between(least: int, most: int) -> Callable[[str], int]:
+    """A type for argparse: a whole number from ``least`` to ``most``."""
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"must be from {least} to {most}, got {text}")
+        return int(text)
+    return parse
 
 
 def _tile(text: str) -> Any:
@@ -140,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     demo = commands.add_parser("demo", help="quantize the bundled CNN and run it in integers on the bundled digits")
     demo.add_argument("--out", type=_directory, default=Path("refquant-demo"), metavar="DIR",
                       help="where report.json and the figures go (default: %(default)s)")
-    demo.add_argument("--all", action="store_true", help="also the rows that a table of 25 has no room for")
+    demo.add_argument("--all", action="store_true", help="also the rows of KL and EasyQuant at 6, 5 and 3 bits")
     demo.set_defaults(run=_demo)
     _add_quantize(commands)
     _add_bounds(commands)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from refquant.formats import as_integers, frozen_copy
+from refquant.formats import as_integers, frozen_copy, whole
 
 MOST_OUTPUTS, MOST_TAPS = 8, 7
 
@@ -50,8 +50,8 @@ class Transforms:
     divisor: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "m", _size(self.m, "m", MOST_OUTPUTS))
-        object.__setattr__(self, "r", _size(self.r, "r", MOST_TAPS))
+        object.__setattr__(self, "m", whole(self.m, "m", 1, MOST_OUTPUTS))
+        object.__setattr__(self, "r", whole(self.r, "r", 1, MOST_TAPS))
         shapes = {"bt": (self.n, self.n), "g": (self.n, self.r), "at": (self.m, self.n)}
         for name, shape in shapes.items():
             matrix = as_integers(getattr(self, name), name)
@@ -59,9 +59,7 @@ class Transforms:
                 raise ValueError(f"{name} must be {shape} of int64 for F({self.m}, {self.r}), "
                                  f"got {matrix.shape} of {matrix.dtype}")
             object.__setattr__(self, name, frozen_copy(matrix))
-        if isinstance(self.divisor, bool) or not isinstance(self.divisor, (int, np.integer)) or self.divisor < 1:
-            raise ValueError(f"divisor must be an integer >= 1, got {self.divisor!r}")
-        object.__setattr__(self, "divisor", int(self.divisor))
+        object.__setattr__(self, "divisor", whole(self.divisor, "divisor", 1))
         self._prove()
 
     @property
@@ -101,7 +99,7 @@ def cook_toom(m: int, r: int, points: Sequence[Any] | None = None,
     >>> cook_toom(2, 3, scaling="matrix").g.tolist()
     [[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]
     """
-    m, r = _size(m, "m", MOST_OUTPUTS), _size(r, "r", MOST_TAPS)
+    m, r = whole(m, "m", 1, MOST_OUTPUTS), whole(r, "r", 1, MOST_TAPS)
     finite = _points(points, m + r - 2)
     bt, g, columns = [], [], []
     for j, (p, q) in enumerate(finite):
@@ -125,12 +123,6 @@ def cook_toom(m: int, r: int, points: Sequence[Any] | None = None,
     if largest >= 2**63:
         raise ValueError(f"F({m}, {r}) must have entries that int64 holds, got {largest}")
     return Transforms(m, r, np.array(bt), np.array(g_q), np.array(at), divisor)
-
-
-def _size(value: Any, name: str, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 1 <= value <= most:
-        raise ValueError(f"{name} must be an integer from 1 to {most}, got {value!r}")
-    return int(value)
 
 
 def _points(points: Any, count: int) -> list[tuple[int, int]]:
@@ -269,5 +261,5 @@ def transforms_for(tile: Any) -> Transforms:
         return PRESETS[tile]
     if isinstance(tile, str) or not isinstance(tile, Sequence) or len(tile) != 2:
         raise ValueError(f"tile must be (m, r), Transforms or one of {', '.join(PRESETS)}, got {tile!r}")
-    m, r = _size(tile[0], "tile's m", MOST_OUTPUTS), _size(tile[1], "tile's r", MOST_TAPS)
+    m, r = whole(tile[0], "tile's m", 1, MOST_OUTPUTS), whole(tile[1], "tile's r", 1, MOST_TAPS)
     return PRESETS.get(f"F({m},{r})") or cook_toom(m, r)

@@ -9,17 +9,15 @@ The cosine does not see a gain: cos(O, 2·O) = 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import reduce
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from refquant.formats import IntFormat, frozen_copy
+from refquant.formats import frozen_copy
 from refquant.geometry import Geometry
-from refquant.linear import check_scale, max_scale
 from refquant.output_likeness import QuantizedLayer, Table, cosines, direct_table, weight_table
-from refquant.ranges import Extremes, Histogram, threshold, threshold_scale
+from refquant.search_start import check_grid, check_layer, initial_pairs
 
 MODES = ("paper", "demo", "ncnn")
 # Cosines as near as this are equal, and the first of them wins: noise must not choose.
@@ -76,8 +74,9 @@ def search_layer(inputs: Any, weights: Any, *, bits: Any, mode: str = "paper", g
     weights: floats (O, C/groups, R, S). bits: 2..16, or a pair for weights and activations; codes are signed
     narrow, or with ``unsigned`` those of the activations 0..2^b-1. granularity: ``layer`` or ``channel``; by
     default the mode's.
-    initial: ``max``, ``kl`` (activations by TensorRT's KL, weights by max), or pairs (S_w, S_a), the best of
-    which starts. bias: (O,); it and ``relu`` matter to demo and ncnn alone, rounds, tolerance and direct to paper.
+    initial: ``max``; ``kl``, as the modes' sources start (activations by TensorRT's KL, demo with 2001 bins, ncnn
+    with its own variant; weights by max); or pairs (S_w, S_a), the best of which starts. bias: (O,); it and
+    ``relu`` matter to demo and ncnn alone; rounds, tolerance and direct to paper.
     keep_activation: search the weights alone. direct: evaluate weight candidates by convolving; slow, the judge.
     The scale of an all-zero operand starts at 1 and ends at the first candidate: 1, or 0.5 in mode ncnn.
     ValueError for inputs that are empty, not finite or do not fit, and options that no mode knows.
@@ -95,24 +94,11 @@ def search_layer(inputs: Any, weights: Any, *, bits: Any, mode: str = "paper", g
     if granularity not in ("layer", "channel") or (mode != "paper" and granularity == "layer"):
         wanted = "layer or channel" if mode == "paper" else "channel"
         raise ValueError(f"granularity must be {wanted} in mode {mode}, got {granularity!r}")
-    _check_grid(mode, alpha, beta, n, rounds, tolerance)
-    w_format, x_format = _formats(bits, unsigned)
-    batches = [inputs] if isinstance(inputs, (np.ndarray, tuple)) else inputs
-    if not isinstance(batches, Iterable) or isinstance(batches, Iterator):
-        raise ValueError(f"inputs must be an array or batches that can be walked through again, got {type(inputs)}")
-    weight = _reals(weights, "weights", 4)
-    if bias is not None:
-        bias = _reals(bias, "bias", 1)
-        if bias.shape != weight.shape[:1]:
-            raise ValueError(f"bias must have shape {weight.shape[:1]}, got {bias.shape}")
-        _check_peak("bias must be moderate: its largest magnitude", float(np.abs(bias).max()))
-    geometry = Geometry.of(stride, padding, dilation, groups)
-    layer = QuantizedLayer(batches, weight, geometry, x_format, w_format,
-                           *((None, False) if mode == "paper" else (bias, bool(relu))))
-    weight_scale = max_scale(weight, w_format, 0 if granularity == "channel" else None)
-    pairs = [] if initial in ("max", "kl") else _given_pairs(initial, weight_scale.shape)
-    extremes = _check_batches(layer)
-    pairs = pairs or [(weight_scale, _initial_activation(initial, layer, extremes))]
+    check_grid(mode, alpha, beta, n, rounds, tolerance)
+    layer = check_layer(inputs, weights, bits, unsigned, bias, relu, Geometry.of(stride, padding, dilation, groups))
+    if mode == "paper":
+        layer = replace(layer, bias=None, relu=False)  # the paper compares outputs of the convolution itself
+    pairs = initial_pairs(initial, layer, 0 if granularity == "channel" else None, mode)
     history: list[HalfStep] = []
     start = _best_pair(layer, pairs, mode, history)
     if mode == "paper":
@@ -206,84 +192,3 @@ def _best_pair(layer: QuantizedLayer, pairs: list[tuple[np.ndarray, float]], mod
               for weight_scale, activation_scale in pairs]
     likeness = np.array([table.over_channels().cosines().mean() for table in tables])
     return pairs[_record(history, "start", None, np.arange(len(pairs)), likeness)]
-
-
-def _initial_activation(initial: str, layer: QuantizedLayer, extremes: Extremes) -> float:
-    limit = extremes.magnitude if layer.x_format.signed else max(extremes.high, 0.0)
-    if initial == "kl":
-        inputs = (batch[0] if isinstance(batch, tuple) else batch for batch in layer.batches)
-        counts = reduce(Histogram.merge, (Histogram.of(x, extremes.magnitude) for x in inputs))
-        limit = threshold(extremes, counts, "kl_tensorrt", layer.x_format)
-    return threshold_scale(limit, layer.x_format)
-
-
-def _given_pairs(initial: Any, shape: tuple[int, ...]) -> list[tuple[np.ndarray, float]]:
-    given = list(initial) if isinstance(initial, (list, tuple)) else []
-    if not given or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in given):
-        raise ValueError(f"initial must be max, kl, or pairs of a weight and an activation scale, got {initial!r}")
-    pairs = []
-    for pair in given:
-        s_w, s_a = (check_scale(scale, "an initial scale").astype(np.float64) for scale in pair)
-        if s_w.shape not in ((), shape) or s_a.shape != ():
-            raise ValueError(f"initial scales must have shapes {shape} and (), got {s_w.shape} and {s_a.shape}")
-        pairs.append((np.broadcast_to(s_w, shape).copy(), float(s_a)))
-    return pairs
-
-
-def _formats(bits: Any, unsigned: bool) -> tuple[IntFormat, IntFormat]:
-    pair = bits if isinstance(bits, (tuple, list)) else (bits, bits)
-    whole = all(isinstance(b, (int, np.integer)) and not isinstance(b, bool) for b in pair)
-    if len(pair) != 2 or not whole or not all(2 <= b <= 16 for b in pair):
-        raise ValueError(f"bits must be an integer from 2 to 16, or two for weights and activations, got {bits!r}")
-    return IntFormat(pair[0], narrow=True), IntFormat(pair[1], signed=not unsigned, narrow=not unsigned)
-
-
-def _check_grid(mode: str, alpha: float, beta: float, n: int, rounds: int, tolerance: float) -> None:
-    if mode != "paper" and (alpha, beta, n) != (0.5, 2.0, 100):
-        raise ValueError(f"alpha, beta and n must be left alone in mode {mode}, whose candidates are fixed, got "
-                         f"{alpha}, {beta} and {n}")
-    if not 0 < alpha < beta < np.inf:
-        raise ValueError(f"alpha and beta must be finite with 0 < alpha < beta, got {alpha} and {beta}")
-    for name, value, least in (("n", n, 2), ("rounds", rounds, 1)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance must be >= 0, got {tolerance}")
-
-
-def _reals(x: Any, name: str, dimensions: int) -> np.ndarray:
-    if not isinstance(x, np.ndarray) or x.dtype not in (np.float32, np.float64) or x.ndim != dimensions or not x.size:
-        got = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
-        raise ValueError(f"{name} must hold float32 or float64 in {dimensions} dimensions and not be empty, "
-                         f"got {got}")
-    if not np.isfinite(x).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
-    return x.astype(np.float64)
-
-
-def _check_peak(what: str, peak: float) -> None:
-    """Refuse magnitudes whose squares, or sums of squares, float64 may not hold."""
-    if not (peak == 0 or 1e-140 < peak < 1e140):
-        raise ValueError(f"{what} must be 0 or from 1e-140 to 1e140, got {peak:.3g}")
-
-
-def _check_batches(layer: QuantizedLayer) -> Extremes:
-    """Refuse what does not fit the layer; returns the inputs' extremes."""
-    extremes = None
-    for batch in layer.batches:
-        x, *outputs = batch if isinstance(batch, tuple) and len(batch) == 2 else (batch,)
-        x = _reals(x, "inputs", 4)
-        layer.geometry.check_shapes(x.shape, layer.weight.shape)
-        plane = layer.geometry.output_size(x.shape[2], x.shape[3], layer.weight.shape[2:])
-        wanted = (len(x), len(layer.weight), *plane)
-        for o in outputs:
-            if _reals(o, "outputs", 4).shape != wanted:
-                raise ValueError(f"outputs must have shape {wanted}, got {o.shape}")
-            _check_peak("outputs must be moderate: their largest magnitude", float(np.abs(o).max()))
-        seen = Extremes.of(x)
-        extremes = seen if extremes is None else extremes.merge(seen)
-    if extremes is None:
-        raise ValueError("inputs must hold at least one batch, got none")
-    _check_peak("inputs must be moderate: their largest magnitude times the weights'",
-                extremes.magnitude * float(np.abs(layer.weight).max()))
-    return extremes

@@ -61,6 +61,15 @@ class IntFormat:
         return f"{'int' if self.signed else 'uint'}{self.bits}{' narrow' if self.narrow else ''}"
 
 
+def whole(value: Any, name: str, least: int, most: int | None = None) -> int:
+    """``value`` as an int; ValueError naming ``name`` unless it is an integer from ``least`` to ``most``."""
+    if (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least
+            or (most is not None and value > most)):
+        wanted = f">= {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} must be an integer {wanted}, got {value!r}")
+    return int(value)
+
+
 def as_integers(x: Any, name: str) -> np.ndarray:
     """``x`` as an int64 (or uint64) array; ValueError naming ``name`` if it is not made of integers."""
     x = np.asarray(x)
@@ -163,6 +172,6 @@ POLICIES = {
 
 def apply_policy(x: Any, fmt: IntFormat, policy: str, stage: str = "value") -> np.ndarray:
     """``wrap``, ``saturate`` or ``trap`` by name; ValueError for another name."""
-    if policy not in POLICIES:
+    if not isinstance(policy, str) or policy not in POLICIES:
         raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
     return POLICIES[policy](x, fmt, stage)

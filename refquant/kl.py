@@ -13,6 +13,8 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import xlogy
 
+from refquant.formats import whole
+
 NCNN_EPSILON = 1e-4
 # Divergences as near as this are equal; the first of them wins.
 TOLERANCE = 1e-12
@@ -20,8 +22,7 @@ TOLERANCE = 1e-12
 
 def check_counts(counts: np.ndarray, levels: int) -> None:
     """ValueError unless ``counts`` is a histogram that is not empty, with more than ``levels`` bins."""
-    if isinstance(levels, bool) or not isinstance(levels, (int, np.integer)) or levels < 1:
-        raise ValueError(f"levels must be an integer >= 1, got {levels!r}")
+    levels = whole(levels, "levels", 1)
     if counts.ndim != 1 or counts.dtype.kind not in "iu" or len(counts) <= levels:
         raise ValueError(f"counts must be one row of more than {levels} integers, got shape {counts.shape} of "
                          f"{counts.dtype}")

@@ -23,7 +23,8 @@ class LayerBatches:
 
     Pairs of inputs (N, C, H, W) and the float network's outputs (N, O, P, Q) without bias. prefix
     ``quantized``: the inputs come through the layers before, whose weights and tensors are rounded to their
-    codes and back; only the input itself, whose scale is searched, is not. ``float``: the float network's.
+    codes and back, in float64; only the input itself, whose scale is searched, is not. ``float``: the float
+    network's.
     """
 
     network: Network
@@ -40,16 +41,15 @@ class LayerBatches:
         sources = {name: source for name, source in sources.items() if source != sources[read]}
         for start in range(0, len(self.images), BATCH):
             real = {self.network.input: self.images[start:start + BATCH]}
-            rounded = dict(real)
+            # In float64: in float32 a requantization tie would fall by chance.
+            rounded = {name: x.astype(np.float64) for name, x in real.items()}
             for node in self.network.nodes:
-                real[node.name] = evaluate(node, *(real[name] for name in node.inputs))
                 if node is self.node:
                     break
+                real[node.name] = evaluate(node, *(real[name] for name in node.inputs))
                 inputs = (self._round(rounded[name], sources.get(name)) for name in node.inputs)
                 rounded[node.name] = evaluate(self._round_weight(node), *inputs)
-            outputs = real[self.node.name]
-            if self.node.bias is not None:
-                outputs = outputs - self.node.bias.reshape(-1, *[1] * (outputs.ndim - 2)).astype(outputs.dtype)
+            outputs = evaluate(replace(self.node, bias=None), real[read])
             yield as_planes((real if self.prefix == "float" else rounded)[read]), as_planes(outputs)
 
     def _round(self, x: np.ndarray, source: str | None) -> np.ndarray:

@@ -19,7 +19,7 @@ from scipy.optimize import brentq
 from scipy.special import lambertw
 from scipy.stats import norm
 
-from refquant.formats import IntFormat, as_integers, frozen_copy
+from refquant.formats import IntFormat, as_integers, frozen_copy, whole
 from refquant.kl import best_bin, check_counts, ncnn_divergences, tensorrt_divergences
 from refquant.linear import max_scale
 
@@ -35,12 +35,6 @@ def _values(x: Any) -> np.ndarray:
     if not np.isfinite(x).all():
         raise ValueError("calibration values must be finite, got NaN or infinity")
     return x.astype(np.float64).ravel()
-
-
-def _whole(value: Any, name: str, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
-        raise ValueError(f"{name} must be an integer from {least} to {most}, got {value!r}")
-    return int(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +97,7 @@ class Histogram:
     @classmethod
     def of(cls, x: Any, limit: float, bins: int = BINS) -> Histogram:
         """Of one array of floats within [-limit, limit]."""
-        magnitude, bins = np.abs(_values(x)), _whole(bins, "bins", 1, 2**20)
+        magnitude, bins = np.abs(_values(x)), whole(bins, "bins", 1, 2**20)
         if not (np.isfinite(limit) and limit >= magnitude.max()):
             raise ValueError(f"limit must be finite and at least max|x| = {magnitude.max()}, got {limit}")
         index = np.minimum((magnitude / (limit or 1.0) * bins).astype(np.int64), bins - 1)
@@ -149,9 +143,9 @@ def least_squares(histogram: Histogram, levels: int, candidates: int = 128) -> f
     c: the bins' centers, exact zeros left out. levels: the format's largest code, S = levels/T. Of errors
     that are equal to twelve digits the widest T wins, which clips least.
     """
-    thresholds = np.arange(1, _whole(candidates, "candidates", 1, 2**16) + 1) / candidates  # in units of the limit
+    thresholds = np.arange(1, whole(candidates, "candidates", 1, 2**16) + 1) / candidates  # in units of the limit
     center = histogram.centers
-    step = thresholds[:, None] / _whole(levels, "levels", 1, 2**32)
+    step = thresholds[:, None] / whole(levels, "levels", 1, 2**32)
     restored = np.minimum(np.floor(center / step + 0.5), levels) * step
     error = (restored - center) ** 2 @ histogram.nonzero_counts
     return float(thresholds[np.flatnonzero(error <= error.min() * (1 + 1e-12))[-1]]) * histogram.limit
@@ -172,7 +166,7 @@ def aciq_ratio(bits: int, distribution: str = "laplace") -> float:
     >>> round(aciq_ratio(4), 2), round(aciq_ratio(4, "gauss"), 2)
     (5.03, 2.56)
     """
-    power = 4.0 ** _whole(bits, "bits", 1, 17)
+    power = 4.0 ** whole(bits, "bits", 1, 17)
     if distribution == "laplace":
         return float(lambertw(3 * power).real)
     if distribution == "gauss":
@@ -187,7 +181,7 @@ def aciq(histogram: Histogram, bits: int, distribution: str = "laplace", after_r
     then those of the values that are not zero, and the ratio is that of one more bit, since none is spent
     on the sign. Moments are those of the bins' centers.
     """
-    ratio = aciq_ratio(_whole(bits, "bits", 1, 16) + after_relu, distribution)
+    ratio = aciq_ratio(whole(bits, "bits", 1, 16) + after_relu, distribution)
     counts = histogram.nonzero_counts
     total = counts.sum() if after_relu else histogram.counts.sum()
     if not counts.any():

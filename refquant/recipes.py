@@ -13,13 +13,14 @@ from refquant.calibration import calibrate, observe_extremes
 from refquant.formats import IntFormat
 from refquant.layer_search import PREFIXES, LayerBatches, search_node
 from refquant.linear import affine_parameters, max_scale, quantize
-from refquant.network.assembly import QuantizedWeight, assemble, encoding_sources
+from refquant.network.assembly import QuantizedWeight, assemble, check_integer_forms, encoding_sources
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import check_images
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.layers import Encoding
 from refquant.network.quantized import QuantizedNetwork
 from refquant.ranges import threshold, threshold_scale
+from refquant.requantization import SEMANTICS
 from refquant.rounding import round_fraction
 
 
@@ -34,7 +35,7 @@ class Recipe(NamedTuple):
     source: str
 
 
-_TENSORRT = "activations by TensorRT's KL, weights by max per output channel (Migacz 2017)"
+_TENSORRT = "activations by KL as NVIDIA's toolkit searches it (Migacz 2017), weights by max per output channel"
 _EASYQUANT = "EasyQuant's search of both scales from max, weights per output channel (arXiv 2006.16669)"
 RECIPES = {
     "max-int8": Recipe("layer", 8, "unsigned", "max", False,
@@ -59,12 +60,11 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
 
     ``max-int8`` and ``channelwise-int8``: every scale is q_max / max|x|, over the weights of a layer
     or of each output channel, and over each activation tensor on the calibration images.
-    ``tensorrt-int8``, ``-int7``: the same per channel, but activations are clipped at the threshold of least
-    KL divergence. The network's output keeps max-scaling. (An input of few distinct values, such as pixels,
-    has a comb for a histogram, which can mislead KL at few bits.)
+    ``tensorrt-int8``, ``-int7``: the same per channel, but activations are clipped at the threshold of least KL
+    divergence (``ranges.kl``, variant ``nvidia``). The network's output keeps max-scaling.
     ``easyquant-int8``, ``-int7``: from max-scaling, EasyQuant's search improves the scales of each layer's weights
-    and input, layer by layer. A tensor that several layers read gets its scale from the first; tensors that
-    none reads, such as the operands of an Add, keep max-scaling.
+    and input, layer by layer. A tensor that several layers read gets its scale from the first
+    convolution or linear layer, whatever else reads it; tensors that none of these reads keep max-scaling.
 
     network: may hold BatchNorm nodes. images: calibration images, floats (N, *input_shape).
     weight_bits, activation_bits: 2..16. granularity: of the weights, ``layer`` or ``channel``.
@@ -82,16 +82,14 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     True
     """
     default, weight_bits, activation_bits, granularity, activations = _checked(
-        recipe, weight_bits, activation_bits, granularity, activations, prefix, accumulator_bits)
+        recipe, weight_bits, activation_bits, granularity, activations, prefix, accumulator_bits, semantics)
     folded = fold_batchnorm(network)
+    check_integer_forms(folded)
     images = check_images(images, folded.input_shape)
     accumulator, axis = IntFormat(accumulator_bits), 0 if granularity == "channel" else None
-    encodings = {name: activation_encoding(seen.low, seen.high, activation_bits, activations)
-                 for name, seen in observe_extremes(folded, images).items()}
-    if default.estimator != "max":
-        encodings |= _clipped(folded, images, default.estimator, encodings)
-    weights: dict[str, QuantizedWeight] = {}
     sources = encoding_sources(folded)
+    encodings = _encodings(folded, images, default.estimator, activation_bits, activations)
+    weights: dict[str, QuantizedWeight] = {}
     settled: set[str] = set()
     for node in folded.nodes:
         if isinstance(node, (Conv, Linear)):
@@ -107,7 +105,8 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
 
 
 def _checked(recipe: str, weight_bits: int | None, activation_bits: int | None, granularity: str | None,
-             activations: str | None, prefix: str, accumulator_bits: int) -> tuple[Recipe, int, int, str, str]:
+             activations: str | None, prefix: str, accumulator_bits: int, semantics: str
+             ) -> tuple[Recipe, int, int, str, str]:
     """The recipe, and its defaults where nothing else is asked for; ValueError for what is not to be had."""
     if recipe not in RECIPES:
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
@@ -119,6 +118,7 @@ def _checked(recipe: str, weight_bits: int | None, activation_bits: int | None, 
     for name, value, choices in (("granularity", granularity, GRANULARITIES),
                                  ("activations", activations, ACTIVATIONS), ("prefix", prefix, PREFIXES),
                                  ("accumulator_bits", accumulator_bits, (16, 24, 32)),
+                                 ("semantics", semantics, tuple(SEMANTICS)),
                                  ("weight_bits", weight_bits, range(2, 17)),
                                  ("activation_bits", activation_bits, range(2, 17))):
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
@@ -131,15 +131,20 @@ def _checked(recipe: str, weight_bits: int | None, activation_bits: int | None, 
     return default, weight_bits, activation_bits, granularity, activations
 
 
-def _clipped(network: Network, images: np.ndarray, estimator: str, encodings: dict[str, Encoding]
-             ) -> dict[str, Encoding]:
-    """Every tensor's encoding at the estimator's threshold; that of the network's output unchanged."""
-    clipped = {}
+def _encodings(network: Network, images: np.ndarray, estimator: str, bits: int, activations: str
+               ) -> dict[str, Encoding]:
+    """Every tensor's encoding by max-scaling, or at the estimator's threshold except for the network's output."""
+    if estimator == "max":
+        return {name: activation_encoding(seen.low, seen.high, bits, activations)
+                for name, seen in observe_extremes(network, images).items()}
+    output = encoding_sources(network)[network.output]
+    encodings = {}
     for name, (extremes, histogram) in calibrate(network, images).items():
-        fmt = encodings[name].format
-        limit = threshold(extremes, histogram, estimator, fmt)
-        clipped[name] = encodings[name] if name == network.output else Encoding(threshold_scale(limit, fmt), fmt)
-    return clipped
+        encodings[name] = activation_encoding(extremes.low, extremes.high, bits, activations)
+        if name != output:
+            limit = threshold(extremes, histogram, estimator, encodings[name].format)
+            encodings[name] = replace(encodings[name], scale=threshold_scale(limit, encodings[name].format))
+    return encodings
 
 
 def activation_encoding(low: float, high: float, bits: int, activations: str) -> Encoding:

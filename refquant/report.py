@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from refquant.bounds import smallest_format
+from refquant.bounds import headroom_bits, smallest_format
+from refquant.formats import IntFormat
 
 
 def prepare_directory(directory: Path) -> Path:
@@ -88,12 +89,15 @@ def demo_tables(result: dict[str, Any]) -> str:
     by_layer: dict[tuple[str, str], dict[str, str]] = {}
     for r in result["winograd"]:
         row = by_layer.setdefault((r["layer"], r["tile"]), {"equal": "yes" if r["sums_equal"] else "NO"})
+        headroom = headroom_bits(r["proven_min"], r["proven_max"], IntFormat(32))
+        row["headroom"] = f"{min(headroom, float(row.get('headroom', 'inf'))):.1f}"
         row[r["stage"]] = "/".join(str(smallest_format(r[f"{kind}min"], r[f"{kind}max"]).bits)
                                    for kind in ("", "proven_"))
-    winograd = table(("layer", "tile", *(f"{stage} bits" for stage in stages), "sums equal"),
-                     [(*key, *(row[stage] for stage in stages), row["equal"]) for key, row in by_layer.items()])
+    winograd = table(
+        ("layer", "tile", *(f"{stage} bits" for stage in stages), "headroom in int32", "sums equal"),
+        [(*key, *(row[stage] for stage in stages), row["headroom"], row["equal"]) for key, row in by_layer.items()])
     return (f"Digits CNN, {result['images']} held-out images, float top-1 {result['float_top1']:.2f} %\n\n"
-            f"Integer-only inference\n\n{accuracy}\n\n"
+            f"Integer-only inference (after a ReLU, activations are unsigned for max, else signed)\n\n{accuracy}\n\n"
             f"Integer sums before requantization ({result['stages_of']})\n\n{sums}\n\n"
             f"3x3 layers through int16 lanes, SMLAL and SADALP ({result['lane_images']} images)\n\n{lanes}\n\n"
             f"Dense 3x3 layers by integer Winograd, bits seen/proven ({result['lane_images']} images)\n\n{winograd}")

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refquant.bounds import StageBound, check_count, direct_bounds, dot_product_range, largest_count
+from refquant.bounds import StageBound, direct_bounds, dot_product_range, largest_count
 from refquant.cook_toom import transforms_for
-from refquant.formats import IntFormat, as_integers
+from refquant.formats import IntFormat, as_integers, whole
 from refquant.lanes import INT32
 
 
@@ -68,7 +68,7 @@ def winograd_bounds(tile: Any, x_format: IntFormat, w_format: IntFormat, channel
     product 142884 int32 x 0000/0++0/0++0/0000, w +++/+++/+++
     sum 9144576 int32 x 0000/0++0/0++0/0000, w +++/+++/+++
     """
-    t, channels = transforms_for(tile), check_count(channels, "channels")
+    t, channels = transforms_for(tile), whole(channels, "channels", 1)
     v, u = _Transformed(t.bt, x_format), _Transformed(t.g, w_format)
     places = list(itertools.product(range(t.n), repeat=2))
     products = [(a * b, place, x_sign, w_sign) for place in places

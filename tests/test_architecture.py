@@ -32,6 +32,7 @@ winograd
 bounds
 winograd_bounds
 output_likeness
+search_start
 easyquant
 network
 network.graph

@@ -75,6 +75,17 @@ def encoding_sources(network: Network) -> dict[str, str]:
     return sources
 
 
+def check_integer_forms(network: Network) -> None:
+    """ValueError for a node that no integer layer stands for."""
+    known = (Add, AveragePool, Clip, Concat, Conv, Flatten, GlobalAveragePool, Linear, MaxPool)
+    hints: dict[type, str] = {BatchNorm: "; fold_batchnorm removes it",
+                              Softmax: "; Network.without_softmax leaves it out"}
+    for node in network.nodes:
+        if not isinstance(node, known):
+            raise ValueError(f"node {node.name!r}: {type(node).__name__} has no integer form"
+                             f"{hints.get(type(node), '')}")
+
+
 def assemble(network: Network, encodings: Mapping[str, Encoding], weights: Mapping[str, QuantizedWeight],
              accumulator: IntFormat = IntFormat(32), semantics: str = "single_round") -> QuantizedNetwork:
     """Put the parts together.
@@ -87,6 +98,7 @@ def assemble(network: Network, encodings: Mapping[str, Encoding], weights: Mappi
     Multipliers are M = S_y / (S_x·S_w) in float64; bias codes round(b·S_x·S_w), half away from zero.
     Raises ValueError where a sum is not proven to fit (see ``QuantizedNetwork``).
     """
+    check_integer_forms(network)
     sources = encoding_sources(network)
     known = {tensor: encodings[source] for tensor, source in sources.items()}
     layers: list[Layer] = []
@@ -142,10 +154,7 @@ def _compute(node: Node, output: str, limits: tuple[int, int], known: Mapping[st
         return QuantizedAveragePool(**common, kernel=node.kernel, geometry=node.geometry,
                                     multiplier=Multiplier.from_real(s_y / (known[node.inputs[0]].scale * counts)),
                                     accumulator=accumulator)
-    hints: dict[type, str] = {BatchNorm: "; fold_batchnorm removes it",
-                              Softmax: "; Network.without_softmax leaves it out"}
-    hint = hints.get(type(node), "")
-    raise ValueError(f"node {node.name!r}: {type(node).__name__} has no integer form{hint}")
+    raise AssertionError(f"{type(node).__name__} passed check_integer_forms")
 
 
 def _term(node: Conv | Linear, weight: QuantizedWeight, s_x: float, s_y: float) -> Term:

@@ -60,6 +60,8 @@ def accuracy(case: Case, method: str | None, bits: int = 0) -> float:
 
 def main(names: list[str]) -> None:
     """Print one table for all networks."""
+    if set(names) - {"digits"} and "REFQUANT_MODELS" not in os.environ:
+        sys.exit("resnet8 and dscnn are read from the folder that REFQUANT_MODELS names, got no such variable")
     rows = []
     for name in names:
         case = load(name)
