@@ -171,8 +171,8 @@ def _channel_by_channel(table: Table, candidates: np.ndarray, history: list[Half
                        for now, every in ((dot, table.dot), (norm, table.norm)))
         likeness = cosines(dots, norms, target).mean(axis=1)
         row = first + _record(history, "weight", channel, candidates[first:, channel], likeness)
-        dot[channel], norm[channel], scale[channel] = table.dot[row, channel], table.norm[row, channel], \
-            candidates[row, channel]
+        for now, every in ((dot, table.dot), (norm, table.norm), (scale, candidates)):
+            now[channel] = every[row, channel]
     return scale
 
 

@@ -129,6 +129,7 @@ def direct_table(layer: QuantizedLayer, weight_scales: Sequence[Any] | np.ndarra
     weights = [weight_codes(layer, scale) for scale in weight_scales]
     reach = max(-layer.x_format.min, layer.x_format.max)
     largest = max(int(np.abs(w.reshape(len(w), -1).astype(np.int64)).sum(axis=1).max()) for w in weights) * reach
+    # Sums below 2^24 are exact in float32; codes of at most 16 bits stay below 2^53 for any K < 2^23.
     exact = np.float32 if largest < 2**24 else np.float64
     if len(weights) == 1:
         weights, weight_scales = weights * count, [weight_scales[0]] * count
