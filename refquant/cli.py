@@ -26,12 +26,13 @@ def _quantize(arguments: argparse.Namespace) -> None:
     from refquant.onnx_io import load_onnx
     from refquant.own_network import build_own, evaluate_own, load_data, render_own
 
+    report.check_directory(arguments.out)
     recipes = list(dict.fromkeys(arguments.recipe))
     network = load_onnx(arguments.model)
     data = load_data(arguments.data, network.input_shape, arguments.calibration_images, arguments.images)
     options = {name: getattr(arguments, name) for name in (
         "weight_bits", "activation_bits", "granularity", "activations", "semantics")}
-    network, networks = build_own(network, data, recipes, options)
+    network, networks = build_own(network, data, recipes, options, _progress)
     directory = report.prepare_directory(arguments.out)
     result = evaluate_own(network, networks, data, _progress)
     _deliver(report.own_table(result), render_own(result, networks, network, data), directory)

@@ -75,7 +75,7 @@ def load_data(path: Path, input_shape: tuple[int, ...], calibration_images: int 
                 None if labels is None else labels[start:stop])
 
 
-def build_own(network: Network, data: Data, recipes: list[str], options: dict[str, Any]
+def build_own(network: Network, data: Data, recipes: list[str], options: dict[str, Any], progress: Progress = list
               ) -> tuple[Network, dict[str, QuantizedNetwork]]:
     """The folded float network, which ends at the logits, and one quantized network per recipe.
 
@@ -88,7 +88,8 @@ def build_own(network: Network, data: Data, recipes: list[str], options: dict[st
                          f"(N, {', '.join(map(str, shape))})")
     if data.labels is not None and not (0 <= data.labels.min() and data.labels.max() < shape[0]):
         raise ValueError(f"labels must be from 0 to {shape[0] - 1}, got {data.labels.min()}..{data.labels.max()}")
-    return network, {recipe: quantize_network(network, data.calibration, recipe, **options) for recipe in recipes}
+    return network, {recipe: quantize_network(network, data.calibration, recipe, **options)
+                     for recipe in progress(recipes)}
 
 
 def evaluate_own(network: Network, networks: dict[str, QuantizedNetwork], data: Data, progress: Progress = list

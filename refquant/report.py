@@ -16,6 +16,15 @@ from refquant.bounds import headroom_bits, smallest_format
 from refquant.formats import IntFormat
 
 
+def check_directory(directory: Path) -> Path:
+    """The directory, not yet made; ValueError where it cannot be."""
+    standing = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    if not standing.is_dir() or not os.access(standing, os.W_OK):
+        reason = "Permission denied" if standing.is_dir() else "Not a directory"
+        raise ValueError(f"the output directory must be writable, got {directory}: {reason}")
+    return directory
+
+
 def prepare_directory(directory: Path) -> Path:
     """Make the directory if need be and see that it can be written; ValueError if not."""
     try:

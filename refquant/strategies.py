@@ -1,4 +1,4 @@
-"""Hypothesis strategies: random formats, codes, convolutions and small float networks.
+"""Hypothesis strategies: random formats, codes, convolutions, Winograd tiles and small float networks.
 
 For whoever tests something against refquant, or refquant against something else:
 
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refquant.cook_toom import PRESETS, Transforms, cook_toom
 from refquant.formats import IntFormat
 from refquant.geometry import Geometry
 from refquant.network.graph import (
@@ -132,6 +133,37 @@ def convolution_cases(draw: st.DrawFn, x_formats: st.SearchStrategy[IntFormat] |
         x_format=x_format, w_format=w_format,
         zero_point=draw(st.sampled_from((max(0, x_format.min), x_format.min, x_format.max))
                         | st.integers(x_format.min, x_format.max)))
+
+
+class WinogradCase(NamedTuple):
+    """The operands of ``winograd_convolve``: it takes them in this order."""
+
+    x_q: np.ndarray
+    w_q: np.ndarray
+    tile: Transforms
+    padding: tuple[int, int, int, int]
+
+
+def tiles() -> st.SearchStrategy[Transforms]:
+    """The published transforms, and F(1, 1) to F(5, 5) in two scalings."""
+    return st.sampled_from(list(PRESETS.values())) | st.builds(
+        cook_toom, st.integers(1, 5), st.integers(1, 5), scaling=st.sampled_from(["rows", "matrix"]))
+
+
+@st.composite
+def winograd_cases(draw: st.DrawFn, max_bits: int = 8, largest: int = 9,
+                   transforms: st.SearchStrategy[Transforms] | None = None) -> WinogradCase:
+    """Small convolutions of stride 1 for Winograd, padded unevenly; codes of 1 to ``max_bits`` bits.
+
+    largest: of the height and width. transforms: by default ``tiles()``.
+    """
+    t = draw(tiles() if transforms is None else transforms)
+    n, channels, outputs = (draw(st.integers(1, 3)) for _ in range(3))
+    top, left, bottom, right = (draw(st.integers(0, 3)) for _ in range(4))
+    height, width = (draw(st.integers(max(1, t.r - around), largest)) for around in (top + bottom, left + right))
+    x_q = draw(codes(draw(int_formats(1, max_bits)), (n, channels, height, width)))
+    w_q = draw(codes(draw(int_formats(1, max_bits)), (outputs, channels, t.r, t.r)))
+    return WinogradCase(x_q, w_q, t, (top, left, bottom, right))
 
 
 @st.composite

@@ -11,11 +11,21 @@ from hypothesis.errors import NoSuchExample
 
 from refquant import strategies
 from refquant.convolution import convolve_exact
+from refquant.cook_toom import PRESETS
 from refquant.formats import IntFormat
 from refquant.network import graph
 from refquant.network.float_forward import run_float_tensors
 from refquant.recipes import quantize_network
-from refquant.strategies import codes, convolution_cases, geometries, images, int_formats, networks, reals
+from refquant.strategies import (
+    codes,
+    convolution_cases,
+    geometries,
+    images,
+    int_formats,
+    networks,
+    reals,
+    winograd_cases,
+)
 
 SEARCH = settings(max_examples=1500, derandomize=True, database=None, deadline=None,
                   suppress_health_check=list(HealthCheck), phases=["generate"])
@@ -113,6 +123,25 @@ def test_geometries_fit_the_plane_they_are_drawn_for(height, width, r, s, data):
     geometry = data.draw(geometries((height, width), (r, s), 2))
     assert min(geometry.output_size(height, width, (r, s))) >= 1
     assert geometry.groups == 2
+
+
+@pytest.mark.parametrize("condition", [
+    lambda c: c.tile is PRESETS["F(6,3)"],
+    lambda c: c.tile.m == c.tile.r == 1,
+    lambda c: len(set(c.padding)) == 4,
+    lambda c: c.x_q.shape[2] < c.tile.n,
+    lambda c: (c.x_q.shape[2] + c.padding[0] + c.padding[2] - c.tile.r + 1) % c.tile.m,
+    lambda c: c.x_q.min() == -128,
+    lambda c: not c.w_q.any() and c.x_q.any(),
+], ids=["a preset", "no transform", "uneven padding", "less than a tile", "a cut tile", "-128", "dead weights"])
+def test_winograd_cases_reach(condition):
+    assert reaches(winograd_cases(), condition)
+
+
+@given(winograd_cases(max_bits=3, largest=4, transforms=st.just(PRESETS["F(2,3)"])))
+def test_winograd_cases_take_the_sizes_asked_for(case):
+    assert np.abs(case.x_q).max() <= 7 and np.abs(case.w_q).max() <= 7
+    assert max(case.x_q.shape[2:]) <= 4 and case.tile is PRESETS["F(2,3)"]
 
 
 # --- networks -------------------------------------------------------------------------------------------------
@@ -219,5 +248,6 @@ def test_every_public_strategy_has_a_docstring():
     public = [value for name, value in vars(strategies).items()
               if callable(value) and not name.startswith("_") and value.__module__ == strategies.__name__]
     assert {value.__name__ for value in public} == {
-        "int_formats", "codes", "geometries", "ConvolutionCase", "convolution_cases", "reals", "images", "networks"}
+        "int_formats", "codes", "geometries", "ConvolutionCase", "convolution_cases", "WinogradCase", "tiles",
+        "winograd_cases", "reals", "images", "networks"}
     assert all(value.__doc__ for value in public)

@@ -2,7 +2,6 @@
 
 import re
 import threading
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from refquant import winograd
 from refquant.convolution import convolve_exact
 from refquant.cook_toom import PRESETS, Transforms, cook_toom, transforms_for
 from refquant.formats import IntFormat
-from refquant.strategies import codes, int_formats
+from refquant.strategies import WinogradCase, winograd_cases
 from refquant.winograd import STAGES, TransformedKernel, transform_kernel, winograd_convolve
 from refquant.work_arrays import KEEP_AT_MOST, work_array
 
@@ -95,45 +94,23 @@ def staged(x: np.ndarray, w: np.ndarray, t: Transforms, padding: tuple, formats:
     return extremes, kept
 
 
-class Case(NamedTuple):
-    x: np.ndarray
-    w: np.ndarray
-    t: Transforms
-    padding: tuple
-
-
-ANY_TILE = st.sampled_from(list(PRESETS.values())) | st.builds(
-    cook_toom, st.integers(1, 5), st.integers(1, 5), scaling=st.sampled_from(["rows", "matrix"]))
 SMALL_TILES = st.sampled_from([PRESETS["F(2,3)"], PRESETS["F(4,3)"], cook_toom(2, 2), cook_toom(3, 2)])
 
 
-@st.composite
-def cases(draw, max_bits: int = 8, most: int = 9, tiles=None) -> Case:
-    """Convolutions of codes of 1 to max_bits bits, padded unevenly, with presets or transforms of any small size."""
-    t = draw(ANY_TILE if tiles is None else tiles)
-    n, channels, outputs = (draw(st.integers(1, 3)) for _ in range(3))
-    padding = tuple(draw(st.integers(0, 3)) for _ in range(4))
-    height, width = (draw(st.integers(max(1, t.r - before - after), most))
-                     for before, after in zip(padding[:2], padding[2:]))
-    x = draw(codes(draw(int_formats(1, max_bits)), (n, channels, height, width)))
-    w = draw(codes(draw(int_formats(1, max_bits)), (outputs, channels, t.r, t.r)))
-    return Case(x, w, t, padding)
-
-
 def small_cases():
-    return cases(most=5, tiles=SMALL_TILES)
+    return winograd_cases(largest=5, transforms=SMALL_TILES)
 
 
 # --- equal to direct convolution ------------------------------------------------------------------------------
 
-@given(cases())
-@example(Case(np.full((1, 2, 4, 4), -128), np.full((1, 2, 3, 3), -128), PRESETS["F(2,3)"], (0,) * 4))
-@example(Case(np.array([[[[5]]]]), np.array([[[[3, 4], [1, 2]]]]), cook_toom(8, 2), (1, 1, 0, 0)))
-@example(Case(np.full((1, 1, 7, 3), 255), np.full((1, 1, 1, 1), 255), cook_toom(1, 1), (0, 2, 0, 0)))  # no transform
-@example(Case(np.arange(-21, 21).reshape(1, 1, 6, 7), np.arange(-24, 25).reshape(1, 1, 7, 7),
-              cook_toom(2, 7), (3, 3, 3, 3)))  # the largest kernel
-@example(Case(np.zeros((1, 1, 3, 3), int), np.ones((1, 1, 3, 3), int), PRESETS["F(4,3)"], (0,) * 4))
-@example(Case(np.ones((1, 1, 3, 3), int), np.zeros((1, 1, 3, 3), int), PRESETS["F(4,3)"], (0,) * 4))
+@given(winograd_cases())
+@example(WinogradCase(np.full((1, 2, 4, 4), -128), np.full((1, 2, 3, 3), -128), PRESETS["F(2,3)"], (0,) * 4))
+@example(WinogradCase(np.array([[[[5]]]]), np.array([[[[3, 4], [1, 2]]]]), cook_toom(8, 2), (1, 1, 0, 0)))
+@example(WinogradCase(np.full((1, 1, 7, 3), 255), np.full((1, 1, 1, 1), 255), cook_toom(1, 1), (0, 2, 0, 0)))
+@example(WinogradCase(np.arange(-21, 21).reshape(1, 1, 6, 7), np.arange(-24, 25).reshape(1, 1, 7, 7),
+                      cook_toom(2, 7), (3, 3, 3, 3)))  # the largest kernel
+@example(WinogradCase(np.zeros((1, 1, 3, 3), int), np.ones((1, 1, 3, 3), int), PRESETS["F(4,3)"], (0,) * 4))
+@example(WinogradCase(np.ones((1, 1, 3, 3), int), np.zeros((1, 1, 3, 3), int), PRESETS["F(4,3)"], (0,) * 4))
 def test_integer_winograd_equals_direct_convolution(case):
     x, w, t, padding = case
     wanted = direct(x, w, padding)
@@ -144,7 +121,7 @@ def test_integer_winograd_equals_direct_convolution(case):
     assert fast.tolist() == convolve_exact(x, w, padding=padding).tolist()
 
 
-@given(cases(max_bits=20), st.sampled_from(["wrap", "saturate", "trap"]))
+@given(winograd_cases(max_bits=20), st.sampled_from(["wrap", "saturate", "trap"]))
 def test_both_roads_are_equal_under_every_policy_while_nothing_overflows(case, policy):
     x, w, t, padding = case
     fast = winograd_convolve(x, w, t, padding, policy, dict.fromkeys(AFTER_INPUT, INT64))
@@ -207,7 +184,7 @@ def test_inputs_that_drive_a_stage_across_a_floats_limit_are_exact(tile, limit):
             assert winograd_convolve(x, kernel).tolist() == direct(x, w, (0,) * 4)
 
 
-@given(cases())
+@given(winograd_cases())
 def test_a_transformed_kernel_stands_for_its_weights(case):
     x, w, t, padding = case
     kernel = transform_kernel(w, t)
@@ -307,10 +284,10 @@ def test_every_stage_is_what_python_integers_give(case, policy, data):
         else:
             assert values.dtype == np.int64 and values.tolist() == kept[stage].tolist(), stage
     # The padding around the input is not a value of its own.
-    assert (trace["input"].min, trace["input"].max) == (case.x.min(), case.x.max())
+    assert (trace["input"].min, trace["input"].max) == (case.x_q.min(), case.x_q.max())
 
 
-@given(cases())
+@given(winograd_cases())
 def test_missing_formats_are_the_smallest_signed_ones_that_hold_the_proven_bound(case):
     x, w, t, padding = case
     _, trace = winograd_convolve(x, w, t, padding, record=True)
@@ -488,7 +465,7 @@ def test_what_int64_is_not_proven_to_hold_is_refused(call, message):
         call()
 
 
-@given(cases(max_bits=3), st.sampled_from(["wrap", "saturate"]))
+@given(winograd_cases(max_bits=3), st.sampled_from(["wrap", "saturate"]))
 def test_an_input_outside_its_format_is_brought_into_it_by_the_policy(case, policy):
     x, w, t, padding = case
     for fmt in (IntFormat(2), IntFormat(2, signed=False)):
