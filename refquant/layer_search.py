@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,8 @@ from refquant.network.graph import Conv, Linear, Network, Node
 from refquant.network.layers import Encoding
 
 BATCH = 50  # images at a time
+# A search walks through its batches some seven times. Small ones are kept, 64 MiB at most; others computed anew.
+KEPT_ELEMENTS = 1 << 23
 PREFIXES = ("quantized", "float")
 
 
@@ -77,10 +80,12 @@ def search_node(batches: LayerBatches, weight_bits: int, granularity: str, weigh
 
     keep_activation: where a node before has already settled the input's scale.
     """
-    node = batches.node
+    node, shapes = batches.node, batches.network.shapes
+    elements = len(batches.images) * sum(math.prod(shapes[name]) for name in (node.inputs[0], node.name))
+    walked = list(batches) if elements <= KEPT_ELEMENTS else batches
     fmt = batches.encodings[encoding_sources(batches.network)[node.inputs[0]]].format
     geometry = node.geometry if isinstance(node, Conv) else Conv.geometry
     weight = node.weight if isinstance(node, Conv) else node.weight[:, :, None, None]
-    return search_layer(batches, weight, bits=(weight_bits, fmt.bits), granularity=granularity,
+    return search_layer(walked, weight, bits=(weight_bits, fmt.bits), granularity=granularity,
                         unsigned=not fmt.signed, initial=[(weight_scale, activation_scale)],
                         keep_activation=keep_activation, **geometry._asdict())

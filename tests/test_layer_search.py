@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from refquant import quantize_network
+from refquant import layer_search, quantize_network
 from refquant.easyquant import search_layer
 from refquant.formats import IntFormat
 from refquant.geometry import Geometry
@@ -120,3 +120,12 @@ def test_kl_clips_no_output_of_the_network_even_where_it_is_carried_on(tail):
                        for recipe in ("tensorrt-int8", "channelwise-int8"))
     assert clipped["out"].scale == clipped[network.output].scale == widest["out"].scale
     assert clipped["relu"].scale > widest["relu"].scale
+
+
+def test_batches_computed_anew_give_the_same_scales_as_batches_kept(monkeypatch):
+    kept = quantize_network(NETWORK, IMAGES, "easyquant-int8", weight_bits=4, activation_bits=4)
+    monkeypatch.setattr(layer_search, "KEPT_ELEMENTS", 0)
+    anew = quantize_network(NETWORK, IMAGES, "easyquant-int8", weight_bits=4, activation_bits=4)
+    assert all(e.scale == anew.encodings[name].scale for name, e in kept.encodings.items())
+    for a, b in zip(kept.layers, anew.layers):
+        assert not hasattr(a, "terms") or np.array_equal(a.terms[0].weight_q, b.terms[0].weight_q)
