@@ -50,16 +50,17 @@ class LayerBatches:
                 if node is self.node:
                     break
                 real[node.name] = evaluate(node, *(real[name] for name in node.inputs))
-                inputs = (self._round(rounded[name], sources.get(name)) for name in node.inputs)
-                rounded[node.name] = evaluate(self._round_weight(node), *inputs)
+                if self.prefix == "quantized":
+                    inputs = (self._round(rounded[name], sources.get(name)) for name in node.inputs)
+                    rounded[node.name] = evaluate(self._round_weight(node), *inputs)
             outputs = evaluate(replace(self.node, bias=None), real[read])
-            yield as_planes((real if self.prefix == "float" else rounded)[read]), as_planes(outputs)
+            yield as_planes((rounded if self.prefix == "quantized" else real)[read]), as_planes(outputs)
 
     def _round(self, x: np.ndarray, source: str | None) -> np.ndarray:
         if source is None:
             return x
         encoding = self.encodings[source]
-        return encoding.dequantize(encoding.quantize(x)).astype(x.dtype)
+        return encoding.dequantize(encoding.quantize(x))
 
     def _round_weight(self, node: Node) -> Node:
         if not isinstance(node, (Conv, Linear)) or node.name not in self.weights:
