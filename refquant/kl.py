@@ -70,12 +70,13 @@ def tensorrt_divergences(counts: np.ndarray, levels: int = 128) -> np.ndarray:
     KL = 1/N·[Σ p·log p - Σ_l (S_l + tail if l is the last)·log(S_l/C_l)] - log N + log n.
     """
     check_counts(counts, levels)
-    total, levels = float(counts.sum()), int(levels)
+    counts, levels = counts.astype(np.float64), int(levels)
+    total = float(counts.sum())
     mass = _prefix(counts)
     filled = _prefix(counts > 0)
     entropy = _prefix(xlogy(counts, counts))
     kept = np.arange(levels, len(counts) + 1)
-    last = counts[kept - 1].astype(np.float64)
+    last = counts[kept - 1]
     inside = mass[kept]
     tail = total - inside
     p_log_p = entropy[kept] - xlogy(last, last) + xlogy(last + tail, last + tail)
