@@ -6,10 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from refquant import load_digits, quantize_network
-from refquant.bounds import smallest_format
 from refquant.cook_toom import cook_toom
 from refquant.digits.weights import calibration_images
-from refquant.formats import IntFormat
+from refquant.formats import IntFormat, smallest_format
 from refquant.integer_kernels import run_winograd
 from refquant.winograd_bounds import winograd_bounds
 

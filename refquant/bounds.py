@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refquant.formats import IntFormat, as_integers, whole
+from refquant.formats import IntFormat, as_integers, smallest_format, whole
 from refquant.lanes import INT16, LANES, product_range, safe_schedule
 
 
@@ -55,19 +55,6 @@ def headroom_bits(low: int, high: int, fmt: IntFormat) -> float:
     bits = min((math.log2(limit / value) for limit, value in sides), default=math.inf)
     # The quotient of large integers can round to 1; then the comparison of integers decides.
     return bits if fmt.min <= low and high <= fmt.max else min(bits, -sys.float_info.min)
-
-
-def smallest_format(low: int, high: int) -> IntFormat:
-    """The format of fewest bits that holds low..high: two's complement, or unsigned where nothing is negative.
-
-    ValueError beyond 64 bits.
-
-    >>> str(smallest_format(-142884, 142884)), str(smallest_format(0, 127))
-    ('int19', 'uint7')
-    """
-    if low >= 0:
-        return IntFormat(max(high.bit_length(), 1), signed=False)
-    return IntFormat(max((-low - 1).bit_length(), max(high, 0).bit_length()) + 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,6 +61,19 @@ class IntFormat:
         return f"{'int' if self.signed else 'uint'}{self.bits}{' narrow' if self.narrow else ''}"
 
 
+def smallest_format(low: int, high: int) -> IntFormat:
+    """The format of fewest bits that holds low..high: two's complement, or unsigned where nothing is negative.
+
+    ValueError beyond 64 bits.
+
+    >>> str(smallest_format(-142884, 142884)), str(smallest_format(0, 127))
+    ('int19', 'uint7')
+    """
+    if low >= 0:
+        return IntFormat(max(high.bit_length(), 1), signed=False)
+    return IntFormat(max((-low - 1).bit_length(), max(high, 0).bit_length()) + 1)
+
+
 def whole(value: Any, name: str, least: int, most: int | None = None) -> int:
     """``value`` as an int; ValueError naming ``name`` unless it is an integer from ``least`` to ``most``."""
     if (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least

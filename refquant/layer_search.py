@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from refquant.calibration import BATCH
 from refquant.easyquant import ScaleSearch, search_layer
 from refquant.network.assembly import QuantizedWeight, encoding_sources
 from refquant.network.float_forward import evaluate
 from refquant.network.graph import Conv, Linear, Network, Node
 from refquant.network.layers import Encoding
 
-BATCH = 50  # images at a time
 # A search walks through its batches some seven times. Small ones are kept, 64 MiB at most; others computed anew.
 KEPT_ELEMENTS = 1 << 23
 PREFIXES = ("quantized", "float")

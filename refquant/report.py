@@ -1,4 +1,4 @@
-"""Tables, figures and files: how results are shown. Nothing is computed here."""
+"""Tables, figures and files: how results are shown. No result is made here."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from refquant.bounds import headroom_bits, smallest_format
-from refquant.formats import IntFormat
+from refquant.bounds import headroom_bits
+from refquant.formats import IntFormat, smallest_format
 
 
-def check_directory(directory: Path) -> Path:
-    """The directory, not yet made; ValueError where it cannot be."""
+def check_directory(directory: Path) -> None:
+    """ValueError where the directory cannot be made or written to; nothing is made yet."""
     standing = next(place for place in (directory, *directory.absolute().parents) if place.exists())
     if not standing.is_dir() or not os.access(standing, os.W_OK):
         reason = "Permission denied" if standing.is_dir() else "Not a directory"
         raise ValueError(f"the output directory must be writable, got {directory}: {reason}")
-    return directory
 
 
 def prepare_directory(directory: Path) -> Path:
@@ -94,22 +93,25 @@ def demo_tables(result: dict[str, Any]) -> str:
         [(r["layer"], r["x_format"], r["w_format"], str(r["schedule"]), str(r["int16_min"]), str(r["int16_max"]),
           f"{100 * max(-r['int16_min'] / 32768, r['int16_max'] / 32767):.0f}", "yes" if r["sums_equal"] else "NO")
          for r in result["lanes"]])
-    stages = ("V", "U", "product", "sum", "output_scaled")
-    by_layer: dict[tuple[str, str], dict[str, str]] = {}
-    for r in result["winograd"]:
-        row = by_layer.setdefault((r["layer"], r["tile"]), {"equal": "yes" if r["sums_equal"] else "NO"})
-        headroom = headroom_bits(r["proven_min"], r["proven_max"], IntFormat(32))
-        row["headroom"] = f"{min(headroom, float(row.get('headroom', 'inf'))):.1f}"
-        row[r["stage"]] = "/".join(str(smallest_format(r[f"{kind}min"], r[f"{kind}max"]).bits)
-                                   for kind in ("", "proven_"))
+    by_layer: dict[tuple[str, str], dict[str, Any]] = {}
+    for stage in result["winograd"]:
+        by_layer.setdefault((stage["layer"], stage["tile"]), {})[stage["stage"]] = stage
+    shown = ("V", "U", "product", "sum", "output_scaled")
     winograd = table(
-        ("layer", "tile", *(f"{stage} bits" for stage in stages), "headroom in int32", "sums equal"),
-        [(*key, *(row[stage] for stage in stages), row["headroom"], row["equal"]) for key, row in by_layer.items()])
+        ("layer", "tile", *(f"{name} bits" for name in shown), "headroom in int32", "sums equal"),
+        [(*key, *(_bits_seen_and_proven(stages[name]) for name in shown),
+          f"{min(headroom_bits(s['proven_min'], s['proven_max'], IntFormat(32)) for s in stages.values()):.1f}",
+          "yes" if all(s["sums_equal"] for s in stages.values()) else "NO") for key, stages in by_layer.items()])
     return (f"Digits CNN, {result['images']} held-out images, float top-1 {result['float_top1']:.2f} %\n\n"
             f"Integer-only inference (after a ReLU, activations are unsigned for max, else signed)\n\n{accuracy}\n\n"
             f"Integer sums before requantization ({result['stages_of']})\n\n{sums}\n\n"
             f"3x3 layers through int16 lanes, SMLAL and SADALP ({result['lane_images']} images)\n\n{lanes}\n\n"
             f"Dense 3x3 layers by integer Winograd, bits seen/proven ({result['lane_images']} images)\n\n{winograd}")
+
+
+def _bits_seen_and_proven(stage: dict[str, Any]) -> str:
+    seen, proven = (smallest_format(stage[f"{kind}min"], stage[f"{kind}max"]).bits for kind in ("", "proven_"))
+    return f"{seen}/{proven}"
 
 
 def draw_accuracy(result: dict[str, Any]) -> Figure:

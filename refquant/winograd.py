@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refquant.cook_toom import Transforms, transforms_for
-from refquant.formats import IntFormat, apply_policy, check_codes, fitting_int64, frozen_copy
+from refquant.formats import IntFormat, apply_policy, check_codes, fitting_int64, frozen_copy, smallest_format
 from refquant.geometry import Geometry, pad
 from refquant.work_arrays import work_array
 
@@ -146,8 +146,9 @@ def winograd_convolve(x_q: Any, w_q: Any, tile: Any = (2, 3), padding: Any = 0, 
             raise OverflowError(f"{stage} can reach {bound}, which int64 does not hold")
     ranges = {stage: (-bound, bound) for stage, bound in bounds.items()}
     ranges |= {"input": (low, high), "U": (int(kernel.u.min()), int(kernel.u.max()))}
-    chosen = {stage: declared.get(stage) or _smallest(*ranges[stage]) for stage in STAGES}
-
+    # At least one bit for the sign, so that every default is signed.
+    chosen = {stage: declared.get(stage) or smallest_format(min(ranges[stage][0], -1), ranges[stage][1])
+              for stage in STAGES}
     proven = all(chosen[stage].min <= ranges[stage][0] and ranges[stage][1] <= chosen[stage].max for stage in STAGES)
     if proven and not record and max(bounds.values()) < 2**53:
         return _in_floats(x, kernel, geometry.padding, size, bounds)
@@ -168,11 +169,6 @@ def _check_formats(formats: Mapping[str, IntFormat], policy: str) -> dict[str, I
             raise ValueError(f"the format of {stage} must be {kind}, got {fmt}")
         apply_policy(0, fmt, policy)  # refuses what cannot wrap
     return dict(formats)
-
-
-def _smallest(low: int, high: int) -> IntFormat:
-    """The smallest signed format that holds low..high."""
-    return IntFormat(max(high, -low - 1, 0).bit_length() + 1)
 
 
 def _tile_counts(t: Transforms, size: tuple[int, int]) -> tuple[int, int]:

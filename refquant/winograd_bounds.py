@@ -203,6 +203,6 @@ def describe_bounds(tile: Any, x_format: IntFormat, w_format: IntFormat, channel
                "format": str(bound.format), "headroom_bits": bound.headroom_bits(), "witness": bound.witness,
                "x_min": plane(bound.x_min), "w_min": plane(bound.w_min), "x_max": plane(bound.x_max),
                "w_max": plane(bound.w_max)} for bound in winograd_bounds(t, x_format, w_format, channels)]
-    return {"tile": f"F({t.m},{t.r})", "divisor": t.divisor**2, "x_format": str(x_format), "w_format": str(w_format),
-            "channels": channels, "stages": stages,
+    return {"tile": tile if isinstance(tile, str) else f"F({t.m},{t.r})", "divisor": t.divisor**2,
+            "x_format": str(x_format), "w_format": str(w_format), "channels": channels, "stages": stages,
             "largest_channels": largest_channels(t, x_format, w_format)}

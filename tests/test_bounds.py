@@ -16,11 +16,10 @@ from refquant.bounds import (
     headroom_bits,
     l1_budget,
     largest_count,
-    smallest_format,
     widest_operand,
 )
 from refquant.convolution import convolve_exact, convolve_int16
-from refquant.formats import IntFormat
+from refquant.formats import IntFormat, smallest_format
 from refquant.lanes import dot_int16, product_range, safe_schedule
 from refquant.strategies import codes, int_formats
 

@@ -52,7 +52,7 @@ def test_options_name_the_operands_formats(capsys, options, x_format, w_format, 
 
 def test_a_preset_is_named_too(capsys):
     result = json.loads(output(capsys, *ARGUMENTS, "--tile", "F(4,3) ncnn", "--json"))
-    assert result["largest_channels"]["sum"] == 37
+    assert (result["tile"], result["largest_channels"]["sum"]) == ("F(4,3) ncnn", 37)
 
 
 @pytest.mark.parametrize("changed, sentence", [
