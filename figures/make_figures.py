@@ -145,11 +145,11 @@ def draw_dialects() -> Figure:
 
 
 def draw_rounding() -> Figure:
-    """Chapter 2: the six rules as staircases, ties marked."""
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    """Chapter 2: every rule as a staircase, ties marked."""
+    figure = Figure(figsize=(10.0, 4.6), layout="constrained")
     x = np.linspace(-2.6, 2.6, 2601)
     ties = np.arange(-2.5, 3.0)
-    for axes, rule in zip(figure.subplots(2, 3, sharex=True, sharey=True).flat, RULES):
+    for axes, rule in zip(figure.subplots(2, 5, sharex=True, sharey=True).flat, RULES):
         axes.plot(x, x, color="0.8")
         axes.plot(x, round_values(x, rule), color="C0", linewidth=1)
         axes.plot(ties, round_values(ties, rule), "o", color="C3", markersize=4)

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from refquant.formats import IntFormat, as_integers
-from refquant.rounding import round_fraction, round_product
+from refquant.rounding import round_fraction, round_product, round_product_sum, round_values
 
 # A channel whose largest weight is below this fraction of the layer's is dead: at any width up to 23
 # bits all its codes would be zero under the layer's scale, and a scale of its own would be absurd.
 DEAD = 2.0**-24
+ARITHMETICS = ("exact", "float32_divide", "float32_multiply")
 
 
 def _as_reals(x: Any, name: str) -> np.ndarray:
@@ -70,14 +71,19 @@ def _check_width(fmt: IntFormat) -> None:
         raise ValueError(f"linear quantization takes formats of at most 32 bits, got {fmt}")
 
 
-def quantize(x: Any, scale: Any, fmt: IntFormat, rounding: str = "half_away", *,
-             zero_point: Any = 0, axis: int | None = None) -> np.ndarray:
+def quantize(x: Any, scale: Any, fmt: IntFormat, rounding: str = "half_away", *, zero_point: Any = 0,
+             axis: int | None = None, arithmetic: str = "exact", zero: str = "after") -> np.ndarray:
     """Q(X, S) = clip(round(X·S) + zero_point, fmt.min, fmt.max)  (EasyQuant Eq. 1 for zero_point 0).
 
-    The product X·S is rounded as if it were exact; ties fall as ``rounding`` says.
-
     x: finite float32 or float64, any shape. scale: finite, > 0; a scalar, or one per channel along
-    ``axis``. fmt: at most 32 bits. zero_point: a code of ``fmt``, scalar or per channel like scale.
+    ``axis``. fmt: at most 32 bits. rounding: one of ``rounding.RULES``. zero_point: a code of ``fmt``,
+    scalar or per channel like scale.
+    arithmetic: ``exact``: X·S is rounded as if it were exact. ``float32_divide``: float32(x) divided in
+    float32 by the step float32(1/S), as ONNX's QuantizeLinear does (with rounding ``half_even``).
+    ``float32_multiply``: float32(x) multiplied in float32 by float32(S), as torch does.
+    zero: the zero point is added ``after`` rounding, or ``before``: round(X·S + zero_point), as torch
+    and ONNX's reference of QLinearConv do. It matters to ties whose rule asks for parity or sign, and in
+    float32, where the sum is rounded once more.
     Returns codes in ``fmt.dtype``. ValueError for NaN, infinity, integers, a bad scale or zero point.
 
     >>> quantize(np.array([0.5, -0.24, 9.0]), 10.0, IntFormat(7, narrow=True))
@@ -85,10 +91,39 @@ def quantize(x: Any, scale: Any, fmt: IntFormat, rounding: str = "half_away", *,
     """
     x = _as_reals(x, "x")
     _check_width(fmt)
+    if arithmetic not in ARITHMETICS:
+        raise ValueError(f"arithmetic must be one of {', '.join(ARITHMETICS)}, got {arithmetic!r}")
+    if zero not in ("after", "before"):
+        raise ValueError(f"zero must be after or before, got {zero!r}")
     scale = _along(check_scale(scale), x, axis, "scale")
     zero_point = _along(_check_zero_point(zero_point, fmt), x, axis, "zero_point")
-    whole = round_product(x, scale, rounding, limit=2.0**33).astype(np.int64)
-    return np.clip(whole + zero_point, fmt.min, fmt.max).astype(fmt.dtype)
+    if arithmetic != "exact":
+        whole = _round_in_float32(x, scale, zero_point if zero == "before" else None, rounding, arithmetic)
+    elif zero == "before":
+        whole = round_product_sum(x, scale, zero_point, rounding, limit=2.0**33)
+    else:
+        whole = round_product(x, scale, rounding, limit=2.0**33).astype(np.int64)
+    if zero == "after":
+        whole = whole + zero_point
+    return np.clip(whole, fmt.min, fmt.max).astype(fmt.dtype)
+
+
+def _round_in_float32(x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None, rounding: str,
+                      arithmetic: str) -> np.ndarray:
+    """The real code, every operation of it rounded to float32, and then to an integer; clipped to ±2^33."""
+    with np.errstate(over="ignore", under="ignore"):
+        factor = scale.astype(np.float64)
+        factor = (factor if arithmetic == "float32_multiply" else 1 / factor).astype(np.float32)
+        if not (np.isfinite(factor).all() and (factor > 0).all()):
+            name = "scale" if arithmetic == "float32_multiply" else "step 1/scale"
+            raise ValueError(f"{name} must be finite and > 0 in float32, got {np.atleast_1d(factor).min()}.."
+                             f"{np.atleast_1d(factor).max()}")
+        x = x.astype(np.float32)
+        value = x * factor if arithmetic == "float32_multiply" else x / factor
+        if zero_point is not None:
+            value = value + zero_point.astype(np.float32)
+    value = np.clip(value.astype(np.float64), -(2.0**33), 2.0**33)
+    return round_values(value, rounding).astype(np.int64)
 
 
 def dequantize(x_q: Any, scale: Any, *, zero_point: Any = 0, axis: int | None = None) -> np.ndarray:

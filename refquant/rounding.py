@@ -3,13 +3,20 @@
 All of refquant's rounding goes through this module. A rule only matters where a value is not an
 integer; the rules differ as this table of ``round(x)`` shows:
 
-    x              -2.5   -1.5   -0.5    0.5    1.5    2.5    1.2   -1.2
-    half_away        -3     -2     -1      1      2      3      1     -1
-    half_even        -2     -2      0      0      2      2      1     -1
-    half_up          -2     -1      0      1      2      3      1     -1
-    half_down        -3     -2     -1      0      1      2      1     -1
-    toward_zero      -2     -1      0      0      1      2      1     -1
-    floor            -3     -2     -1      0      1      2      1     -2
+    x                 -2.5   -1.5   -0.5    0.5    1.5    2.5    1.2   -1.2
+    half_away           -3     -2     -1      1      2      3      1     -1
+    half_even           -2     -2      0      0      2      2      1     -1
+    half_up             -2     -1      0      1      2      3      1     -1
+    half_down           -3     -2     -1      0      1      2      1     -1
+    half_toward_zero    -2     -1      0      0      1      2      1     -1
+    toward_zero         -2     -1      0      0      1      2      1     -1
+    away_from_zero      -3     -2     -1      1      2      3      2     -2
+    floor               -3     -2     -1      0      1      2      1     -2
+    ceil                -2     -1      0      1      2      3      2     -1
+    to_odd              -3     -1     -1      1      1      3      1     -1
+
+``to_odd`` takes the odd one of the two neighbours (RISC-V's ``rod``): the last bit then keeps that
+something was dropped, so that a second rounding is not misled.
 """
 
 from __future__ import annotations
@@ -21,7 +28,8 @@ import numpy as np
 
 from refquant.formats import as_integers
 
-RULES = ("half_away", "half_even", "half_up", "half_down", "toward_zero", "floor")
+RULES = ("half_away", "half_even", "half_up", "half_down", "half_toward_zero", "toward_zero", "away_from_zero",
+         "floor", "ceil", "to_odd")
 
 
 def _check(rule: str) -> None:
@@ -44,30 +52,40 @@ def round_values(x: Any, rule: str = "half_away") -> np.ndarray:
         raise ValueError(f"x must hold floats, got dtype {x.dtype}")
     if rule == "floor":
         return np.floor(x)
+    if rule == "ceil":
+        return np.ceil(x)
     if rule == "half_even":
         return np.rint(x)
     whole = np.trunc(x)
     part = x - whole
     if rule == "toward_zero":
         return whole
-    up = part > 0.5 if rule == "half_down" else part >= 0.5
-    down = part < -0.5 if rule == "half_up" else part <= -0.5
+    if rule in ("away_from_zero", "to_odd"):
+        return whole + np.sign(part) * (1 if rule == "away_from_zero" else np.fmod(whole, 2) == 0)
+    up = part > 0.5 if rule in ("half_down", "half_toward_zero") else part >= 0.5
+    down = part < -0.5 if rule in ("half_up", "half_toward_zero") else part <= -0.5
     return whole + up - down
 
 
 def _adjust(quotient: Any, remainder: Any, divisor: Any, rule: str) -> Any:
     """Turn floor division (0 <= remainder < divisor) into ``rule``; also works on object arrays."""
-    twice = 2 * remainder
+    twice, inexact = 2 * remainder, remainder != 0
     if rule == "floor":
         return quotient
+    if rule == "ceil":
+        return quotient + inexact
     if rule == "toward_zero":
-        return quotient + ((quotient < 0) & (remainder != 0))
+        return quotient + ((quotient < 0) & inexact)
+    if rule == "away_from_zero":
+        return quotient + ((quotient >= 0) & inexact)
+    if rule == "to_odd":
+        return quotient + ((quotient % 2 == 0) & inexact)
     if rule == "half_up":
         return quotient + (twice >= divisor)
     if rule == "half_down":
         return quotient + (twice > divisor)
     # On a tie the two neighbours are quotient and quotient + 1.
-    upper_wins = quotient >= 0 if rule == "half_away" else quotient % 2 == 1
+    upper_wins = {"half_away": quotient >= 0, "half_toward_zero": quotient < 0, "half_even": quotient % 2 == 1}[rule]
     return quotient + ((twice > divisor) | ((twice == divisor) & upper_wins))
 
 
@@ -109,15 +127,39 @@ def round_fraction(x: Fraction, rule: str = "half_away") -> int:
 def round_product(x: Any, scale: Any, rule: str, limit: float) -> np.ndarray:
     """``round(x·scale)`` of the *exact* real product of two floats, clipped to ±limit <= 2^50, in float64.
 
-    float64 multiplication rounds monotonically, and every point where a rule changes its mind (an
-    integer or a half) is itself a float64; so the rounded product can mislead a rule only when it
-    *equals* such a point while the exact product lies beside it. There the sign of the product's
-    own rounding error, found exactly by Dekker's splitting, decides.
-
     >>> float(0.1 * 5), float(round_product(0.1, 5.0, "half_down", 9))  # 0.1 is above 1/10
     (0.5, 1.0)
     """
     _check(rule)
+    product = _same_side_product(x, scale, limit)
+    return np.clip(round_values(product, rule), -limit, limit)
+
+
+def round_product_sum(x: Any, scale: Any, offset: Any, rule: str, limit: float) -> np.ndarray:
+    """``round(x·scale + offset)`` of the *exact* real sum, in int64; the product is clipped to ±(limit + 1).
+
+    offset: integers below 2^33 in magnitude. It differs from ``round_product`` plus the offset where a rule asks
+    for the parity or the sign of the result.
+
+    >>> int(round_product_sum(0.5, 1.0, 1, "half_even", 9)), int(round_product(0.5, 1.0, "half_even", 9)) + 1
+    (2, 1)
+    """
+    _check(rule)
+    product = _same_side_product(x, scale, limit)
+    below = np.floor(product)
+    # What lies above the floor, in quarters: nothing, less than a half, a half, more than a half.
+    part = (product > below).astype(np.int64) + (product >= below + 0.5) + (product > below + 0.5)
+    return np.asarray(_adjust(below.astype(np.int64) + np.asarray(offset, np.int64), part, 4, rule))
+
+
+def _same_side_product(x: Any, scale: Any, limit: float) -> np.ndarray:
+    """A float64 on the same side of every integer and half as the exact x·scale, within ±(limit + 1).
+
+    float64 multiplication rounds monotonically, and every point where a rule changes its mind (an
+    integer or a half) is itself a float64; so the rounded product can mislead a rule only when it
+    *equals* such a point while the exact product lies beside it. There the sign of the product's
+    own rounding error, found exactly by Dekker's splitting, decides.
+    """
     if not 0 < limit <= 2.0**50:
         raise ValueError(f"limit must be above 0 and at most 2^50, got {limit}")
     exact = all(np.asarray(v).dtype == np.float32 for v in (x, scale))  # 24 + 24 bits fit in 53
@@ -133,7 +175,7 @@ def round_product(x: Any, scale: Any, rule: str, limit: float) -> np.ndarray:
             edge = product[at_edge]
             nudged[at_edge] = np.where(error == 0, edge, np.nextafter(edge, np.copysign(np.inf, error)))
             product = nudged
-    return np.clip(round_values(product, rule), -limit, limit)
+    return np.asarray(product)
 
 
 def _product_error_sign(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from test_rounding import RULES, rational_round
+from tools import require_module
 
 from refquant.formats import IntFormat
 from refquant.linear import (
@@ -24,6 +25,7 @@ from refquant.linear import (
     max_scale,
     quantize,
 )
+from refquant.requantization import Multiplier, requantize
 
 WIDTHS = range(2, 17)
 SHAPES = {"full": (True, False), "narrow": (True, True), "unsigned": (False, False)}
@@ -55,22 +57,24 @@ def assert_codes(x: Any, scale: Any, fmt: IntFormat, rule: str = "half_away", ze
 
 @every_width
 @any_rule
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_tie_and_both_its_float_neighbours_get_their_code(bits, rule, dtype, shape):
+def test_every_tie_and_both_its_float_neighbours_get_their_code(bits, rule, shape):
     """All code boundaries of every width, at a scale that makes each boundary k + 1/2 a float."""
     fmt = IntFormat(bits, *SHAPES[shape])
     k = np.arange(fmt.min - 3, fmt.max + 3)
-    tie = ((k + 0.5) / 8).astype(dtype)
-    assert np.array_equal(tie.astype(np.float64) * 16, 2 * k + 1), "the ties must be exact"
-    on_tie = {"half_up": k + 1, "half_down": k, "floor": k, "half_even": np.where(k % 2 == 0, k, k + 1),
-              "half_away": np.where(k >= 0, k + 1, k), "toward_zero": np.where(k >= 0, k, k + 1)}[rule]
-    below, above = (on_tie, on_tie) if rule in ("floor", "toward_zero") else (k, k + 1)
-    just_below, just_above = np.nextafter(tie, dtype(-np.inf)), np.nextafter(tie, dtype(np.inf))
-    for x, whole in ((tie, on_tie), (just_below, below), (just_above, above)):
-        got = quantize(x, 8.0, fmt, rule)
-        assert got.dtype == fmt.dtype
-        assert np.array_equal(got.astype(np.int64), np.minimum(np.maximum(whole, fmt.min), fmt.max))
+    positive, even = k >= 0, k % 2 == 0
+    on_tie = {"half_up": k + 1, "half_down": k, "half_even": k + ~even, "half_away": k + positive,
+              "half_toward_zero": k + ~positive, "floor": k, "ceil": k + 1, "toward_zero": k + ~positive,
+              "away_from_zero": k + positive, "to_odd": k + even}[rule]
+    below, above = (k, k + 1) if rule.startswith("half") else (on_tie, on_tie)
+    for dtype in (np.float32, np.float64):
+        tie = ((k + 0.5) / 8).astype(dtype)
+        assert np.array_equal(tie.astype(np.float64) * 16, 2 * k + 1), "the ties must be exact"
+        just_below, just_above = np.nextafter(tie, dtype(-np.inf)), np.nextafter(tie, dtype(np.inf))
+        for x, whole in ((tie, on_tie), (just_below, below), (just_above, above)):
+            got = quantize(x, 8.0, fmt, rule)
+            assert got.dtype == fmt.dtype
+            assert np.array_equal(got.astype(np.int64), np.minimum(np.maximum(whole, fmt.min), fmt.max))
 
 
 @every_format
@@ -692,3 +696,86 @@ def test_eq_2_refuses_a_width_that_is_none(bits):
 def test_eq_2_refuses_a_range_that_is_none(low, high):
     with pytest.raises(ValueError, match=rf"^low and high must be finite with low <= high, got {low} and {high}$"):
         expected_squared_error(low, high, 8)
+
+
+# --- as other tools quantize --------------------------------------------------------------------------
+
+TIE_CODES = np.arange(-300, 301) + 0.5
+
+
+def near_ties(step: np.float32) -> np.ndarray:
+    """float32 values at and around every boundary between codes, and random ones."""
+    tie = (TIE_CODES * np.float64(step)).astype(np.float32)
+    around = [tie, np.nextafter(tie, np.float32(np.inf)), np.nextafter(tie, np.float32(-np.inf))]
+    return np.concatenate([*around, np.random.default_rng(3).normal(0, 60 * step, 500).astype(np.float32)])
+
+
+@pytest.mark.parametrize("name, zero_point", [("INT8", -128), ("INT8", 0), ("INT8", 7), ("UINT8", 0), ("UINT8", 131),
+                                              ("INT16", -3), ("UINT16", 999)])
+def test_dividing_in_float32_is_onnxruntimes_quantize_linear(name, zero_point):
+    ort = require_module("onnxruntime", "pip install 'refquant[oracles]'")
+    onnx = require_module("onnx", "pip install 'refquant[oracles]'")
+    helper, kind = onnx.helper, getattr(onnx.TensorProto, name)
+    fmt = IntFormat(int(name.lstrip("UINT")), signed=not name.startswith("U"))
+    graph = helper.make_graph(
+        [helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None]),
+         helper.make_tensor_value_info("step", onnx.TensorProto.FLOAT, [])],
+        [helper.make_tensor_value_info("y", kind, [None])], [helper.make_tensor("zero", kind, [], [zero_point])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=8)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    differs_from_exact = 0
+    for step in np.random.default_rng(zero_point + 500).uniform(1e-3, 0.3, 20).astype(np.float32):
+        x = near_ties(step)
+        theirs = session.run(None, {"x": x, "step": np.array(step)})[0]
+        scale = 1 / np.float64(step)
+        ours = quantize(x, scale, fmt, "half_even", zero_point=zero_point, arithmetic="float32_divide")
+        assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+        differs_from_exact += np.count_nonzero(quantize(x, scale, fmt, "half_even", zero_point=zero_point) != theirs)
+    assert differs_from_exact > 100, "the cases must tell float32 from exact arithmetic"
+
+
+@any_rule
+@pytest.mark.parametrize("zero_point", [-4, -1, 0, 1, 2, 5])
+def test_a_zero_point_before_rounding_is_part_of_the_exact_sum(rule, zero_point):
+    fmt, scale = IntFormat(4), 0.1
+    x = np.concatenate([np.arange(-30, 31) * 5.0, [0.1, -0.1, 5e-324, -5e-324, 1e300, -1e300]])
+    x = np.concatenate([x, np.nextafter(x, np.inf), np.nextafter(x, -np.inf)])
+    x = x[np.isfinite(x)]
+    expected = [min(max(rational_round(Fraction(float(v)) * Fraction(scale) + zero_point, rule), -8), 7) for v in x]
+    assert quantize(x, scale, fmt, rule, zero_point=zero_point, zero="before").tolist() == expected
+
+
+def test_a_zero_point_before_rounding_is_the_dialect_of_onnxs_reference():
+    acc = np.arange(-2000, 2001)
+    for real in (0.25, 0.1, 0.5, 1 / 3):
+        for zero_point in (-3, 0, 1, 6):
+            theirs = requantize(acc, Multiplier.from_real(real), IntFormat(8), "zero_point_first",
+                                zero_point=zero_point)
+            ours = quantize(acc.astype(np.float64), real, IntFormat(8), "half_even", zero_point=zero_point,
+                            zero="before")
+            assert np.array_equal(ours, theirs)
+
+
+def test_torchs_way_by_hand():
+    # In float32: 100 + 0.49999997 is 100.5, a tie, and goes to the even 100; 101 + 0.49999997 goes to 102.
+    x = np.array([0.49999997, -0.49999997, 0.5, 1.5], np.float32)
+    for zero_point, expected in ((100, [100, 100, 100, 102]), (101, [102, 100, 102, 102])):
+        got = quantize(x, 1.0, IntFormat(8), "half_even", zero_point=zero_point, arithmetic="float32_multiply",
+                       zero="before")
+        assert got.tolist() == expected
+    # 5 in steps of float32(0.2): float32(1/0.2) is 5, the quotient in float32 too; the exact product is below 12.5.
+    step = np.float32(0.2)
+    for arithmetic, code in (("exact", 12), ("float32_divide", 13), ("float32_multiply", 13)):
+        assert quantize(np.float32(2.5), 1 / np.float64(step), IntFormat(8), arithmetic=arithmetic) == code
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"arithmetic": "float32"}, "arithmetic must be one of exact, float32_divide, float32_multiply, got 'float32'"),
+    ({"zero": "first"}, "zero must be after or before, got 'first'"),
+    ({"arithmetic": "float32_multiply", "scale": 1e39}, "scale must be finite and > 0 in float32, got inf..inf"),
+    ({"arithmetic": "float32_divide", "scale": 1e-39},
+     "step 1/scale must be finite and > 0 in float32, got inf..inf")])
+def test_an_arithmetic_that_does_not_exist_is_refused(options, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+        quantize(np.array([1.0]), **{"scale": 1.0, "fmt": IntFormat(8), **options})

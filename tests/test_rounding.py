@@ -26,16 +26,22 @@ def rational_round(value: Fraction, rule: str) -> int:
     """The rules as sentences about an exact rational (Python's own round() is half-even)."""
     if rule == "floor":
         return math.floor(value)
+    if rule == "ceil":
+        return math.ceil(value)
     if rule == "toward_zero":
         return math.trunc(value)
+    if rule == "away_from_zero":
+        return math.ceil(value) if value > 0 else math.floor(value)
+    if rule == "to_odd":
+        return value.numerator if value.denominator == 1 else 2 * math.floor(value / 2) + 1
     if rule == "half_even":
         return round(value)
     if rule == "half_up":
         return math.floor(value + HALF)
     if rule == "half_down":
         return math.ceil(value - HALF)
-    assert rule == "half_away"
-    return math.floor(value + HALF) if value > 0 else math.ceil(value - HALF)
+    up, down = math.floor(value + HALF), math.ceil(value - HALF)
+    return {"half_away": (down, up), "half_toward_zero": (up, down)}[rule][value > 0]
 
 
 # round(x) by hand, as a textbook prints it. 1.2 and 1.75 stand for "below and above the half".
@@ -45,8 +51,12 @@ TABLE = {
     "half_even":   [-2, -2, -2, -1, -1, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2],
     "half_up":     [-2, -2, -1, -1, -1, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3],
     "half_down":   [-3, -2, -2, -1, -1, -1, 0, 0, 0, 0, 1, 1, 1, 2, 2],
+    "half_toward_zero": [-2, -2, -1, -1, -1, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2],
     "toward_zero": [-2, -1, -1, -1, -1, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2],
+    "away_from_zero": [-3, -2, -2, -2, -1, -1, -1, 0, 1, 1, 1, 2, 2, 2, 3],
     "floor":       [-3, -2, -2, -2, -1, -1, -1, 0, 0, 0, 1, 1, 1, 1, 2],
+    "ceil":        [-2, -1, -1, -1, -1, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3],
+    "to_odd":      [-3, -1, -1, -1, -1, -1, -1, 0, 1, 1, 1, 1, 1, 1, 3],
 }
 
 # Floats where the obvious floor(x + 0.5) goes wrong, and the ends of what a float holds.
@@ -65,12 +75,12 @@ def assert_rounds(x: np.ndarray, rule: str) -> None:
     assert all(float(v).is_integer() for v in got.ravel())
 
 
-def test_the_six_rules_are_named():
+def test_every_rule_is_in_the_table():
     assert sorted(RULES) == sorted(TABLE)
 
 
 @any_rule
-def test_every_road_agrees_with_the_table_by_hand(rule):
+def test_every_function_agrees_with_the_table_by_hand(rule):
     assert [rational_round(Fraction(x), rule) for x in TABLE_X] == TABLE[rule]
     assert round_values(np.array(TABLE_X), rule).tolist() == TABLE[rule]
     assert round_product(np.array(TABLE_X), 1.0, rule, 100.0).tolist() == TABLE[rule]
@@ -88,7 +98,11 @@ def test_every_integer_and_tie_of_a_width_rounds_as_its_rational(bits, rule):
     below = [n // 2 for n in k.tolist()]  # floor
     expected = {
         "floor": below,
+        "ceil": [(n + 1) // 2 for n in k.tolist()],
         "toward_zero": [int(n / 2) for n in k.tolist()],
+        "half_toward_zero": [int(n / 2) for n in k.tolist()],
+        "away_from_zero": [n // 2 if n < 0 else (n + 1) // 2 for n in k.tolist()],
+        "to_odd": [n // 2 | n % 2 for n in k.tolist()],
         "half_up": [(n + 1) // 2 for n in k.tolist()],
         "half_down": below,
         "half_even": [round(Fraction(n, 2)) for n in k.tolist()],
@@ -144,9 +158,9 @@ def test_rounding_keeps_the_shape_and_never_writes_to_its_input(rule):
 
 
 @pytest.mark.parametrize("rule", ["round", "half_odd", "", None, "HALF_UP"])
-def test_an_unknown_rule_is_refused_by_every_road(rule):
-    message = (rf"^rounding must be one of half_away, half_even, half_up, half_down, toward_zero, floor, "
-               rf"got {rule!r}$")
+def test_an_unknown_rule_is_refused_by_every_function(rule):
+    message = (rf"^rounding must be one of half_away, half_even, half_up, half_down, half_toward_zero, toward_zero, "
+               rf"away_from_zero, floor, ceil, to_odd, got {rule!r}$")
     with pytest.raises(ValueError, match=message):
         round_values(np.array([0.5]), rule)
     with pytest.raises(ValueError, match=message):
@@ -340,7 +354,8 @@ def test_a_tenth_times_five_is_above_a_half_and_three_tenths_below():
     assert 0.1 * 5 == 0.5 and 0.3 * 5 == 1.5
     assert [float(round_product(0.1, 5.0, rule, 9.0)) for rule in RULES] == [
         0 if rule in ("toward_zero", "floor") else 1 for rule in RULES]
-    assert [float(round_product(0.3, 5.0, rule, 9.0)) for rule in RULES] == [1.0] * 6
+    assert [float(round_product(0.3, 5.0, rule, 9.0)) for rule in RULES] == [
+        2 if rule in ("ceil", "away_from_zero") else 1 for rule in RULES]
 
 
 @any_rule
@@ -361,9 +376,10 @@ def test_a_subnormal_can_land_on_a_tie(rule):
 
 @any_rule
 def test_a_product_too_small_for_a_float_still_has_its_sign(rule):
-    # 2^-1200 underflows to 0, and only floor tells -2^-1200 from 0.
+    # 2^-1200 underflows to 0, and the rules that look at more than the nearest integer tell both apart from 0.
     got = round_product(np.array([-(2.0**-600), 2.0**-600]), 2.0**-600, rule, LIMIT)
-    assert got.tolist() == [-1 if rule == "floor" else 0, 0]
+    assert got.tolist() == [-1 if rule in ("floor", "away_from_zero", "to_odd") else 0,
+                            1 if rule in ("ceil", "away_from_zero", "to_odd") else 0]
 
 
 @any_rule
