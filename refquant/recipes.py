@@ -159,24 +159,22 @@ def activation_encoding(low: float, high: float, bits: int, activations: str) ->
 
 def quantize_weight(node: Conv | Linear, scale: np.ndarray, bits: int, encoding: Encoding, accumulator: IntFormat
                     ) -> QuantizedWeight:
-    """Weight codes at a scale, signed narrow; per-channel scales are first limited to what the bias allows.
+    """Weight codes at a scale, signed narrow; the scale is first limited to what the bias allows.
 
-    scale: () or (O,). encoding: the input's.
+    scale: () or (O,); a layer's one scale becomes the least of its channels' limits. encoding: the input's.
     """
     fmt = IntFormat(bits, narrow=True)
-    limited: tuple[int, ...] = ()
-    if scale.ndim:
-        scale, limited = limit_scales(node, scale, fmt, encoding, accumulator)
+    scale, limited = limit_scales(node, scale, fmt, encoding, accumulator)
     return QuantizedWeight(quantize(node.weight, scale, fmt, axis=0 if scale.ndim else None), scale, fmt, limited)
 
 
 def limit_scales(node: Conv | Linear, scale: np.ndarray, fmt: IntFormat, encoding: Encoding, accumulator: IntFormat
                  ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Per-channel scales lowered where only the bias code keeps a sum from fitting the accumulator.
+    """Scales lowered where only the bias code keeps a sum from fitting the accumulator.
 
     The bias code is round(b·S_x·S_w): a channel of tiny weights has a large S_w, and then a huge bias
     code. Such a channel gets the largest scale whose proven sum fits; a channel whose products alone do
-    not fit is left as it is, to be refused. Returns the scales and the channels that changed.
+    not fit is left as it is, to be refused. Returns the scales and the channels that had to be limited.
     """
     if node.bias is None:
         return scale, ()
@@ -189,14 +187,15 @@ def limit_scales(node: Conv | Linear, scale: np.ndarray, fmt: IntFormat, encodin
         code = round_fraction(Fraction(bias[channel]) * Fraction(encoding.scale * s_w)) if with_bias else 0
         return accumulator.min <= least + min(code, 0) and greatest + max(code, 0) <= accumulator.max
 
-    limits = scale.copy()
+    scales = np.broadcast_to(scale, bias.shape)
+    limits = scales.copy()
     # In float64 first: almost no channel comes near the accumulator's limits.
-    reach = max(-low, high) * fmt.max * node.weight[0].size + np.abs(bias) * encoding.scale * scale
-    for channel in np.flatnonzero(reach >= accumulator.max).tolist():
-        if sums_fit(channel, scale[channel], True) or not sums_fit(channel, scale[channel], False):
+    reach = max(-low, high) * fmt.max * node.weight[0].size + np.abs(bias) * encoding.scale * scales
+    for channel in np.flatnonzero(reach >= accumulator.max - 1).tolist():
+        if sums_fit(channel, scales[channel], True) or not sums_fit(channel, scales[channel], False):
             continue
         # Codes and bias grow with the scale, so that bisection ends at the largest one that fits.
-        fits, breaks = 0.0, float(scale[channel])
+        fits, breaks = 0.0, float(scales[channel])
         while np.nextafter(fits, breaks) < breaks:
             middle = fits + (breaks - fits) / 2
             if sums_fit(channel, middle, True):
@@ -204,4 +203,5 @@ def limit_scales(node: Conv | Linear, scale: np.ndarray, fmt: IntFormat, encodin
             else:
                 breaks = middle
         limits[channel] = fits
-    return limits, tuple(int(c) for c in np.flatnonzero(limits != scale))
+    limited = tuple(int(c) for c in np.flatnonzero(limits != scales))
+    return (limits if scale.ndim else np.asarray(limits.min())), limited

@@ -188,7 +188,7 @@ def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, semantics: str 
                zero_point: int = 0) -> np.ndarray:
     """Output codes clip(round(acc·M) + zero_point, fmt.min, fmt.max), rounded as ``semantics`` says.
 
-    acc: integers within int32, any shape. multiplier: broadcasts against acc. fmt: at most 32 bits.
+    acc: integers within int32, any shape. multiplier: broadcasts against acc. fmt: at most 33 bits.
     semantics: one of the nine of the module's table. zero_point: a code of fmt, added
     after rounding (but see ``zero_point_first``). Returns ``fmt.dtype``.
 
@@ -215,8 +215,8 @@ def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, semantics: str 
         raise ValueError(f"{semantics} takes multipliers that float32 holds, got {multiplier.real.max()}")
     if not isinstance(fmt, IntFormat):
         raise ValueError(f"fmt must be an IntFormat, as in IntFormat(8), got {fmt!r}")
-    if fmt.bits > 32:
-        raise ValueError(f"requantization takes formats of at most 32 bits, got {fmt}")
+    if fmt.bits > 33:  # one more than a sum has: a proof can then see a code that does not fit int32
+        raise ValueError(f"requantization takes formats of at most 33 bits, got {fmt}")
     if isinstance(zero_point, bool) or not isinstance(zero_point, (int, np.integer)):
         raise ValueError(f"zero_point must be an integer, got {zero_point!r}")
     if not fmt.min <= zero_point <= fmt.max:

@@ -574,9 +574,14 @@ def test_a_sum_of_terms_that_int32_cannot_hold_is_refused():
     with pytest.raises(ValueError, match=r"^layer 'y': the sum is proven to lie within -3221225472\.\.3196059648, "
                                          r"which does not fit int32$"):
         program(conv(half, half, half))
-    with pytest.raises(ValueError, match=r"^layer 'y': an operand of the sum can reach 2\.15e\+09, "
+    # Two's complement: -128·2^24 = -2^31 fits as an operand and as a sum; 128·2^24 = 2^31 does not.
+    assert program(conv(term([[0]], 1.0), term([[1]], 2.0**24))).stages[-1].min == -2**31
+    with pytest.raises(ValueError, match=r"^layer 'y': an operand of the sum can reach 2\.147e\+09, "
                                          r"which does not fit int32$"):
-        program(conv(half, term([[1]], 2.0**24)))
+        program(conv(term([[0]], 1.0), term([[-1]], 2.0**24)))
+    with pytest.raises(ValueError, match=r"^layer 'y': an operand of the sum can reach -4\.295e\+09, "
+                                         r"which does not fit int32$"):
+        program(conv(half, term([[1]], 2.0**25)))
 
 
 def test_a_term_whose_sum_exceeds_the_accumulator_is_refused_as_such_also_among_several():
@@ -774,13 +779,17 @@ def test_a_batchnorm_is_refused_by_assemble_with_what_removes_it():
         assemble(net, dict.fromkeys(("input", "n"), Encoding(1.0, INT8)), {})
 
 
-@pytest.mark.parametrize("bias", [1.0, -1.0])
-def test_a_bias_code_beyond_int32_is_refused(bias):
-    net = graph.Network((1,), [graph.Linear("l", "input", np.ones((1, 1)), np.array([bias]))])
-    weight = QuantizedWeight(np.array([[1]], np.int8), np.float64(2.0**16), INT8)
-    encodings = {"input": Encoding(2.0**15, INT8), "l": Encoding(1.0, INT8)}
-    with pytest.raises(ValueError, match=r"^layer 'l': the bias code of channel 0 is -?2\.147e\+09, which"):
-        assemble(net, encodings, {"l": weight})
+@pytest.mark.parametrize("code", [-2**31 - 1, -2**31, 2**31 - 1, 2**31])
+def test_a_bias_code_is_refused_exactly_beyond_int32(code):
+    net = graph.Network((1,), [graph.Linear("l", "input", np.zeros((1, 1)), np.array([float(code)]))])
+    weight = QuantizedWeight(np.array([[0]], np.int8), np.float64(1.0), INT8)
+    encodings = {"input": Encoding(1.0, INT8), "l": Encoding(1.0, INT8)}
+    if -2**31 <= code < 2**31:
+        layer, = assemble(net, encodings, {"l": weight}).layers
+        assert layer.terms[0].bias_q.tolist() == [code]
+    else:
+        with pytest.raises(ValueError, match=r"^layer 'l': the bias code of channel 0 is -?2\.147e\+09, which"):
+            assemble(net, encodings, {"l": weight})
 
 
 def test_the_parameters_of_a_network_are_copied_and_read_only():

@@ -216,6 +216,23 @@ def test_images_of_zeros_calibrate_to_scale_one():
     assert quantized.run(np.zeros((1, 1, 2, 2))).tolist() == [[[[0.5, 0.5]] * 2, [[0.0, 0.0]] * 2]]
 
 
+@pytest.mark.parametrize("recipe", ["max-int8", "channelwise-int8"])
+@pytest.mark.parametrize("bias", [5.0, -4.5])
+def test_a_scale_is_lowered_where_only_the_bias_code_does_not_fit(recipe, bias):
+    """Weights of 1e-10 have a scale of 1e12, and the bias a code of 1e14: y = bias, by hand."""
+    weight = np.full((2, 1, 1, 1), 1e-10, np.float32)
+    weight[1] *= 0.5
+    net = Network((1, 1, 1), [Conv("c", "input", weight, np.array([bias, 0], np.float32))])
+    images = np.linspace(0, 1, 11, dtype=np.float32).reshape(-1, 1, 1, 1)
+    quantized = quantize_network(net, images, recipe)
+    assert np.abs(quantized.run(images)[:, 0].ravel() - bias).max() <= abs(bias) / 127 and quantized.layers[0].limited
+    limit = quantized.stages[0]
+    assert (limit.max > 2**31 - 1 - 300) if bias > 0 else (limit.min < -2**31 + 300)  # the largest scale that fits
+    # One scale for the layer falls with its worst channel; scales of their own do not.
+    codes = quantized.layers[0].terms[0].weight_q.ravel().tolist()
+    assert codes == ([0, 0] if recipe == "max-int8" else [0, 127])
+
+
 def test_a_network_of_zeros_gives_zeros():
     net = Network((1, 2, 2), [Conv("c", "input", np.zeros((2, 1, 1, 1)))])
     for activations in ACTIVATIONS:

@@ -404,10 +404,16 @@ def test_unknown_semantics_are_refused_by_name(semantics):
         requantize([1], HALF, IntFormat(8), semantics)
 
 
-@pytest.mark.parametrize("bits", [33, 64])
-def test_formats_beyond_32_bits_are_refused(bits):
-    with pytest.raises(ValueError, match=rf"^requantization takes formats of at most 32 bits, got uint{bits}$"):
+@pytest.mark.parametrize("bits", [34, 64])
+def test_formats_beyond_33_bits_are_refused(bits):
+    with pytest.raises(ValueError, match=rf"^requantization takes formats of at most 33 bits, got uint{bits}$"):
         requantize([1], HALF, IntFormat(bits, signed=False))
+
+
+@pytest.mark.parametrize("semantics", ["single_round", "shift_floor", "exact_half_even", "zero_point_first"])
+def test_a_33_bit_code_tells_what_int32_does_not_hold(semantics):
+    got = requantize([2**30, -2**30, -2**30 - 1], Multiplier.from_real(2.0), IntFormat(33), semantics)
+    assert got.dtype == np.int64 and got.tolist() == [2**31, -2**31, -2**31 - 2]
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64, np.uint64])

@@ -162,8 +162,9 @@ def _term(node: Conv | Linear, weight: QuantizedWeight, s_x: float, s_y: float) 
     bias_q = None
     if node.bias is not None:
         real = round_product(node.bias.astype(np.float64), scale, "half_away", limit=2.0**33)
-        if np.abs(real).max() >= 2.0**31:
-            worst = int(np.abs(real).argmax())
+        beyond = (real < -(2.0**31)) | (real >= 2.0**31)
+        if beyond.any():
+            worst = int(np.where(beyond, np.abs(real), 0).argmax())
             code = node.bias[worst] * np.broadcast_to(scale, node.bias.shape)[worst]
             raise ValueError(f"layer {node.name!r}: the bias code of channel {worst} is {code:.4g}, which does not "
                              f"fit int32")

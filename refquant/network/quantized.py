@@ -23,7 +23,7 @@ from refquant.network.layers import (
     Term,
 )
 from refquant.network.simulated_forward import run_simulated_tensors
-from refquant.requantization import SHIFT_LEFT_FIRST, Multiplier
+from refquant.requantization import SHIFT_LEFT_FIRST, Multiplier, requantize
 
 
 class ProvenRange(NamedTuple):
@@ -171,11 +171,11 @@ def _guarded_range(context: Context, low: np.ndarray, high: np.ndarray, multipli
     """The range of operands at the output's scale with guard bits; rounding is monotone in the sum."""
     ends = []
     for bound, pick in ((low, np.min), (high, np.max)):
-        # A 16-bit multiplier can be larger than M by one part in 2^15.
-        if (np.abs(bound * multiplier.real) >= 2.0**31 * (1 - 2.0**-14)).any():
-            raise ValueError(f"an operand of the sum can reach {np.abs(bound * multiplier.real).max():.3g}, "
+        code = int(pick(requantize(bound, multiplier, IntFormat(ADD_FORMAT.bits + 1), context.semantics)))
+        if not ADD_FORMAT.min <= code <= ADD_FORMAT.max:
+            raise ValueError(f"an operand of the sum can reach {pick(bound * multiplier.real):.4g}, "
                              f"which does not fit {ADD_FORMAT}")
-        ends.append(int(pick(context.to_guarded(bound, multiplier))))
+        ends.append(code)
     return ends[0], ends[1]
 
 
