@@ -1,4 +1,4 @@
-"""Statistics of every tensor of a float network over calibration images, in two passes."""
+"""Statistics of every tensor of a float network over calibration images, in two passes, in float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refquant.network.float_forward import check_images, run_float_tensors
+from refquant.network.float_forward import check_images, run_float64_tensors
 from refquant.network.graph import Network
 from refquant.ranges import Extremes, Histogram
 
@@ -42,10 +42,7 @@ def observe_extremes(network: Network, images: Any, executor: Executor | None = 
 
 
 def _extremes(x: np.ndarray, name: str) -> Extremes:
-    try:
-        return Extremes.of(x)
-    except ValueError as error:
-        raise ValueError(f"tensor {name!r}: {error}") from None
+    return Extremes.of(x)
 
 
 def _histogram(limits: dict[str, float], x: np.ndarray, name: str) -> Histogram:
@@ -54,7 +51,7 @@ def _histogram(limits: dict[str, float], x: np.ndarray, name: str) -> Histogram:
 
 def _merged(observe: Callable[[np.ndarray, str], Any], network: Network, images: np.ndarray,
             executor: Executor | None) -> dict[str, Any]:
-    tasks = [(observe, network, images[start:start + BATCH]) for start in range(0, len(images), BATCH)]
+    tasks = [(observe, network, images[start:start + BATCH], start) for start in range(0, len(images), BATCH)]
     parts = iter(map(_observe, tasks) if executor is None else executor.map(_observe, tasks))
     total = next(parts)
     for part in parts:
@@ -62,6 +59,7 @@ def _merged(observe: Callable[[np.ndarray, str], Any], network: Network, images:
     return total
 
 
-def _observe(task: tuple[Callable[[np.ndarray, str], Any], Network, np.ndarray]) -> dict[str, Any]:
-    observe, network, images = task
-    return {name: observe(x, name) for name, x in run_float_tensors(network, images).items()}
+def _observe(task: tuple[Callable[[np.ndarray, str], Any], Network, np.ndarray, int]) -> dict[str, Any]:
+    observe, network, images, start = task
+    tensors = run_float64_tensors(network, images, start, "calibration image")
+    return {name: observe(x, name) for name, x in tensors.items()}

@@ -11,7 +11,7 @@ from refquant import report
 from refquant.digits.weights import calibration_images, load_digits
 from refquant.evaluation import Evaluation, StageReport, evaluate, top1
 from refquant.integer_kernels import LaneReport, WinogradReport, run_lanes, run_winograd
-from refquant.network.float_forward import run_float
+from refquant.network.float_forward import run_float64_tensors
 from refquant.recipes import quantize_network
 
 
@@ -49,7 +49,7 @@ def run_demo(everything: bool = False, progress: Progress = list) -> dict[str, A
     """
     network, images, labels = load_digits()
     calibration = calibration_images()
-    logits = run_float(network, images)
+    logits = run_float64_tensors(network, images)[network.output]
     rows: list[dict[str, Any]] = []
     stages: tuple[StageReport, ...] = ()
     for row in progress([row for row in ROWS if row.always or everything]):

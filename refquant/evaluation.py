@@ -10,7 +10,7 @@ import numpy as np
 from refquant.bounds import headroom_bits
 from refquant.formats import IntFormat
 from refquant.linear import DEAD
-from refquant.network.float_forward import run_float_tensors
+from refquant.network.float_forward import run_float64_tensors
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.integer_forward import run_integer_tensors
 from refquant.network.layers import Encoding, Layer, QuantizedConv
@@ -146,7 +146,7 @@ def evaluate(quantized: QuantizedNetwork, images: Any, labels: Any, float_logits
         integer.append(codes[quantized.output])
         simulated.append(twins[quantized.output])
         if network is not None:
-            tensors = run_float_tensors(network, batch)
+            tensors = run_float64_tensors(network, batch, start)
             for name, sums in likeness.items():
                 sums.add(tensors[name], codes[name], quantized.encodings[name])
     decode = quantized.encodings[quantized.output].dequantize

@@ -16,7 +16,9 @@ from scipy.special import xlogy
 from refquant.formats import whole
 
 NCNN_EPSILON = 1e-4
-# Divergences as near as this are equal; the first of them wins.
+# NVIDIA's toolkit starts at 128 kept bins, whatever the number of levels.
+NVIDIA_START = 128
+# Divergences as near as this are equal.
 TOLERANCE = 1e-12
 
 
@@ -30,9 +32,13 @@ def check_counts(counts: np.ndarray, levels: int) -> None:
         raise ValueError(f"counts must be >= 0 and not all zero, got {counts.min()}..{counts.max()}")
 
 
-def best_bin(divergences: np.ndarray, levels: int) -> int:
-    """How many bins the first threshold within 1e-12 of the least divergence keeps."""
-    return int(levels) + int(np.argmax(divergences <= divergences.min() + TOLERANCE))
+def best_bin(divergences: np.ndarray, start: int, last: bool = False) -> int:
+    """How many bins the first threshold within 1e-12 of the least divergence keeps; with ``last`` the last one.
+
+    divergences: of start, start + 1, ... kept bins.
+    """
+    best = np.flatnonzero(divergences <= divergences.min() + TOLERANCE)
+    return int(start) + int(best[-1 if last else 0])
 
 
 def tensorrt_divergence(counts: np.ndarray, kept: int, levels: int = 128) -> float:
@@ -62,28 +68,30 @@ def tensorrt_divergence(counts: np.ndarray, kept: int, levels: int = 128) -> flo
     return float(np.sum(p[seen] * np.log(p[seen] / q[seen])))
 
 
-def tensorrt_divergences(counts: np.ndarray, levels: int = 128) -> np.ndarray:
-    """``tensorrt_divergence`` for every threshold, kept = levels .. len(counts).
+def tensorrt_divergences(counts: np.ndarray, levels: int = 128, start: int | None = None) -> np.ndarray:
+    """``tensorrt_divergence`` for every threshold, kept = start .. len(counts).
 
-    counts: (B,) integers. Returns (B - levels + 1,). With N values in all, n of them in the kept bins,
-    S_l the count and C_l the number of non-empty bins of level l, the levels' bins being consecutive:
-    KL = 1/N·[Σ p·log p - Σ_l (S_l + tail if l is the last)·log(S_l/C_l)] - log N + log n.
+    counts: (B,) integers. start: the first number of kept bins, by default ``levels``. Returns (B - start + 1,).
+    With N values in all, n of them in the kept bins, S_l the count and C_l the number of non-empty bins of level
+    l, the levels' bins being consecutive, and the last kept bin in level m:
+    KL = 1/N·[Σ p·log p - Σ_l (S_l + tail if l = m)·log(S_l/C_l)] - log N + log n.
     """
     check_counts(counts, levels)
+    start = int(levels if start is None else start)
     counts, levels = counts.astype(np.float64), int(levels)
     total = float(counts.sum())
     mass = _prefix(counts)
     filled = _prefix(counts > 0)
     entropy = _prefix(xlogy(counts, counts))
-    kept = np.arange(levels, len(counts) + 1)
+    kept = np.arange(start, len(counts) + 1)
     last = counts[kept - 1]
     inside = mass[kept]
     tail = total - inside
     p_log_p = entropy[kept] - xlogy(last, last) + xlogy(last + tail, last + tail)
-    edges = _level_edges(len(counts), levels)
+    edges = _level_edges(len(counts), levels, start)
     level_mass = np.diff(mass[edges], axis=1)
     height = level_mass / np.maximum(np.diff(filled[edges], axis=1), 1)
-    level_mass[:, -1] += tail
+    level_mass[np.arange(len(kept)), (kept - 1) * levels // kept] += tail
     with np.errstate(divide="ignore", invalid="ignore"):
         p_log_q = xlogy(level_mass, height).sum(axis=1)
         divergence = (p_log_p - p_log_q) / total - np.log(total) + np.log(inside)
@@ -97,9 +105,9 @@ def _prefix(values: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _level_edges(bins: int, levels: int) -> np.ndarray:
-    """(B - levels + 1, levels + 1): level l of the first k bins is bins ceil(l·k/levels) up to the next edge."""
-    kept = np.arange(levels, bins + 1)[:, None]
+def _level_edges(bins: int, levels: int, start: int) -> np.ndarray:
+    """(B - start + 1, levels + 1): level l of the first k bins is bins ceil(l·k/levels) up to the next edge."""
+    kept = np.arange(start, bins + 1)[:, None]
     edges = -(-kept * np.arange(levels + 1) // levels)
     edges.flags.writeable = False
     return edges

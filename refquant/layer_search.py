@@ -43,9 +43,9 @@ class LayerBatches:
         # Whatever has the searched tensor's encoding, such as what is pooled from it, stays real.
         sources = {name: source for name, source in sources.items() if source != sources[read]}
         for start in range(0, len(self.images), BATCH):
-            real = {self.network.input: self.images[start:start + BATCH]}
-            # In float64: in float32 a requantization tie would fall by chance.
-            rounded = {name: x.astype(np.float64) for name, x in real.items()}
+            # In float64: in float32 a requantization tie would fall by chance, and near ties between candidates too.
+            real = {self.network.input: self.images[start:start + BATCH].astype(np.float64)}
+            rounded = dict(real)
             for node in self.network.nodes:
                 if node is self.node:
                     break

@@ -15,7 +15,7 @@ import numpy as np
 from refquant import report
 from refquant.evaluation import Evaluation, channel_ranges, evaluate, top1
 from refquant.network.batchnorm import fold_batchnorm
-from refquant.network.float_forward import check_images, run_float, run_float_tensors
+from refquant.network.float_forward import check_images, run_float64_tensors, run_float_tensors
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.quantized import QuantizedNetwork
 from refquant.network.storage import quantized_to_bytes, read_arrays
@@ -95,7 +95,7 @@ def build_own(network: Network, data: Data, recipes: list[str], options: dict[st
 def evaluate_own(network: Network, networks: dict[str, QuantizedNetwork], data: Data, progress: Progress = list
                  ) -> dict[str, Any]:
     """What ``report.json`` holds, for what ``build_own`` returned."""
-    logits = np.concatenate([run_float(network, data.images[start:start + BATCH])
+    logits = np.concatenate([run_float64_tensors(network, data.images[start:start + BATCH], start)[network.output]
                              for start in range(0, len(data.images), BATCH)])
     float_top1 = None if data.labels is None else top1(logits, data.labels)
     entries = []

@@ -20,7 +20,7 @@ from scipy.special import lambertw
 from scipy.stats import norm
 
 from refquant.formats import IntFormat, as_integers, frozen_copy, whole
-from refquant.kl import best_bin, check_counts, ncnn_divergences, tensorrt_divergences
+from refquant.kl import NVIDIA_START, best_bin, check_counts, ncnn_divergences, tensorrt_divergences
 from refquant.linear import max_scale
 
 BINS = 2048
@@ -192,30 +192,35 @@ def aciq(histogram: Histogram, bits: int, distribution: str = "laplace", after_r
 
 
 def kl(histogram: Histogram, levels: int = 128, variant: str = "tensorrt") -> float:
-    """T = (i + 1/2)·limit/B for the number i of kept bins with the least KL(P||Q) (see ``refquant.kl``).
+    """The threshold of the number i of kept bins with the least KL(P||Q) (see ``refquant.kl``).
 
     variant
-        ``tensorrt``: i = levels .. B, where i = B stands for T = limit, no clipping.
-        ``nvidia``: the same after the first bin's count is replaced by the second's, which NVIDIA's
-        pytorch-quantization does. A ReLU's many exact zeros, merged with their neighbours, otherwise speak for
-        far too low thresholds. Differs from that toolkit: it takes the last of equal minima, and T = i·limit/B.
-        ``ncnn``: exact zeros left out, i = levels .. B-1. So it clips even a constant, of equals the first.
+        ``tensorrt``: i = levels .. B, the first of equal minima, T = (i + 1/2)·limit/B, or limit where i = B.
+        ``nvidia``: as NVIDIA's pytorch-quantization searches (``_compute_amax_entropy``): the first bin's count
+        is replaced by the second's, i = 128 .. B at every number of levels, the last of equal minima,
+        T = i·limit/B. A ReLU's many exact zeros, merged with their neighbours, otherwise speak for far too low
+        thresholds. Differs from that toolkit: divergences within 1e-12 are equal.
+        ``ncnn``: exact zeros left out, i = levels .. B-1, the first of equals, T = (i + 1/2)·limit/B. So it clips
+        even a constant.
     levels: 128 for 8 bits, 2^(b-1) for b bits; 2^b for unsigned codes.
     """
     if variant not in ("tensorrt", "nvidia", "ncnn"):
         raise ValueError(f"variant must be tensorrt, nvidia or ncnn, got {variant!r}")
     check_counts(histogram.counts, levels)
+    if variant == "nvidia":
+        check_counts(histogram.counts, NVIDIA_START - 1)
     if histogram.limit == 0:
         return 0.0
     bins = len(histogram.counts)
-    if variant == "ncnn":
-        divergences = ncnn_divergences(histogram.nonzero_counts, levels)
-    else:
+    if variant == "nvidia":
         counts = histogram.counts.copy()
-        if variant == "nvidia":
-            counts[0] = counts[1]
-        divergences = tensorrt_divergences(counts, levels)
-    kept = best_bin(divergences, levels)
+        counts[0] = counts[1]
+        kept = best_bin(tensorrt_divergences(counts, levels, NVIDIA_START), NVIDIA_START, last=True)
+        return kept / bins * histogram.limit
+    if variant == "ncnn":
+        kept = best_bin(ncnn_divergences(histogram.nonzero_counts, levels), levels)
+    else:
+        kept = best_bin(tensorrt_divergences(histogram.counts, levels), levels)
     return histogram.limit if kept == bins else (kept + 0.5) / bins * histogram.limit
 
 
@@ -247,5 +252,16 @@ def threshold(extremes: Extremes, histogram: Histogram, estimator: str, fmt: Int
 
 
 def threshold_scale(limit: float, fmt: IntFormat) -> float:
-    """S = fmt.max / T; 1 for the threshold 0 of a tensor that is all zero."""
-    return float(max_scale(np.array([limit]), fmt))
+    """S = fmt.max / float32(T); 1 for the threshold 0 of a tensor that is all zero."""
+    return float(max_scale(np.array([in_float32(limit)]), fmt))
+
+
+def in_float32(limit: float) -> float:
+    """A threshold rounded to float32, as it is before a scale is made from it.
+
+    Statistics in float64 differ between machines in their last bits, because sums are added up in another order.
+    Rounded, the thresholds agree, and so do the scales. Beyond float32's normal range it stays as it is.
+    """
+    with np.errstate(over="ignore"):
+        rounded = float(np.float32(limit))
+    return rounded if np.isfinite(rounded) and abs(rounded) >= np.finfo(np.float32).tiny else float(limit)

@@ -19,7 +19,7 @@ from refquant.network.float_forward import check_images
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.layers import Encoding
 from refquant.network.quantized import QuantizedNetwork
-from refquant.ranges import threshold, threshold_scale
+from refquant.ranges import in_float32, threshold, threshold_scale
 from refquant.requantization import SEMANTICS
 from refquant.rounding import round_fraction
 
@@ -149,6 +149,7 @@ def _encodings(network: Network, images: np.ndarray, estimator: str, bits: int, 
 
 def activation_encoding(low: float, high: float, bits: int, activations: str) -> Encoding:
     """The encoding of a tensor whose calibration values span [low, high] (see ``quantize_network``)."""
+    low, high = in_float32(low), in_float32(high)
     if activations == "affine":
         scale, zero_point = affine_parameters(low, high, IntFormat(bits))
         return Encoding(scale, IntFormat(bits), zero_point)

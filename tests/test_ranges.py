@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.integrate import quad
 from scipy.optimize import minimize_scalar
+from scipy.stats import entropy
 from test_kl import first_minimum, ncnn_loop, tensorrt_loop
 
 from refquant.formats import IntFormat
+from refquant.kl import tensorrt_divergences
 from refquant.ranges import (
     BINS,
     ESTIMATORS,
@@ -25,6 +27,7 @@ from refquant.ranges import (
     Histogram,
     aciq,
     aciq_ratio,
+    in_float32,
     kl,
     least_squares,
     percentile,
@@ -450,26 +453,60 @@ def test_kl_threshold_is_half_a_bin_beyond_the_first_least_divergence(counts, le
     assert got == pytest.approx((2 * kept + 1) * 3 / (2 * bins), rel=1e-15)
 
 
-def test_exact_zeros_count_for_tensorrt_not_for_ncnn_and_nvidia_replaces_their_bin():
+def test_exact_zeros_count_for_tensorrt_not_for_ncnn():
     counts = [3, 1, 7, 0, 6, 6, 9, 0, 7]
     zeros = [93, *counts[1:]]
     with_zeros = counted(zeros, 9.0, zeros=90)
-    kept = [first_minimum([tensorrt_loop(c, kept, 2) for kept in range(2, 10)], 2)
-            for c in (counts, zeros, [1, *counts[1:]])]
-    assert kept == [9, 7, 3]
-    assert [kl(counted(counts, 9.0), 2), kl(with_zeros, 2), kl(with_zeros, 2, "nvidia")] == [9.0, 7.5, 3.5]
+    kept = [first_minimum([tensorrt_loop(c, kept, 2) for kept in range(2, 10)], 2) for c in (counts, zeros)]
+    assert kept == [9, 7]
+    assert [kl(counted(counts, 9.0), 2), kl(with_zeros, 2)] == [9.0, 7.5]
     kept = [first_minimum([ncnn_loop(c, kept, 2) for kept in range(2, 9)], 2) for c in (counts, zeros)]
     assert kept == [8, 3]
     assert kl(with_zeros, 2, "ncnn") == kl(counted(counts, 9.0), 2, "ncnn") == 8.5
 
 
-@given(st.lists(st.integers(0, 3) | st.integers(0, 1000), min_size=9, max_size=24), st.integers(1, 8))
-def test_nvidia_is_tensorrt_with_the_second_bin_s_count_in_the_first(counts, levels):
+def nvidia_threshold(counts: list[int], levels: int, limit: float) -> float:
+    """NVIDIA's search in words: at least 128 bins are kept, at any number of levels; the last least entropy wins."""
+    density = np.array(counts, float)
+    density[0] = density[1]
+    found = []
+    for kept in range(128, len(density) + 1):
+        level = np.arange(kept) * levels // kept
+        merged = np.zeros(kept)
+        for members in (np.flatnonzero((level == which) & (density[:kept] > 0)) for which in range(levels)):
+            if len(members):
+                merged[members] = density[members].mean()
+        reference = density[:kept].copy()
+        reference[-1] += density[kept:].sum()
+        found.append(entropy(reference, merged) if merged.any() else math.inf)
+    last = max(i for i, value in enumerate(found) if value <= min(found) + 1e-12)
+    return (128 + last) * limit / len(density)
+
+
+@given(st.lists(st.integers(0, 3) | st.integers(0, 1000), min_size=129, max_size=160),
+       st.sampled_from([1, 2, 7, 8, 64, 127, 128]))
+def test_nvidia_starts_at_128_bins_and_takes_the_last_of_equal_minima(counts, levels):
     counts[-1] += 1  # where max|x| falls
-    values = [tensorrt_loop([counts[1], *counts[1:]], kept, levels) for kept in range(levels, len(counts) + 1)]
-    kept = first_minimum(values, levels)
-    expected = 3.0 if kept == len(counts) else (2 * kept + 1) * 3 / (2 * len(counts))
+    expected = nvidia_threshold(counts, levels, 3.0)
     assert kl(counted(counts, 3.0), levels, "nvidia") == pytest.approx(expected, rel=1e-15)
+
+
+def test_nvidia_keeps_at_least_128_bins_even_of_unsigned_codes_with_more_levels():
+    # 256 levels: below that, each kept bin is a level of its own.
+    counts = [100] * 140 + [0] * 159 + [1]
+    assert nvidia_threshold(counts, 256, 300.0) == kl(counted(counts, 300.0), 256, "nvidia")
+    assert kl(counted(counts, 300.0), 256, "nvidia") == 300.0  # nothing clipped, where levels hold one bin and more
+    # At 4 bits the start decides: of 256 grey levels in 2048 bins, a search from 8 bins on would keep 9.
+    _, histogram = statistics_of(np.repeat(np.arange(256.0), 30))
+    below = tensorrt_divergences(np.append(histogram.counts[1], histogram.counts[1:]), 8)
+    assert below[:120].min() < below[120:-1].min() and kl(histogram, 8, "nvidia") >= 128 / 2048 * histogram.limit
+
+
+def test_nvidia_takes_the_last_of_equals_and_the_edge_itself():
+    # All in the first 128 bins: every threshold from there on clips nothing, and two levels merge alike.
+    counts = [8] * 256
+    assert kl(counted(counts, 2.0), 128, "nvidia") == 2.0
+    assert kl(counted(counts, 2.0), 128, "tensorrt") == 2.0
 
 
 def test_kl_of_a_constant_keeps_all_in_tensorrt_and_the_first_threshold_in_ncnn():
@@ -478,7 +515,7 @@ def test_kl_of_a_constant_keeps_all_in_tensorrt_and_the_first_threshold_in_ncnn(
     assert kl(histogram, variant="ncnn") == 128.5 * 3 / 2048
 
 
-# --- one door -----------------------------------------------------------------------------------------
+# --- by name -----------------------------------------------------------------------------------------
 
 def direct(extremes: Extremes, histogram: Histogram, estimator: str, fmt: IntFormat) -> float:
     one_more = 0 if fmt.signed else 1  # no bit is spent on the sign
@@ -508,13 +545,13 @@ def test_threshold_by_name_is_the_direct_call_and_its_scale_the_largest_code_ove
     assert type(got) is float and got == direct(extremes, histogram, estimator, fmt)
     assert 0 < got <= extremes.magnitude
     scale = threshold_scale(got, fmt)
-    assert type(scale) is float and scale == fmt.max / got
+    assert type(scale) is float and scale == fmt.max / float(np.float32(got))
 
 
 @pytest.mark.parametrize("bins", [BINS, 128, 100])
 def test_kl_uses_at_most_half_as_many_levels_as_there_are_bins(bins):
     extremes, histogram = statistics_of(np.random.default_rng(11).laplace(size=3000), bins=bins)
-    for variant in ("tensorrt", "nvidia", "ncnn"):
+    for variant in ("tensorrt", "nvidia", "ncnn") if bins >= 128 else ("tensorrt", "ncnn"):
         assert threshold(extremes, histogram, f"kl_{variant}", IntFormat(16)) == kl(histogram, bins // 2, variant)
 
 
@@ -685,6 +722,12 @@ def test_kl_of_a_single_bin_is_refused(variant):
         kl(counted([1]), 1, variant)
 
 
+def test_nvidias_search_needs_the_128_bins_that_it_starts_with():
+    with pytest.raises(ValueError, match=r"^counts must be one row of more than 127 integers, got shape \(127,\)"):
+        kl(counted([1] * 127), 8, "nvidia")
+    assert kl(counted([1] * 128), 8, "nvidia") == 1.0
+
+
 @estimators
 def test_a_format_without_positive_codes_is_refused_or_has_a_finite_threshold(estimator):
     try:
@@ -703,3 +746,15 @@ def test_a_threshold_that_is_not_finite_has_no_scale(limit):
 
 def test_the_scale_of_a_tiny_threshold_is_the_largest_float_not_infinity():
     assert threshold_scale(SMALLEST, NARROW) == LARGEST
+
+
+@given(st.floats(2.0**-100, 2.0**100, width=32))
+def test_thresholds_that_differ_in_their_last_bits_give_one_scale(limit):
+    for other in (limit, limit * (1 - 2.0**-40), limit * (1 + 2.0**-40)):
+        assert in_float32(other) == limit and in_float32(-other) == -limit
+        assert threshold_scale(other, NARROW) == 127 / limit
+
+
+@pytest.mark.parametrize("limit", [1e300, 4e38, 1e-39, 5e-324])
+def test_a_threshold_that_float32_does_not_hold_stays_as_it_is(limit):
+    assert in_float32(limit) == limit and in_float32(-limit) == -limit and in_float32(0.0) == 0

@@ -56,6 +56,28 @@ def run_float_tensors(network: Network, images: Any) -> dict[str, np.ndarray]:
     return tensors
 
 
+def run_float64_tensors(network: Network, images: Any, first: int = 0, kind: str = "image"
+                        ) -> dict[str, np.ndarray]:
+    """Every tensor in float64, so that what follows from it differs between machines in its last bits only.
+
+    images: as for ``run_float``. first: the number of the first of them, kind: what they are, for the message.
+    ValueError, naming tensor and image, where a value leaves the range of the images' own dtype: there the
+    network itself would give infinity.
+    """
+    images = check_images(images, network.input_shape)
+    limit = float(np.finfo(images.dtype).max)
+    tensors = {network.input: images.astype(np.float64)}
+    for node in network.nodes:
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = evaluate(node, *(tensors[name] for name in node.inputs))
+        if not np.abs(x).max() <= limit:
+            bad = next(k for k, image in enumerate(x) if not np.abs(image).max() <= limit)
+            raise ValueError(f"tensor {node.name!r} must stay finite in {images.dtype}, got "
+                             f"{np.abs(x[bad]).max():.3g} in {kind} {first + bad}")
+        tensors[node.name] = x
+    return tensors
+
+
 @singledispatch
 def evaluate(node: Node, *inputs: np.ndarray) -> np.ndarray:
     """One node's output. Parameters are used in the input's dtype."""
