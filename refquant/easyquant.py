@@ -9,6 +9,7 @@ The cosine does not see a gain: cos(O, 2·O) = 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -54,18 +55,20 @@ class ScaleSearch(NamedTuple):
 def search_layer(inputs: Any, weights: Any, *, bits: Any, mode: str = "paper", granularity: str | None = None,
                  initial: Any = "max", bias: Any = None, relu: bool = False, unsigned: bool = False,
                  alpha: float = 0.5, beta: float = 2.0, n: int = 100, rounds: int = 10, tolerance: float = 1e-6,
-                 keep_activation: bool = False, direct: bool = False, stride: Any = 1, padding: Any = 0,
-                 dilation: Any = 1, groups: int = 1) -> ScaleSearch:
+                 widen: bool = False, keep_activation: bool = False, direct: bool = False, stride: Any = 1,
+                 padding: Any = 0, dilation: Any = 1, groups: int = 1) -> ScaleSearch:
     """Search the weight and activation scales of one convolution.
 
     ``paper``: n candidates spread over [α, β] times the initial scale, the current one listed first, weights
     then activations, until a round gains less than ``tolerance``, at most ``rounds`` times. It moves only for a
     gain above 1e-12, so the cosine, of all outputs of all images without bias, never falls. Per channel, one
-    channel after another is moved, still for the layer's cosine.
+    channel after another is moved, still for the layer's cosine. ``widen``, ours, not the paper's: while the best
+    candidate is at an end of [α, β], the range is doubled or halved there by n candidates more.
     ``demo``: weights per channel, all swept together for their own channel's cosine: S0, then the 98 inner points
     of linspace(1, S0, 100); activations S0, then those of linspace(0.8·S0, S0, 200). Mean of the images' cosines.
     ``ncnn``: weights per channel, one after another; 100 candidates over [0.5, 2)·S0, those of the activations
-    likewise; the sum of the images' cosines of the whole output decides.
+    likewise; the sum of the images' cosines of the whole output decides. An image whose float output is all zero
+    is left out; in ncnn itself its cosine is 0/0, so that no candidate wins and every scale stays.
     Both take one round, compare after bias and ReLU, and let the first maximum win. Differs from their code:
     float64, not float32, and cosines within 1e-12 are equal.
 
@@ -74,11 +77,13 @@ def search_layer(inputs: Any, weights: Any, *, bits: Any, mode: str = "paper", g
     weights: floats (O, C/groups, R, S). bits: 2..16, or a pair for weights and activations; codes are signed
     narrow, or with ``unsigned`` those of the activations 0..2^b-1. granularity: ``layer`` or ``channel``; by
     default the mode's.
-    initial: ``max``; ``kl``, as the modes' sources start (activations by TensorRT's KL, demo with 2001 bins, ncnn
-    with its own variant; weights by max); or pairs (S_w, S_a), the best of which starts. bias: (O,); it and
-    ``relu`` matter to demo and ncnn alone; rounds, tolerance and direct to paper.
+    initial: ``max``; ``kl``, as the modes' sources start: activations by TensorRT's KL, by the KL of the authors'
+    code, or by ncnn's (``ranges.kl``); weights by max, in ncnn at 31/max|w| where the layer is a dense 3x3
+    convolution of stride and dilation 1; or pairs (S_w, S_a), the best of which starts. bias: (O,); it and
+    ``relu`` matter to demo and ncnn alone; rounds, tolerance, widen and direct to paper.
     keep_activation: search the weights alone. direct: evaluate weight candidates by convolving; slow, the judge.
-    The scale of an all-zero operand starts at 1 and ends at the first candidate: 1, or 0.5 in mode ncnn.
+    The scale of an all-zero operand starts at 1 and stays there, but ends at 0.5, ncnn's first candidate, where a
+    bias keeps the float output from being zero.
     ValueError for inputs that are empty, not finite or do not fit, and options that no mode knows.
 
     >>> rng = np.random.default_rng(0)
@@ -102,30 +107,64 @@ def search_layer(inputs: Any, weights: Any, *, bits: Any, mode: str = "paper", g
     history: list[HalfStep] = []
     start = _best_pair(layer, pairs, mode, history)
     if mode == "paper":
-        return _paper(layer, *start, np.linspace(alpha, beta, n), rounds, tolerance, keep_activation, direct, history)
+        return _paper(layer, *start, np.linspace(alpha, beta, n), rounds, tolerance, widen, keep_activation, direct,
+                      history)
     return (_demo if mode == "demo" else _ncnn)(layer, *start, keep_activation, history)
 
 
 def _paper(layer: QuantizedLayer, weight_scale: np.ndarray, activation_scale: float, grid: np.ndarray, rounds: int,
-           tolerance: float, keep_activation: bool, direct: bool, history: list[HalfStep]) -> ScaleSearch:
+           tolerance: float, widen: bool, keep_activation: bool, direct: bool, history: list[HalfStep]
+           ) -> ScaleSearch:
     weight_start, activation_start = weight_scale, activation_scale
-    for _ in range(rounds):
-        begin = len(history)
+
+    def search_weights(grid: np.ndarray) -> np.ndarray:
         candidates = np.concatenate([weight_scale[None], np.multiply.outer(grid, weight_start)])
         table = (direct_table(layer, candidates, [activation_scale], pooled=True) if direct
                  else weight_table(layer, candidates, activation_scale))
         if weight_scale.ndim:
-            weight_scale = _channel_by_channel(table, candidates, history, first=0)
-        else:
-            likeness = table.over_channels().cosines()[:, 0, 0]
-            weight_scale = candidates[_record(history, "weight", None, candidates, likeness)]
+            return _channel_by_channel(table, candidates, history, first=0)
+        likeness = table.over_channels().cosines()[:, 0, 0]
+        return np.asarray(candidates[_record(history, "weight", None, candidates, likeness)])
+
+    def search_activation(grid: np.ndarray) -> np.ndarray:
         candidates = np.concatenate([[activation_scale], grid[:0 if keep_activation else None] * activation_start])
         likeness = direct_table(layer, [weight_scale], candidates, pooled=True).over_channels().cosines()[:, 0, 0]
-        chosen = _record(history, "activation", None, candidates, likeness)
-        activation_scale, cosine = float(candidates[chosen]), float(likeness[chosen])
+        return np.asarray(candidates[_record(history, "activation", None, candidates, likeness)])
+
+    w_grid = a_grid = grid
+    for _ in range(rounds):
+        begin = len(history)
+        weight_scale, w_grid = _widened(search_weights, weight_start, w_grid, len(grid), widen, history)
+        found, a_grid = _widened(search_activation, np.asarray(activation_start), a_grid, len(grid),
+                                 widen and not keep_activation, history)
+        activation_scale, cosine = float(found), float(history[-1].cosines[history[-1].chosen])
         if cosine - history[begin].cosines[0] < tolerance:
             break
     return ScaleSearch(np.asarray(weight_scale), activation_scale, cosine, tuple(history))
+
+
+def _widened(search: Callable[[np.ndarray], np.ndarray], start: np.ndarray, grid: np.ndarray, n: int, widen: bool,
+             history: list[HalfStep]) -> tuple[np.ndarray, np.ndarray]:
+    """What ``search`` finds, and its grid: with ``widen`` one at whose ends no scale is the best.
+
+    At an end a factor of 2 is added, at most 8 times at each. Only the last search stays in the history.
+    """
+    begin = len(history)
+    least, most = grid[0] / 2**8, grid[-1] * 2**8
+    while True:
+        found = search(grid)
+        if not widen:
+            return found, grid
+        below, above = (found <= grid[0] * start).any(), (found >= grid[-1] * start).any()
+        wider = grid
+        if below and grid[0] > least:
+            wider = np.concatenate([np.linspace(grid[0] / 2, grid[0], n, endpoint=False), wider])
+        if above and grid[-1] < most:
+            wider = np.concatenate([wider, np.linspace(2 * grid[-1], grid[-1], n, endpoint=False)[::-1]])
+        if len(wider) == len(grid):
+            return found, grid
+        grid = wider
+        del history[begin:]
 
 
 def _demo(layer: QuantizedLayer, weight_scale: np.ndarray, activation_scale: float, keep_activation: bool,
@@ -144,15 +183,19 @@ def _ncnn(layer: QuantizedLayer, weight_scale: np.ndarray, activation_scale: flo
     grid = np.linspace(0.5, 2.0, 100, endpoint=False)
     # The current scales first: row 0 is where channels stand that were not yet moved.
     candidates = np.concatenate([weight_scale[None], np.multiply.outer(grid, weight_scale)])
-    weight_scale = _channel_by_channel(direct_table(layer, candidates, [activation_scale]), candidates, history,
-                                       first=1)
+    table = direct_table(layer, candidates, [activation_scale])
+    seen = np.asarray(table.target.any(axis=0))  # the images whose float output is not all zero
+    if not seen.any():
+        return ScaleSearch(weight_scale, activation_scale, 1.0, tuple(history))
+    weight_scale = _channel_by_channel(table.of_images(seen), candidates, history, first=1)
     points = np.array([1.0]) if keep_activation else grid
-    return _activations_once(layer, weight_scale, points * activation_scale, history)
+    return _activations_once(layer, weight_scale, points * activation_scale, history, seen)
 
 
 def _activations_once(layer: QuantizedLayer, weight_scale: np.ndarray, candidates: np.ndarray,
-                      history: list[HalfStep]) -> ScaleSearch:
-    likeness = direct_table(layer, [weight_scale], candidates).over_channels().cosines()[:, 0].mean(axis=1)
+                      history: list[HalfStep], images: np.ndarray | None = None) -> ScaleSearch:
+    table = direct_table(layer, [weight_scale], candidates).over_channels()
+    likeness = (table if images is None else table.of_images(images)).cosines()[:, 0].mean(axis=1)
     chosen = _record(history, "activation", None, candidates, likeness)
     return ScaleSearch(weight_scale, float(candidates[chosen]), float(likeness[chosen]), tuple(history))
 
@@ -190,5 +233,7 @@ def _best_pair(layer: QuantizedLayer, pairs: list[tuple[np.ndarray, float]], mod
         return pairs[0]
     tables = [direct_table(layer, [weight_scale], [activation_scale], pooled=mode == "paper")
               for weight_scale, activation_scale in pairs]
-    likeness = np.array([table.over_channels().cosines().mean() for table in tables])
+    seen = np.asarray(tables[0].target.any(axis=0) | (mode != "ncnn"))
+    likeness = np.array([table.of_images(seen).over_channels().cosines().mean() if seen.any() else 1.0
+                         for table in tables])
     return pairs[_record(history, "start", None, np.arange(len(pairs)), likeness)]

@@ -1,9 +1,9 @@
-"""The threshold with the least Kullback-Leibler divergence, as TensorRT and as ncnn search it.
+"""The threshold with the least Kullback-Leibler divergence, as TensorRT, ncnn and EasyQuant's code search it.
 
 KL(P||Q) = Σ P·log(P/Q), P the histogram clipped at a threshold, Q the same after merging its bins into
-the levels of the integer format (Migacz, "8-bit inference with TensorRT", 2017). Both searches read the
-counts of |x| over equal bins; all thresholds are evaluated together from prefix sums, and a plain
-function for one threshold stands beside each as its judge.
+the levels of the integer format (Migacz, "8-bit inference with TensorRT", 2017). Every search reads the
+counts of |x| over equal bins. A plain function gives the divergence of one threshold; TensorRT's and ncnn's
+are also evaluated for all thresholds together, from prefix sums.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy.special import xlogy
 
 from refquant.formats import whole
 
-NCNN_EPSILON = 1e-4
+NCNN_EPSILON = DEMO_EPSILON = 1e-4
 # NVIDIA's toolkit starts at 128 kept bins, whatever the number of levels.
 NVIDIA_START = 128
 # Divergences as near as this are equal.
@@ -177,3 +177,38 @@ def _fractional_edges(bins: int, levels: int) -> tuple[np.ndarray, np.ndarray]:
     share = rest / levels
     whole.flags.writeable = share.flags.writeable = False
     return whole, share
+
+
+def demo_divergence(counts: np.ndarray, kept: int, levels: int = 128) -> float:
+    """KL(P||Q) when the first ``kept`` bins are kept: the steps of the code that EasyQuant's authors published.
+
+    counts: of the positive values, without the first bin. P: the kept bins, everything beyond added to the last.
+    Q: the kept bins *without* that tail; each level is kept // levels bins wide and the last one takes the
+    remainder. A level's mass is spread over its bins where P is not empty; the very last bin gets none of it.
+    In both, empty bins are raised to 1e-4 counts, which the others give up in equal parts, and both are
+    normalised. Infinite where Q is empty, where that code stops. Differs from it: float64, not float32.
+    """
+    p = counts[:kept].astype(np.float64)
+    p[-1] += counts[kept:].sum()
+    level = np.minimum(np.arange(kept) // (kept // levels), levels - 1)
+    mass = np.bincount(level, counts[:kept], levels)
+    spread = p > 0
+    spread[-1] = False
+    filled = np.bincount(level, spread, levels)
+    q = np.where(spread, (mass / np.maximum(filled, 1))[level], 0.0)
+    if not q.any():
+        return float("inf")
+    p, q = _smoothed(p), _smoothed(q)
+    p, q = p / p.sum(), q / q.sum()
+    return float(np.sum(p * np.log(p / q)))
+
+
+def _smoothed(p: np.ndarray) -> np.ndarray:
+    empty = p == 0
+    return np.where(empty, DEMO_EPSILON, p - DEMO_EPSILON * empty.sum() / (~empty).sum())
+
+
+def demo_divergences(counts: np.ndarray, levels: int = 128) -> np.ndarray:
+    """``demo_divergence`` for every threshold that the code tries, kept = levels .. len(counts) - 1."""
+    check_counts(counts, levels)
+    return np.array([demo_divergence(counts, kept, int(levels)) for kept in range(int(levels), len(counts))])

@@ -82,6 +82,10 @@ class Table(NamedTuple):
         return Table(self.dot.sum(axis=1, keepdims=True), self.norm.sum(axis=1, keepdims=True),
                      self.target.sum(axis=0, keepdims=True))
 
+    def of_images(self, images: np.ndarray) -> Table:
+        """Some of the images."""
+        return Table(self.dot[..., images], self.norm[..., images], self.target[..., images])
+
     def cosines(self) -> np.ndarray:
         """cos(O, Ô): by candidate, channel and image."""
         return cosines(self.dot, self.norm, self.target)

@@ -20,7 +20,14 @@ from scipy.special import lambertw
 from scipy.stats import norm
 
 from refquant.formats import IntFormat, as_integers, frozen_copy, whole
-from refquant.kl import NVIDIA_START, best_bin, check_counts, ncnn_divergences, tensorrt_divergences
+from refquant.kl import (
+    NVIDIA_START,
+    best_bin,
+    check_counts,
+    demo_divergences,
+    ncnn_divergences,
+    tensorrt_divergences,
+)
 from refquant.linear import max_scale
 
 BINS = 2048
@@ -202,10 +209,12 @@ def kl(histogram: Histogram, levels: int = 128, variant: str = "tensorrt") -> fl
         thresholds. Differs from that toolkit: divergences within 1e-12 are equal.
         ``ncnn``: exact zeros left out, i = levels .. B-1, the first of equals, T = (i + 1/2)·limit/B. So it clips
         even a constant.
+        ``demo``: EasyQuant's authors' code, for histograms of max(x, 0) over 2001 bins up to max|x|: the first bin
+        is left out, i = levels .. B-2 of the others, T = (i + 1/2)·limit/B, or limit where no Q is left to compare.
     levels: 128 for 8 bits, 2^(b-1) for b bits; 2^b for unsigned codes.
     """
-    if variant not in ("tensorrt", "nvidia", "ncnn"):
-        raise ValueError(f"variant must be tensorrt, nvidia or ncnn, got {variant!r}")
+    if variant not in ("tensorrt", "nvidia", "ncnn", "demo"):
+        raise ValueError(f"variant must be tensorrt, nvidia, ncnn or demo, got {variant!r}")
     check_counts(histogram.counts, levels)
     if variant == "nvidia":
         check_counts(histogram.counts, NVIDIA_START - 1)
@@ -217,7 +226,11 @@ def kl(histogram: Histogram, levels: int = 128, variant: str = "tensorrt") -> fl
         counts[0] = counts[1]
         kept = best_bin(tensorrt_divergences(counts, levels, NVIDIA_START), NVIDIA_START, last=True)
         return kept / bins * histogram.limit
-    if variant == "ncnn":
+    if variant == "demo":
+        positive = histogram.counts[1:]
+        divergences = demo_divergences(positive, levels) if positive.any() else np.array([np.inf])
+        kept = best_bin(divergences, levels) if np.isfinite(divergences).any() else bins
+    elif variant == "ncnn":
         kept = best_bin(ncnn_divergences(histogram.nonzero_counts, levels), levels)
     else:
         kept = best_bin(tensorrt_divergences(histogram.counts, levels), levels)

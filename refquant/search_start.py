@@ -12,10 +12,12 @@ from refquant.formats import IntFormat, whole
 from refquant.geometry import Geometry
 from refquant.linear import check_scale, max_scale
 from refquant.output_likeness import QuantizedLayer
-from refquant.ranges import Extremes, Histogram, threshold, threshold_scale
+from refquant.ranges import Extremes, Histogram, kl, threshold_scale
 
 # How each mode's source calibrates activations before it searches: a variant of KL, and its bins.
-KL = {"paper": ("kl_tensorrt", 2048), "demo": ("kl_tensorrt", 2001), "ncnn": ("kl_ncnn", 2048)}
+KL = {"paper": ("tensorrt", 2048), "demo": ("demo", 2001), "ncnn": ("ncnn", 2048)}
+# ncnn's Winograd kernels take 6-bit weights, so that layers which may use them start there.
+NCNN_WINOGRAD_CODE = 31
 
 Pairs = list[tuple[np.ndarray, float]]
 
@@ -49,11 +51,20 @@ def initial_pairs(initial: Any, layer: QuantizedLayer, axis: int | None, mode: s
         return pairs
     limit = extremes.magnitude if layer.x_format.signed else max(extremes.high, 0.0)
     if initial == "kl":
-        estimator, bins = KL[mode]
-        inputs = (batch[0] if isinstance(batch, tuple) else batch for batch in layer.batches)
-        counts = reduce(Histogram.merge, (Histogram.of(x, extremes.magnitude, bins) for x in inputs))
-        limit = threshold(extremes, counts, estimator, layer.x_format)
+        limit = _kl_threshold(layer, extremes.magnitude, mode)
+        winograd = layer.weight.shape[2:] == (3, 3) and layer.geometry._replace(padding=(0,) * 4) == Geometry()
+        if mode == "ncnn" and winograd:
+            weight_scale = weight_scale * (min(NCNN_WINOGRAD_CODE, layer.w_format.max) / layer.w_format.max)
     return [(weight_scale, threshold_scale(limit, layer.x_format))]
+
+
+def _kl_threshold(layer: QuantizedLayer, limit: float, mode: str) -> float:
+    """The inputs' threshold by the KL of the mode's source."""
+    variant, bins = KL[mode]
+    inputs = (batch[0] if isinstance(batch, tuple) else batch for batch in layer.batches)
+    counted = (np.maximum(x, 0) if variant == "demo" else x for x in inputs)
+    counts = reduce(Histogram.merge, (Histogram.of(x, limit, bins) for x in counted))
+    return kl(counts, min(layer.x_format.max + 1, bins // 2), variant)
 
 
 def check_grid(mode: str, alpha: Any, beta: Any, n: Any, rounds: Any, tolerance: Any) -> None:

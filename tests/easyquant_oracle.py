@@ -129,7 +129,13 @@ class BruteForce:
         y = self.quantized_output(weight_scales, activation_scale)
         if mode == "paper":
             return cosine(self.outputs, y)
-        return self._mean_over_images(self.after(self.outputs), self.after(y))
+        wanted, y = self.after(self.outputs), self.after(y)
+        if mode == "ncnn":  # an image of zeros is left out
+            seen = wanted.reshape(len(wanted), -1).any(axis=1)
+            if not seen.any():
+                return 1.0
+            wanted, y = wanted[seen], y[seen]
+        return self._mean_over_images(wanted, y)
 
     def channel_measure(self, channel: int, weight_scale: float, activation_scale: float) -> float:
         """``demo``'s measure for weights: one channel's cosine, mean over images."""
@@ -199,6 +205,8 @@ class BruteForce:
     def ncnn(self, start: tuple[np.ndarray, float], *, choose: Choice = first_maximum) -> Found:
         """100 candidates over [0.5, 2)·S0, for one channel after another, earlier ones already moved."""
         weight, activation = np.array(start[0], np.float64), float(start[1])
+        if not self.after(self.outputs).any():
+            return Found(weight, activation, 1.0, [])
         steps: list[Step] = []
         factors = np.linspace(0.5, 2, 100, endpoint=False)
         for channel in range(len(weight)):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from refquant.easyquant import search_layer
 from refquant.formats import IntFormat
 from refquant.geometry import Geometry
-from refquant.ranges import ESTIMATORS, Extremes, Histogram, threshold, threshold_scale
+from refquant.ranges import ESTIMATORS, Extremes, Histogram, kl, threshold, threshold_scale
 from refquant.strategies import geometries, reals
 
 INT3, INT8 = IntFormat(3, narrow=True), IntFormat(8, narrow=True)
@@ -75,8 +75,13 @@ def start_at_max(case: Case, granularity: str) -> tuple[np.ndarray, float]:
     layer = np.abs(judge.w).max()
     reaches = [np.abs(w).max() for w in judge.w]
     channels = [scale(reach if reach > layer * 2.0**-24 else layer, judge.w_format) for reach in reaches]
+    # The activations' limit is rounded to float32 before a scale is made of it, where float32 holds it.
+    limit = np.abs(judge.x).max()
+    with np.errstate(over="ignore", under="ignore"):
+        single = np.float32(limit)
+    normal = np.finfo(np.float32).tiny <= single < np.inf
     return (np.array(channels if granularity == "channel" else scale(layer, judge.w_format)),
-            scale(np.abs(judge.x).max(), judge.x_format))
+            scale(single if normal else limit, judge.x_format))
 
 
 def follow(history):
@@ -376,20 +381,94 @@ def test_kl_starts_the_activations_as_the_modes_source_does_over_all_batches(mod
     case = normal_case(bits=(8, 8))._replace(x=x)
     found = case.search([x[:1], x[1:3], x[3:]], mode=mode, granularity=granularity, initial="kl")
     extremes = Extremes.of(x)
-    variant, bins = {"paper": ("kl_tensorrt", 2048), "demo": ("kl_tensorrt", 2001), "ncnn": ("kl_ncnn", 2048)}[mode]
-    limit = threshold(extremes, Histogram.of(x, extremes.magnitude, bins), variant, INT8)
+    variant, bins = {"paper": ("tensorrt", 2048), "demo": ("demo", 2001), "ncnn": ("ncnn", 2048)}[mode]
+    counted = np.maximum(x, 0) if mode == "demo" else x
+    limit = np.float32(kl(Histogram.of(counted, extremes.magnitude, bins), 128, variant))
     assert limit < 0.8 * np.abs(x).max()
     weight, _ = start_at_max(case, granularity)
     judge = case.judge(mode)
-    if mode == "ncnn":  # S0 itself is no candidate there
-        assert found.history[0].candidates[0] == weight[0] / 2
-        assert found.history[-1].candidates[0] == 127 / limit / 2
+    if mode == "ncnn":  # S0 itself is no candidate there; a dense 3x3 layer of stride 1 starts at 31/max|w|
+        np.testing.assert_allclose(found.history[0].candidates[0], weight[0] / 127 * 31 / 2, rtol=1e-15)
+        assert found.history[-1].candidates[0] == 127 / float(limit) / 2
     else:
         assert found.history[0].candidates[0] == np.ravel(weight)[0]
         first = next(h for h in found.history if h.operand == "activation")
-        assert first.candidates[0] == 127 / limit
+        assert first.candidates[0] == 127 / float(limit)
     assert found.cosine == pytest.approx(judge.measure(mode, np.broadcast_to(found.weight_scale, len(case.w)),
                                                        found.activation_scale), abs=1e-12)
+
+
+@pytest.mark.parametrize(("kernel", "geometry", "bits", "code"), [
+    ((3, 3), Geometry(padding=(1, 1, 1, 1)), 8, 31), ((3, 3), Geometry(), 7, 31), ((3, 3), Geometry(), 5, 15),
+    ((3, 3), Geometry(stride=(2, 2)), 8, 127), ((3, 3), Geometry(dilation=(2, 2)), 8, 127),
+    ((3, 3), Geometry(groups=3), 8, 127), ((1, 1), Geometry(), 8, 127), ((3, 1), Geometry(), 8, 127)])
+def test_ncnn_starts_layers_that_its_winograd_can_run_at_6_bit_weights(kernel, geometry, bits, code):
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(2, 3, 9, 9)), rng.normal(size=(3, 3 // geometry.groups, *kernel))
+    options = {"bits": bits, "mode": "ncnn", **geometry._asdict()}
+    start = search_layer(x, w, initial="kl", **options).history[0].candidates[0] * 2
+    assert start == pytest.approx(code / np.abs(w[0]).max(), rel=1e-14)
+    # By max the start is the format's largest code, as everywhere.
+    start = search_layer(x, w, initial="max", **options).history[0].candidates[0] * 2
+    assert start == pytest.approx((2 ** (bits - 1) - 1) / np.abs(w[0]).max(), rel=1e-14)
+
+
+def test_ncnn_leaves_images_out_whose_float_output_is_zero():
+    case = normal_case()
+    zeros = np.zeros_like(case.x[:1])
+    found = case.search(np.concatenate([case.x[:1], zeros, case.x[1:], zeros]), mode="ncnn")
+    alone = case.search(mode="ncnn")
+    same_choices(found, alone)
+    np.testing.assert_allclose(found.cosine, alone.cosine, rtol=1e-15)
+    # Demo counts such an image as one that every scale fits.
+    demo = case.search(np.concatenate([case.x, zeros]), mode="demo")
+    assert demo.cosine > case.search(mode="demo").cosine
+
+
+def test_widening_goes_on_where_the_best_scale_is_at_an_end():
+    """One activation of 20 among thousands near 1: at 4 bits max-scaling leaves them three codes."""
+    rng = np.random.default_rng(0)
+    x, w = np.abs(rng.normal(size=(2, 1, 40, 40))), rng.normal(size=(1, 1, 3, 3))
+    x[0, 0, 0, 0] = 20.0
+    options = {"bits": 4, "n": 20}
+    plain, wide = (search_layer(x, w, **options, widen=widen) for widen in (False, True))
+    start = 7 / 20
+    assert plain.activation_scale == pytest.approx(2 * start, rel=1e-12) and wide.activation_scale > 6 * start
+    assert wide.cosine > plain.cosine + 0.05
+    for step in wide.history:
+        inside = step.candidates.min() < step.candidates[step.chosen] < step.candidates.max()
+        assert inside, "the best is at an end of the range"
+    # A doubled range: 20 candidates more for each factor of 2, current one first.
+    activation = wide.history[1]
+    doublings = round(np.log2(activation.candidates[-1] / (2 * start)))
+    assert doublings >= 1 and len(activation.candidates) == 1 + 20 * (1 + doublings)
+    assert (np.diff(activation.candidates[1:]) > 0).all()
+    judge = BruteForce(x, w, IntFormat(4, narrow=True), IntFormat(4, narrow=True))
+    assert wide.cosine == pytest.approx(judge.measure("paper", wide.weight_scale[None], wide.activation_scale))
+
+
+@pytest.mark.parametrize("granularity", ["layer", "channel"])
+def test_widening_changes_nothing_where_every_best_scale_lies_inside(granularity):
+    case = normal_case(bits=(8, 8))
+    plain, wide = (case.search(granularity=granularity, n=21, widen=widen) for widen in (False, True))
+    grids = [h.candidates[[1, -1]] for h in plain.history]
+    assert all(low < h.candidates[h.chosen] < high for h, (low, high) in zip(plain.history, grids))
+    same_choices(plain, wide)
+
+
+@pytest.mark.parametrize("granularity", ["layer", "channel"])
+def test_widening_ends_and_never_falls_below_the_plain_search_from_the_same_start(granularity):
+    # Zero weights or inputs: every scale is as good, and the first one stays.
+    for x, w in ((np.zeros((1, 1, 4, 4)), np.ones((2, 1, 1, 1))), (np.ones((1, 1, 4, 4)), np.zeros((2, 1, 1, 1)))):
+        found = search_layer(x, w, bits=8, granularity=granularity, widen=True)
+        assert found.activation_scale > 0 and np.isfinite(found.weight_scale).all()
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        x, w = rng.standard_t(2, size=(2, 2, 6, 6)), rng.standard_t(2, size=(3, 2, 3, 3))
+        options = {"bits": 3, "n": 11, "rounds": 1, "granularity": granularity}
+        plain, wide = (search_layer(x, w, **options, widen=widen) for widen in (False, True))
+        best = [max(h.cosines) for h in (plain.history[0], wide.history[0])]
+        assert best[1] >= best[0] - 1e-12
 
 
 def test_one_layer_scale_serves_as_initial_scale_of_every_channel():
@@ -602,7 +681,8 @@ def test_all_zero_inputs_leave_the_activation_scale_at_the_first_candidate(mode,
     case = normal_case(bias=np.array([0.3, -0.2, 0.0, 1.0]))
     for bias in (None, case.bias):
         found = case._replace(x=np.zeros((2, 3, 4, 4)), bias=bias).search(mode=mode, granularity=granularity)
-        assert found.activation_scale == (0.5 if mode == "ncnn" else 1.0)  # the first candidate
+        # The first candidate; without a bias ncnn has nothing to compare, and every scale stays.
+        assert found.activation_scale == (0.5 if mode == "ncnn" and bias is not None else 1.0)
         assert found.cosine == pytest.approx(1.0, abs=1e-15)
         assert np.isfinite(found.weight_scale).all()
 
@@ -611,7 +691,7 @@ def test_all_zero_inputs_leave_the_activation_scale_at_the_first_candidate(mode,
 def test_all_zero_weights_leave_their_scale_at_the_first_candidate(mode, granularity):
     found = normal_case()._replace(w=np.zeros((4, 3, 3, 3))).search(mode=mode, granularity=granularity)
     shape = () if granularity == "layer" else 4
-    assert np.array_equal(found.weight_scale, np.full(shape, 0.5 if mode == "ncnn" else 1.0))
+    assert np.array_equal(found.weight_scale, np.full(shape, 1.0))
     assert found.cosine == 1.0
     assert np.isfinite(found.activation_scale)
 
@@ -646,7 +726,8 @@ def test_constant_inputs_one_image_one_channel(mode, granularity, value):
 def test_outputs_of_zero_beside_a_layer_that_is_not_are_unlike(mode, granularity):
     case = normal_case()
     outputs = np.zeros_like(case.judge(mode).outputs)
-    assert case.search([(case.x, outputs)], mode=mode, granularity=granularity).cosine == 0.0
+    found = case.search([(case.x, outputs)], mode=mode, granularity=granularity)
+    assert found.cosine == (1.0 if mode == "ncnn" else 0.0)  # ncnn leaves such images out, and then has none left
 
 
 @pytest.mark.parametrize(("mode", "granularity"), [s for s in SEARCHES if s[0] != "demo"])

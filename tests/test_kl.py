@@ -13,8 +13,17 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from scipy.stats import entropy
 
-from refquant.kl import best_bin, ncnn_divergence, ncnn_divergences, tensorrt_divergence, tensorrt_divergences
+from refquant.kl import (
+    best_bin,
+    demo_divergence,
+    demo_divergences,
+    ncnn_divergence,
+    ncnn_divergences,
+    tensorrt_divergence,
+    tensorrt_divergences,
+)
 
 INFINITY = float("inf")
 EPSILON = 1e-4
@@ -332,3 +341,47 @@ def test_all_thresholds_of_2048_bins_take_less_than_15_ms(divergences):
         divergences(counts)
         best = min(best, time.thread_time() - start)
     assert best < 0.015
+
+
+# --- the authors' code of EasyQuant -------------------------------------------------------------------
+
+def demo_loop(counts: list[int], kept: int, levels: int) -> float:
+    """One threshold, bin by bin; counts without the first bin."""
+    p = [float(count) for count in counts[:kept]]
+    p[-1] += sum(counts[kept:])
+    q, width = [0.0] * kept, kept // levels
+    for level in range(levels):
+        members = list(range(level * width, kept if level == levels - 1 else (level + 1) * width))
+        takers = [k for k in members if p[k] > 0 and k < kept - 1]
+        for k in takers:
+            q[k] = sum(counts[m] for m in members) / len(takers)
+    if not any(q):
+        return INFINITY
+
+    def smooth(values: list[float]) -> list[float]:
+        empty = values.count(0)
+        share = 1e-4 * empty / (kept - empty)
+        return [1e-4 if v == 0 else v - share for v in values]
+
+    return float(entropy(smooth(p), smooth(q)))
+
+
+@given(st.lists(st.integers(0, 2) | st.integers(0, 1000), min_size=9, max_size=60), st.integers(1, 8))
+@example([0] * 30 + [5], 4)  # all of it in the last bin: no Q
+@example([3] * 30, 4)
+def test_demos_divergences_are_those_of_its_steps(counts, levels):
+    counts[-1] += 1
+    expected = [demo_loop(counts, kept, levels) for kept in range(levels, len(counts))]
+    got = demo_divergences(np.array(counts), levels)
+    assert got.shape == (len(expected),)
+    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_demos_divergence_by_hand():
+    # Four of six bins kept, two levels of two. P = 4, 2, 0, 2 + 1 + 1; Q = 3, 3, 2, 0 would spread the last level's
+    # 0 + 2 over its bins but the last one; that one is empty in P too: Q = 3, 3, 0, 0.
+    p, q = np.array([4, 2, 0, 4.0]), np.array([3, 3, 0, 0.0])
+    p, q = np.where(p == 0, 1e-4, p - 1e-4 / 3), np.where(q == 0, 1e-4, q - 1e-4)
+    p, q = p / p.sum(), q / q.sum()
+    expected = sum(a * math.log(a / b) for a, b in zip(p, q))
+    assert demo_divergence(np.array([4, 2, 0, 2, 1, 1]), 4, 2) == pytest.approx(expected, rel=1e-12)

@@ -19,7 +19,7 @@ from scipy.stats import entropy
 from test_kl import first_minimum, ncnn_loop, tensorrt_loop
 
 from refquant.formats import IntFormat
-from refquant.kl import tensorrt_divergences
+from refquant.kl import demo_divergences, tensorrt_divergences
 from refquant.ranges import (
     BINS,
     ESTIMATORS,
@@ -515,6 +515,22 @@ def test_kl_of_a_constant_keeps_all_in_tensorrt_and_the_first_threshold_in_ncnn(
     assert kl(histogram, variant="ncnn") == 128.5 * 3 / 2048
 
 
+def test_demos_kl_looks_at_the_positive_values_without_the_first_bin():
+    rng = np.random.default_rng(7)
+    x = np.maximum(rng.standard_t(3, size=20000), 0)
+    limit = float(np.abs(x).max())
+    positive = [int(v) for v in Histogram.of(x, limit, 2001).counts[1:]]
+    values = demo_divergences(np.array(positive))
+    kept = 128 + int(np.argmin(values))
+    got = kl(Histogram.of(x, limit, 2001), 128, "demo")
+    assert got == pytest.approx((2 * kept + 1) * limit / 4002, rel=1e-15)
+    # Zeros and small values in the first bin change nothing.
+    more = np.concatenate([x, np.zeros(5000), np.full(3000, limit / 2001 / 3)])
+    assert kl(Histogram.of(more, limit, 2001), 128, "demo") == got
+    # A constant, and a tensor without positive values: nothing to compare, nothing clipped.
+    assert kl(counted([0] * 2000 + [9], 3.0), 128, "demo") == kl(counted([9] + [0] * 2000, 3.0), 128, "demo") == 3.0
+
+
 # --- by name -----------------------------------------------------------------------------------------
 
 def direct(extremes: Extremes, histogram: Histogram, estimator: str, fmt: IntFormat) -> float:
@@ -692,8 +708,9 @@ def test_unknown_names_are_refused_with_the_known_ones(name):
     for call, message in (
             (lambda: aciq_ratio(4, name), f"distribution must be laplace or gauss, got {name!r}"),
             (lambda: aciq(histogram, 4, name), f"distribution must be laplace or gauss, got {name!r}"),
-            (lambda: kl(histogram, variant=name), f"variant must be tensorrt, nvidia or ncnn, got {name!r}"),
-            (lambda: kl(counted([1], 0.0), variant=name), f"variant must be tensorrt, nvidia or ncnn, got {name!r}"),
+            (lambda: kl(histogram, variant=name), f"variant must be tensorrt, nvidia, ncnn or demo, got {name!r}"),
+            (lambda: kl(counted([1], 0.0), variant=name),
+             f"variant must be tensorrt, nvidia, ncnn or demo, got {name!r}"),
             (lambda: threshold(extremes, histogram, name, NARROW),
              f"estimator must be one of max, percentile, mse, topk_median, aciq_laplace, aciq_gauss, kl_tensorrt, "
              f"kl_nvidia, kl_ncnn, got {name!r}")):
