@@ -168,6 +168,7 @@ def _demo_figures() -> dict[str, Figure]:
 FIGURES: dict[str, Callable[[], Figure]] = {
     "formats": draw_formats, "rounding": draw_rounding, "dialects": draw_dialects, "lanes": draw_lanes,
     "quantization_error": draw_error, "channels": draw_channels, "thresholds": scales.draw_thresholds,
+    "kl_constants": scales.draw_kl_constants,
     "easyquant_candidates": scales.draw_candidates, "easyquant_half_steps": scales.draw_half_steps,
     "winograd_ranges": winograd.draw_winograd_ranges, "winograd_tiles": winograd.draw_winograd_tiles}
 DEMO_FIGURES = ("accuracy", "headroom")

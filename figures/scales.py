@@ -12,6 +12,7 @@ from refquant.calibration import calibrate
 from refquant.digits.weights import calibration_images
 from refquant.easyquant import ScaleSearch, search_layer
 from refquant.formats import IntFormat
+from refquant.kl import NVIDIA_START, best_bin, tensorrt_divergences
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import run_float_tensors
 from refquant.network.graph import Conv
@@ -37,6 +38,35 @@ def draw_thresholds() -> Figure:
     axes.set(xlabel="activation", ylabel="count",
              title=f"{TENSOR} of the digits CNN, {BITS} bits: where to clip")
     figure.legend(loc="outside right upper", fontsize="small")
+    return figure
+
+
+def draw_kl_constants() -> Figure:
+    """Chapter 4: a tensor with a few frequent constants, and why KL clips it so much at 8 bits."""
+    network, _, _ = load_digits()
+    extremes, histogram = calibrate(fold_batchnorm(network), calibration_images())["dw2_relu"]
+    bins = len(histogram.counts)
+    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(np.arange(1, bins), histogram.counts[1:], color="0.6", linewidth=0.8)
+    int8 = IntFormat(8, narrow=True)
+    for index, estimator in enumerate(("kl_nvidia", "percentile", "mse")):
+        kept = threshold(extremes, histogram, estimator, int8) / histogram.limit
+        left.axvline(kept * bins, color=f"C{index}", linestyle=("-", "--", ":")[index],
+                     label=f"{estimator} keeps {100 * kept:.0f} %")
+    left.set_yscale("log")
+    left.set(xlabel="bin of |x|", ylabel="count", title="dw2_relu of the digits CNN, 8 bits")
+    left.legend(loc="upper right", fontsize="small")
+    counts = np.append(histogram.counts[1], histogram.counts[1:])
+    for bits, color in ((8, "C0"), (7, "C4")):
+        divergences = tensorrt_divergences(counts, 2 ** (bits - 1), NVIDIA_START)
+        least = best_bin(divergences, NVIDIA_START, last=True)
+        right.plot(np.arange(NVIDIA_START, bins + 1), divergences, color=color, linewidth=0.8)
+        right.plot(least, divergences[least - NVIDIA_START], "o", color=color,
+                   label=f"{bits} bits: least at {least} kept bins")
+    right.set_yscale("log")
+    right.set(xlabel="kept bins", ylabel="KL(P || Q)", title="divergence of every threshold (NVIDIA's search)")
+    right.legend(loc="upper right", fontsize="small")
     return figure
 
 

@@ -76,7 +76,7 @@ def as_planes(x: np.ndarray) -> np.ndarray:
 
 
 def search_node(batches: LayerBatches, weight_bits: int, granularity: str, weight_scale: np.ndarray,
-                activation_scale: float, keep_activation: bool) -> ScaleSearch:
+                activation_scale: float, keep_activation: bool, widen: bool = False) -> ScaleSearch:
     """``easyquant.search_layer`` in mode ``paper`` on what one node of the network reads, from these two scales.
 
     keep_activation: where a node before has already settled the input's scale.
@@ -89,4 +89,4 @@ def search_node(batches: LayerBatches, weight_bits: int, granularity: str, weigh
     weight = node.weight if isinstance(node, Conv) else node.weight[:, :, None, None]
     return search_layer(walked, weight, bits=(weight_bits, fmt.bits), granularity=granularity,
                         unsigned=not fmt.signed, initial=[(weight_scale, activation_scale)],
-                        keep_activation=keep_activation, **geometry._asdict())
+                        widen=widen, keep_activation=keep_activation, **geometry._asdict())

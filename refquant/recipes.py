@@ -19,7 +19,7 @@ from refquant.network.float_forward import check_images
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.layers import Encoding
 from refquant.network.quantized import QuantizedNetwork
-from refquant.ranges import in_float32, threshold, threshold_scale
+from refquant.ranges import ESTIMATORS, in_float32, threshold, threshold_scale
 from refquant.requantization import SEMANTICS
 from refquant.rounding import round_fraction
 
@@ -53,9 +53,9 @@ ACTIVATIONS = ("unsigned", "signed", "affine")
 
 def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
                      weight_bits: int | None = None, activation_bits: int | None = None,
-                     granularity: str | None = None, activations: str | None = None,
-                     prefix: str = "quantized", accumulator_bits: int = 32, semantics: str = "single_round"
-                     ) -> QuantizedNetwork:
+                     granularity: str | None = None, activations: str | None = None, estimator: str | None = None,
+                     widen: bool = False, prefix: str = "quantized", accumulator_bits: int = 32,
+                     semantics: str = "single_round") -> QuantizedNetwork:
     """Quantize a float network after training.
 
     ``max-int8`` and ``channelwise-int8``: every scale is q_max / max|x|, over the weights of a layer
@@ -70,8 +70,10 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     weight_bits, activation_bits: 2..16. granularity: of the weights, ``layer`` or ``channel``.
     activations: ``unsigned`` (0..2^b-1 where calibration saw nothing negative, as after ReLU; otherwise
     signed narrow), ``signed`` (always signed narrow, as EasyQuant's), ``affine`` (signed with an integer
-    zero point, as TFLite's; not with KL or EasyQuant). All four are the recipe's by default. prefix: whether
-    EasyQuant sees a layer's inputs through the layers already ``quantized`` or from the ``float`` network.
+    zero point, as TFLite's; not with KL or EasyQuant). estimator: of the activations' ranges, one of
+    ``ranges.ESTIMATORS``. All five are the recipe's by default. widen: EasyQuant's ranges, as
+    ``easyquant.search_layer`` says. prefix: whether EasyQuant sees a layer's inputs through the layers already
+    ``quantized`` or from the ``float`` network.
     accumulator_bits: 16, 24 or 32.
     Raises ValueError for other values, bad images, and accumulators that are proven too narrow.
 
@@ -81,14 +83,15 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     >>> bool((quantized.run(images).argmax(axis=1) == labels).mean() > 0.98)
     True
     """
-    default, weight_bits, activation_bits, granularity, activations = _checked(
-        recipe, weight_bits, activation_bits, granularity, activations, prefix, accumulator_bits, semantics)
+    default, weight_bits, activation_bits, granularity, activations, estimator = _checked(
+        recipe, weight_bits, activation_bits, granularity, activations, estimator, widen, prefix, accumulator_bits,
+        semantics)
     folded = fold_batchnorm(network)
     check_integer_forms(folded)
     images = check_images(images, folded.input_shape)
     accumulator, axis = IntFormat(accumulator_bits), 0 if granularity == "channel" else None
     sources = encoding_sources(folded)
-    encodings = _encodings(folded, images, default.estimator, activation_bits, activations)
+    encodings = _encodings(folded, images, estimator, activation_bits, activations)
     weights: dict[str, QuantizedWeight] = {}
     settled: set[str] = set()
     for node in folded.nodes:
@@ -97,7 +100,7 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
             source = sources[node.inputs[0]]
             if default.searched:
                 found = search_node(LayerBatches(folded, node, images, encodings, weights, prefix), weight_bits,
-                                    granularity, scale, encodings[source].scale, source in settled)
+                                    granularity, scale, encodings[source].scale, source in settled, widen)
                 scale, settled = found.weight_scale, settled | {source}
                 encodings[source] = replace(encodings[source], scale=found.activation_scale)
             weights[node.name] = quantize_weight(node, scale, weight_bits, encodings[source], accumulator)
@@ -105,18 +108,20 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
 
 
 def _checked(recipe: str, weight_bits: int | None, activation_bits: int | None, granularity: str | None,
-             activations: str | None, prefix: str, accumulator_bits: int, semantics: str
-             ) -> tuple[Recipe, int, int, str, str]:
+             activations: str | None, estimator: str | None, widen: bool, prefix: str, accumulator_bits: int,
+             semantics: str) -> tuple[Recipe, int, int, str, str, str]:
     """The recipe, and its defaults where nothing else is asked for; ValueError for what is not to be had."""
     if recipe not in RECIPES:
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
     default = RECIPES[recipe]
     granularity = default.granularity if granularity is None else granularity
     activations = default.activations if activations is None else activations
+    estimator = default.estimator if estimator is None else estimator
     weight_bits = default.bits if weight_bits is None else weight_bits
     activation_bits = default.bits if activation_bits is None else activation_bits
     for name, value, choices in (("granularity", granularity, GRANULARITIES),
-                                 ("activations", activations, ACTIVATIONS), ("prefix", prefix, PREFIXES),
+                                 ("activations", activations, ACTIVATIONS), ("estimator", estimator, ESTIMATORS),
+                                 ("prefix", prefix, PREFIXES),
                                  ("accumulator_bits", accumulator_bits, (16, 24, 32)),
                                  ("semantics", semantics, tuple(SEMANTICS)),
                                  ("weight_bits", weight_bits, range(2, 17)),
@@ -126,9 +131,12 @@ def _checked(recipe: str, weight_bits: int | None, activation_bits: int | None, 
             wanted = (f"from {choices[0]} to {choices[-1]}" if isinstance(choices, range)
                       else f"one of {', '.join(map(str, choices))}")
             raise ValueError(f"{name} must be {wanted}, got {value!r}")
-    if activations == "affine" and (default.searched or default.estimator != "max"):
-        raise ValueError(f"activations must be unsigned or signed with recipe {recipe}, got 'affine'")
-    return default, weight_bits, activation_bits, granularity, activations
+    if activations == "affine" and (default.searched or estimator != "max"):
+        raise ValueError(f"activations must be unsigned or signed with recipe {recipe} and estimator {estimator}, "
+                         f"got 'affine'")
+    if widen and not default.searched:
+        raise ValueError(f"widen must be False with recipe {recipe}, which searches nothing, got {widen!r}")
+    return default, weight_bits, activation_bits, granularity, activations, estimator
 
 
 def _encodings(network: Network, images: np.ndarray, estimator: str, bits: int, activations: str

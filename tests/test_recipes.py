@@ -15,6 +15,7 @@ from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import run_float_tensors
 from refquant.network.graph import Add, BatchNorm, Clip, Conv, Flatten, Linear, Network
 from refquant.network.layers import QuantizedClip, QuantizedConv, QuantizedFlatten, QuantizedMaxPool
+from refquant.ranges import ESTIMATORS
 from refquant.recipes import ACTIVATIONS, GRANULARITIES, RECIPES, quantize_network
 from refquant.strategies import images, networks
 
@@ -40,9 +41,13 @@ BAD_ARGUMENTS = [
     ({"activations": ""}, "activations must be one of unsigned, signed, affine, got ''"),
     ({"prefix": "none"}, "prefix must be one of quantized, float, got 'none'"),
     ({"recipe": "tensorrt-int8", "activations": "affine"},
-     "activations must be unsigned or signed with recipe tensorrt-int8, got 'affine'"),
+     "activations must be unsigned or signed with recipe tensorrt-int8 and estimator kl_nvidia, got 'affine'"),
+    ({"estimator": "mse", "activations": "affine"},
+     "activations must be unsigned or signed with recipe max-int8 and estimator mse, got 'affine'"),
+    ({"estimator": "kl"}, f"estimator must be one of {', '.join(ESTIMATORS)}, got 'kl'"),
+    ({"widen": True}, "widen must be False with recipe max-int8, which searches nothing, got True"),
     ({"recipe": "easyquant-int7", "activations": "affine"},
-     "activations must be unsigned or signed with recipe easyquant-int7, got 'affine'"),
+     "activations must be unsigned or signed with recipe easyquant-int7 and estimator max, got 'affine'"),
     ({"accumulator_bits": 8}, "accumulator_bits must be one of 16, 24, 32, got 8"),
     ({"accumulator_bits": 64}, "accumulator_bits must be one of 16, 24, 32, got 64"),
 ]

@@ -1,5 +1,6 @@
-"""Max, KL and EasyQuant at 8 to 4 bits: README's table. ``python tests/benchmarks/compare_scales.py [NETWORK ...]``.
+"""Range estimators and EasyQuant at 8 to 4 bits: README's table.
 
+``python tests/benchmarks/compare_scales.py [NETWORK ...]``
 Networks: digits; resnet8 and dscnn from the folder that REFQUANT_MODELS names. All three: weights per output channel,
 signed narrow codes of as many bits for weights and activations, 50 calibration images, integer inference.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +22,10 @@ from refquant.onnx_io import load_onnx
 from refquant.recipes import quantize_network
 from refquant.report import table
 
-METHODS = {"max": "channelwise-int8", "KL": "tensorrt-int8", "EasyQuant": "easyquant-int8"}
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "max": ("channelwise-int8", {}), "percentile": ("channelwise-int8", {"estimator": "percentile"}),
+    "MSE": ("channelwise-int8", {"estimator": "mse"}), "KL": ("tensorrt-int8", {}),
+    "EasyQuant": ("easyquant-int8", {}), "EasyQuant, widened": ("easyquant-int8", {"widen": True})}
 BITS = (8, 7, 6, 5, 4)
 NETWORKS = ("digits", "resnet8", "dscnn")
 CALIBRATION, BATCH = 50, 50
@@ -52,8 +57,9 @@ def accuracy(case: Case, method: str | None, bits: int = 0) -> float:
     if method is None:
         logits = [run_float(network, images[i:i + BATCH]) for i in range(0, len(images), BATCH)]
     else:
-        quantized = quantize_network(network, calibration, METHODS[method], weight_bits=bits, activation_bits=bits,
-                                     activations="signed")
+        recipe, options = METHODS[method]
+        quantized = quantize_network(network, calibration, recipe, weight_bits=bits, activation_bits=bits,
+                                     activations="signed", **options)
         logits = [quantized.run(images[i:i + BATCH]) for i in range(0, len(images), BATCH)]
     return top1(np.concatenate(logits), labels)
 
