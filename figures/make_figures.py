@@ -22,7 +22,7 @@ from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.graph import Conv
 from refquant.network.integer_forward import run_integer_tensors
 from refquant.report import draw_accuracy, draw_headroom, png, write_atomically
-from refquant.requantization import SEMANTICS, Multiplier
+from refquant.requantization import DIALECTS, Multiplier
 from refquant.rounding import RULES, round_values
 
 HERE = Path(__file__).parent
@@ -124,10 +124,10 @@ def _observed_lanes(count: int) -> tuple[list[int], list[int]]:
 
 
 def draw_dialects() -> Figure:
-    """Chapter 9: the nine semantics over accumulators around the ties of M = 1/4, zero point 1."""
+    """Chapter 9: the nine dialects over accumulators around the ties of M = 1/4, zero point 1."""
     acc = np.arange(-7, 8)
     multiplier, fmt = Multiplier.from_real(0.25), IntFormat(8)
-    codes = np.array([requantize(acc, multiplier, fmt, name, zero_point=1) - 1 for name in SEMANTICS])
+    codes = np.array([requantize(acc, multiplier, fmt, name, zero_point=1) - 1 for name in DIALECTS])
     exact = acc / 4
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     axes = figure.subplots()
@@ -136,7 +136,7 @@ def draw_dialects() -> Figure:
     for (row, column), code in np.ndenumerate(codes):
         axes.text(column, row, str(code), ha="center", va="center",
                   weight="bold" if exact[column] % 1 == 0.5 else "normal")
-    axes.set_yticks(range(len(SEMANTICS)), SEMANTICS)
+    axes.set_yticks(range(len(DIALECTS)), DIALECTS)
     axes.set_xticks(range(len(acc)), [f"{v:g}" for v in exact])
     for column in np.flatnonzero(exact % 1 == 0.5):
         axes.get_xticklabels()[column].set_weight("bold")

@@ -4,16 +4,20 @@ Shape letters, used everywhere: N images, C input channels, O output channels, H
 P x Q output plane, R x S kernel, F features of a flat tensor.
 """
 
-from refquant.digits.weights import load_digits
-from refquant.formats import IntFormat
-from refquant.linear import dequantize, max_scale, quantize
-from refquant.network.float_forward import run_float
-from refquant.network.graph import Network
-from refquant.network.quantized import QuantizedNetwork
-from refquant.network.storage import load_quantized
-from refquant.recipes import quantize_network
-from refquant.requantization import Multiplier, requantize
-from refquant.similarity import cosine, sqnr_db
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from refquant.digits.weights import load_digits
+    from refquant.formats import IntFormat
+    from refquant.linear import dequantize, max_scale, quantize
+    from refquant.network.float_forward import run_float
+    from refquant.network.graph import Network
+    from refquant.network.quantized import QuantizedNetwork
+    from refquant.network.storage import load_quantized
+    from refquant.recipes import quantize_network
+    from refquant.requantization import Multiplier, requantize
+    from refquant.similarity import cosine, sqnr_db
 
 __version__ = "0.1.0"
 
@@ -33,3 +37,26 @@ __all__ = [
     "run_float",
     "sqnr_db",
 ]
+
+# A name is imported from its module when it is first asked for. So the command line starts, and can be
+# interrupted, before NumPy and SciPy are loaded.
+_MODULES = {
+    "digits.weights": ("load_digits",),
+    "formats": ("IntFormat",),
+    "linear": ("dequantize", "max_scale", "quantize"),
+    "network.float_forward": ("run_float",),
+    "network.graph": ("Network",),
+    "network.quantized": ("QuantizedNetwork",),
+    "network.storage": ("load_quantized",),
+    "recipes": ("quantize_network",),
+    "requantization": ("Multiplier", "requantize"),
+    "similarity": ("cosine", "sqnr_db"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"refquant.{module}"), name)
+            return value
+    raise AttributeError(f"module 'refquant' has no attribute {name!r}")

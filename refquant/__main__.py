@@ -1,8 +1,6 @@
 """``python -m refquant`` is the command line."""
 
-import sys
-
-from refquant.cli import main
+from refquant.cli import console
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

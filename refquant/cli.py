@@ -1,14 +1,18 @@
-"""The command line: ``refquant demo``, ``refquant quantize``, ``refquant bounds``."""
+"""The command line: ``refquant demo``, ``refquant quantize``, ``refquant bounds``, ``refquant dialects``."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
+
+INTERRUPTED = "refquant: interrupted"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -24,31 +28,48 @@ class _Parser(argparse.ArgumentParser):
 def _quantize(arguments: argparse.Namespace) -> None:
     from refquant import report
     from refquant.onnx_io import load_onnx
-    from refquant.own_network import build_own, evaluate_own, load_data, render_own
+    from refquant.own_network import build_own, data_files, evaluate_own, figure_files, load_data, origin
 
     report.check_directory(arguments.out)
     recipes = list(dict.fromkeys(arguments.recipe))
     network = load_onnx(arguments.model)
     data = load_data(arguments.data, network.input_shape, arguments.calibration_images, arguments.images)
     options = {name: getattr(arguments, name) for name in (
-        "weight_bits", "activation_bits", "granularity", "activations", "semantics")}
-    network, networks = build_own(network, data, recipes, options, _progress)
-    directory = report.prepare_directory(arguments.out)
-    result = evaluate_own(network, networks, data, _progress)
-    _deliver(report.own_table(result), render_own(result, networks, network, data), directory)
+        "weight_bits", "activation_bits", "granularity", "activations", "estimator", "dialect")}
+    network, built = build_own(network, data, recipes, options, _progress)
+    result = {**evaluate_own(network, built, data, _progress), **origin(arguments.model)}
+    _deliver(report.own_table(result), data_files(result, built), figure_files(result, built, network, data),
+             arguments.out)
+    if data.ignored:
+        print(f"refquant: {arguments.data}: not needed, and not read: {', '.join(data.ignored)}", file=sys.stderr)
 
 
-def _deliver(text: str, files: dict[str, bytes], directory: Path) -> None:
-    from refquant import report
-
-    written = report.write_files(files, directory)
-    print(text)
+def _deliver(text: str, files: dict[str, bytes], figures: Iterable[tuple[str, bytes]], directory: Path) -> None:
+    """Write the data, print the table, and only then draw: no figure can cost a result."""
+    written = _write(files, directory)
+    print(text, flush=True)
+    for name, content in figures:
+        written += _write({name: content}, directory)
     print("\nWrote " + ", ".join(str(path) for path in written))
 
 
+def _write(files: dict[str, bytes], directory: Path) -> list[Path]:
+    """Write files; Ctrl-C is an exception meanwhile, so that temporary files are taken away."""
+    from refquant import report
+
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is _interrupt:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    written = report.write_files(files, directory)
+    if handler is _interrupt:
+        signal.signal(signal.SIGINT, handler)
+    return written
+
+
 def _add_quantize(commands: Any) -> None:
-    from refquant.recipes import GRANULARITIES, RECIPES
-    from refquant.requantization import SEMANTICS
+    from refquant.ranges import ESTIMATORS
+    from refquant.recipe_settings import GRANULARITIES, RECIPES
+    from refquant.requantization import DIALECTS
 
     described = "; ".join(f"{name}: {recipe.source}" for name, recipe in RECIPES.items())
     quantize = commands.add_parser("quantize", help="quantize an ONNX network and run it in integers on your data",
@@ -68,11 +89,14 @@ def _add_quantize(commands: Any) -> None:
                       help="activations unsigned where nothing is negative, as after ReLU (default: the recipe's)")
     sign.add_argument("--signed", dest="activations", action="store_const", const="signed",
                       help="activations signed narrow")
+    quantize.add_argument("--estimator", choices=ESTIMATORS, metavar="NAME",
+                          help=f"of the activations' ranges: {', '.join(ESTIMATORS)} (default: the recipe's)")
     quantize.add_argument("--calibration-images", type=int, metavar="N",
                           help="how many images calibrate (default: all calibration_inputs, or else 50 inputs)")
     quantize.add_argument("--images", type=int, metavar="N", help="evaluate only so many images (default: all)")
-    quantize.add_argument("--semantics", choices=SEMANTICS, default="single_round", metavar="ID",
-                          help=f"how sums are requantized: {', '.join(SEMANTICS)} (default: %(default)s)")
+    quantize.add_argument("--dialect", choices=DIALECTS, default="single_round", metavar="NAME",
+                          help="how sums are requantized, one of those that `refquant dialects` explains "
+                               "(default: %(default)s)")
     quantize.set_defaults(run=_quantize)
 
 
@@ -130,15 +154,21 @@ def _progress(rows: list[Any]) -> Iterable[Any]:
 
 def _demo(arguments: argparse.Namespace) -> None:
     from refquant import report
-    from refquant.demo import render_demo, run_demo
+    from refquant.demo import demo_figures, run_demo
 
-    directory = report.prepare_directory(arguments.out)
+    report.check_directory(arguments.out)
     result = run_demo(arguments.all, _progress)
-    _deliver(report.demo_tables(result), render_demo(result), directory)
+    _deliver(report.demo_tables(result), {"report.json": (json.dumps(result, indent=1) + "\n").encode()},
+             demo_figures(result), arguments.out)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns its exit code: 0, or 2 for a caller's mistake, told in one sentence."""
+def _dialects(arguments: argparse.Namespace) -> None:
+    from refquant import report
+
+    print(report.dialects_table())
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="refquant", description="The bit-exact reference for post-training quantization.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     demo = commands.add_parser("demo", help="quantize the bundled CNN and run it in integers on the bundled digits")
@@ -148,19 +178,47 @@ def main(argv: list[str] | None = None) -> int:
     demo.set_defaults(run=_demo)
     _add_quantize(commands)
     _add_bounds(commands)
-    arguments = parser.parse_args(argv)
+    dialects = commands.add_parser("dialects", help="the nine ways to requantize: formulas, and who computes so")
+    dialects.set_defaults(run=_dialects)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns its exit code: 0, or 2 for a caller's mistake, told in one sentence."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a letter shows its escape
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        arguments = _parser().parse_args(argv)
         arguments.run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
     except KeyboardInterrupt:
-        print("refquant: interrupted", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"refquant: {error.filename}: {error.strerror}", file=sys.stderr)
+        if error.filename is None:  # what is printed was not taken
+            _close_output()
+        print(f"refquant: {error.filename or 'standard output'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except (ValueError, OverflowError, ModuleNotFoundError) as error:
         print(f"refquant: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def console() -> NoReturn:
+    """The entry point: ``main``, and Ctrl-C in one line at any moment."""
+    signal.signal(signal.SIGINT, _interrupt)
+    sys.exit(main())
+
+
+def _interrupt(*_: Any) -> None:
+    """End at once: Python's own KeyboardInterrupt, raised within an import, can come out as another error."""
+    os.write(2, f"{INTERRUPTED}\n".encode())
+    os._exit(130)
+
+
+def _close_output() -> None:
+    """Nothing more is written, not even when Python flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

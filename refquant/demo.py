@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from refquant import report
+from refquant import __version__, report
 from refquant.digits.weights import calibration_images, load_digits
 from refquant.evaluation import Evaluation, StageReport, evaluate, top1
 from refquant.integer_kernels import LaneReport, WinogradReport, run_lanes, run_winograd
 from refquant.network.float_forward import run_float64_tensors
+from refquant.recipe_settings import settings
 from refquant.recipes import quantize_network
 
 
@@ -59,7 +59,9 @@ def run_demo(everything: bool = False, progress: Progress = list) -> dict[str, A
         rows.append(_row_entry(row, result))
         if row == STAGES_OF:
             stages = result.stages
-    return {"float_top1": top1(logits, labels), "images": len(images), "rows": rows,
+    return {"refquant": __version__, "network": "digits", "calibration": {"source": "training images",
+                                                                          "images": len(calibration)},
+            "float_top1": top1(logits, labels), "images": len(images), "rows": rows,
             "stages_of": _describe(STAGES_OF), "stages": [_stage_entry(stage) for stage in stages],
             "lane_images": KERNEL_IMAGES, **run_kernels()}
 
@@ -80,8 +82,10 @@ def _describe(row: Row) -> str:
 
 
 def _row_entry(row: Row, result: Evaluation) -> dict[str, Any]:
-    return {"network": "digits", "method": row.method, "weight_bits": row.bits, "activation_bits": row.bits,
-            "granularity": row.granularity, "simulated_top1": result.simulated_top1,
+    chosen = settings(row.recipe, weight_bits=row.bits, activation_bits=row.bits, granularity=row.granularity)
+    return {"network": "digits", "method": row.method, "label": chosen.label, "weight_bits": row.bits,
+            "activation_bits": row.bits, "granularity": row.granularity, "activations": chosen.activations,
+            "dialect": chosen.dialect, "simulated_top1": result.simulated_top1,
             "integer_top1": result.integer_top1, "codes_equal": result.codes_equal, "cosine": result.cosine,
             "sqnr_db": result.sqnr_db, "weight_bytes": result.weight_bytes}
 
@@ -98,8 +102,7 @@ def _winograd_entry(tile: tuple[int, int], stage: WinogradReport) -> dict[str, A
     return {"tile": f"F({tile[0]},{tile[1]})", **asdict(stage), "format": str(stage.format)}
 
 
-def render_demo(result: dict[str, Any]) -> dict[str, bytes]:
-    """The content of the two figures and of ``report.json``, by file name."""
-    return {"accuracy.png": report.png(report.draw_accuracy(result)),
-            "headroom.png": report.png(report.draw_headroom(result)),
-            "report.json": (json.dumps(result, indent=1) + "\n").encode()}
+def demo_figures(result: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+    """The two figures, by file name."""
+    yield "accuracy.png", report.png(report.draw_accuracy(result))
+    yield "headroom.png", report.png(report.draw_headroom(result))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from refquant.bounds import dot_product_range
 from refquant.calibration import calibrate, observe_extremes
 from refquant.formats import IntFormat
-from refquant.layer_search import PREFIXES, LayerBatches, search_node
+from refquant.layer_search import LayerBatches, search_node
 from refquant.linear import affine_parameters, max_scale, quantize
 from refquant.network.assembly import QuantizedWeight, assemble, check_integer_forms, encoding_sources
 from refquant.network.batchnorm import fold_batchnorm
@@ -19,43 +19,16 @@ from refquant.network.float_forward import check_images
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.layers import Encoding
 from refquant.network.quantized import QuantizedNetwork
-from refquant.ranges import ESTIMATORS, in_float32, threshold, threshold_scale
-from refquant.requantization import SEMANTICS
+from refquant.ranges import in_float32, threshold, threshold_scale
+from refquant.recipe_settings import RECIPES, settings
 from refquant.rounding import round_fraction
-
-
-class Recipe(NamedTuple):
-    """A recipe's defaults, and where it comes from."""
-
-    granularity: str
-    bits: int
-    activations: str
-    estimator: str  # of the activations' ranges, one of ranges.ESTIMATORS
-    searched: bool  # whether EasyQuant goes on from there
-    source: str
-
-
-_TENSORRT = "activations by KL as NVIDIA's toolkit searches it (Migacz 2017), weights by max per output channel"
-_EASYQUANT = "EasyQuant's search of both scales from max, weights per output channel (arXiv 2006.16669)"
-RECIPES = {
-    "max-int8": Recipe("layer", 8, "unsigned", "max", False,
-                       "max-scaling, one weight scale per layer (EasyQuant Eq. 1)"),
-    "channelwise-int8": Recipe("channel", 8, "unsigned", "max", False,
-                               "max-scaling, one weight scale per output channel"),
-    "tensorrt-int8": Recipe("channel", 8, "signed", "kl_nvidia", False, _TENSORRT),
-    "tensorrt-int7": Recipe("channel", 7, "signed", "kl_nvidia", False, f"{_TENSORRT}, 7 bits"),
-    "easyquant-int8": Recipe("channel", 8, "signed", "max", True, _EASYQUANT),
-    "easyquant-int7": Recipe("channel", 7, "signed", "max", True, f"{_EASYQUANT}, 7 bits"),
-}
-GRANULARITIES = ("layer", "channel")
-ACTIVATIONS = ("unsigned", "signed", "affine")
 
 
 def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
                      weight_bits: int | None = None, activation_bits: int | None = None,
                      granularity: str | None = None, activations: str | None = None, estimator: str | None = None,
                      widen: bool = False, prefix: str = "quantized", accumulator_bits: int = 32,
-                     semantics: str = "single_round") -> QuantizedNetwork:
+                     dialect: str = "single_round") -> QuantizedNetwork:
     """Quantize a float network after training.
 
     ``max-int8`` and ``channelwise-int8``: every scale is q_max / max|x|, over the weights of a layer
@@ -74,7 +47,7 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     ``ranges.ESTIMATORS``. All five are the recipe's by default. widen: EasyQuant's ranges, as
     ``easyquant.search_layer`` says. prefix: whether EasyQuant sees a layer's inputs through the layers already
     ``quantized`` or from the ``float`` network.
-    accumulator_bits: 16, 24 or 32.
+    accumulator_bits: 16, 24 or 32. dialect: how sums are requantized, one of ``requantization.DIALECTS``.
     Raises ValueError for other values, bad images, and accumulators that are proven too narrow.
 
     >>> import refquant
@@ -83,60 +56,29 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     >>> bool((quantized.run(images).argmax(axis=1) == labels).mean() > 0.98)
     True
     """
-    default, weight_bits, activation_bits, granularity, activations, estimator = _checked(
-        recipe, weight_bits, activation_bits, granularity, activations, estimator, widen, prefix, accumulator_bits,
-        semantics)
+    chosen = settings(recipe, weight_bits=weight_bits, activation_bits=activation_bits, granularity=granularity,
+                      activations=activations, estimator=estimator, widen=widen, prefix=prefix,
+                      accumulator_bits=accumulator_bits, dialect=dialect)
     folded = fold_batchnorm(network)
     check_integer_forms(folded)
     images = check_images(images, folded.input_shape)
-    accumulator, axis = IntFormat(accumulator_bits), 0 if granularity == "channel" else None
+    accumulator, axis = IntFormat(chosen.accumulator_bits), 0 if chosen.granularity == "channel" else None
     sources = encoding_sources(folded)
-    encodings = _encodings(folded, images, estimator, activation_bits, activations)
+    encodings = _encodings(folded, images, chosen.estimator, chosen.activation_bits, chosen.activations)
     weights: dict[str, QuantizedWeight] = {}
     settled: set[str] = set()
     for node in folded.nodes:
         if isinstance(node, (Conv, Linear)):
-            scale = max_scale(node.weight, IntFormat(weight_bits, narrow=True), axis)
+            scale = max_scale(node.weight, IntFormat(chosen.weight_bits, narrow=True), axis)
             source = sources[node.inputs[0]]
-            if default.searched:
-                found = search_node(LayerBatches(folded, node, images, encodings, weights, prefix), weight_bits,
-                                    granularity, scale, encodings[source].scale, source in settled, widen)
+            if RECIPES[recipe].searched:
+                batches = LayerBatches(folded, node, images, encodings, weights, chosen.prefix)
+                found = search_node(batches, chosen.weight_bits, chosen.granularity, scale, encodings[source].scale,
+                                    source in settled, chosen.widen)
                 scale, settled = found.weight_scale, settled | {source}
                 encodings[source] = replace(encodings[source], scale=found.activation_scale)
-            weights[node.name] = quantize_weight(node, scale, weight_bits, encodings[source], accumulator)
-    return assemble(folded, encodings, weights, accumulator, semantics)
-
-
-def _checked(recipe: str, weight_bits: int | None, activation_bits: int | None, granularity: str | None,
-             activations: str | None, estimator: str | None, widen: bool, prefix: str, accumulator_bits: int,
-             semantics: str) -> tuple[Recipe, int, int, str, str, str]:
-    """The recipe, and its defaults where nothing else is asked for; ValueError for what is not to be had."""
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
-    default = RECIPES[recipe]
-    granularity = default.granularity if granularity is None else granularity
-    activations = default.activations if activations is None else activations
-    estimator = default.estimator if estimator is None else estimator
-    weight_bits = default.bits if weight_bits is None else weight_bits
-    activation_bits = default.bits if activation_bits is None else activation_bits
-    for name, value, choices in (("granularity", granularity, GRANULARITIES),
-                                 ("activations", activations, ACTIVATIONS), ("estimator", estimator, ESTIMATORS),
-                                 ("prefix", prefix, PREFIXES),
-                                 ("accumulator_bits", accumulator_bits, (16, 24, 32)),
-                                 ("semantics", semantics, tuple(SEMANTICS)),
-                                 ("weight_bits", weight_bits, range(2, 17)),
-                                 ("activation_bits", activation_bits, range(2, 17))):
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if value not in choices or not (whole or isinstance(value, str)):
-            wanted = (f"from {choices[0]} to {choices[-1]}" if isinstance(choices, range)
-                      else f"one of {', '.join(map(str, choices))}")
-            raise ValueError(f"{name} must be {wanted}, got {value!r}")
-    if activations == "affine" and (default.searched or estimator != "max"):
-        raise ValueError(f"activations must be unsigned or signed with recipe {recipe} and estimator {estimator}, "
-                         f"got 'affine'")
-    if widen and not default.searched:
-        raise ValueError(f"widen must be False with recipe {recipe}, which searches nothing, got {widen!r}")
-    return default, weight_bits, activation_bits, granularity, activations, estimator
+            weights[node.name] = quantize_weight(node, scale, chosen.weight_bits, encodings[source], accumulator)
+    return assemble(folded, encodings, weights, accumulator, chosen.dialect)
 
 
 def _encodings(network: Network, images: np.ndarray, estimator: str, bits: int, activations: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 
 from refquant.bounds import headroom_bits
 from refquant.formats import IntFormat, smallest_format
+from refquant.requantization import FORMULAS, NOTATION
 
 
 def check_directory(directory: Path) -> None:
@@ -43,6 +45,9 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
         os.chmod(name, 0o644)
         os.replace(name, path)
+    except OSError as error:
+        os.unlink(name)
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     except BaseException:
         os.unlink(name)
         raise
@@ -102,7 +107,10 @@ def demo_tables(result: dict[str, Any]) -> str:
         [(*key, *(_bits_seen_and_proven(stages[name]) for name in shown),
           f"{min(headroom_bits(s['proven_min'], s['proven_max'], IntFormat(32)) for s in stages.values()):.1f}",
           "yes" if all(s["sums_equal"] for s in stages.values()) else "NO") for key, stages in by_layer.items()])
-    return (f"Digits CNN, {result['images']} held-out images, float top-1 {result['float_top1']:.2f} %\n\n"
+    calibration = result["calibration"]
+    return (f"Digits CNN, {result['images']} held-out images, float top-1 {result['float_top1']:.2f} %\n"
+            f"calibrated on {calibration['images']} {calibration['source']}; dialect {result['rows'][0]['dialect']}; "
+            f"refquant {result['refquant']}\n\n"
             f"Integer-only inference (after a ReLU, activations are unsigned for max, else signed)\n\n{accuracy}\n\n"
             f"Integer sums before requantization ({result['stages_of']})\n\n{sums}\n\n"
             f"3x3 layers through int16 lanes, SMLAL and SADALP ({result['lane_images']} images)\n\n{lanes}\n\n"
@@ -147,7 +155,7 @@ def draw_headroom(result: dict[str, Any]) -> Figure:
     axes.barh(places, proven, color="0.8", label="proven worst case")
     axes.barh(places, seen, height=0.4, color="C0", label="seen")
     axes.plot(limits, places, "|", color="C3", markersize=14, markeredgewidth=2, label="format")
-    axes.set_yticks(places, [f"{s['layer']} {s['stage']}" for s in stages])
+    axes.set_yticks(places, [f"{_shown(s['layer'])} {s['stage']}" for s in stages], parse_math=False)
     axes.invert_yaxis()
     axes.set(xlabel="bits of the sum, sign included",
              title=f"Integer sums before requantization\n{result['stages_of']}")
@@ -156,18 +164,27 @@ def draw_headroom(result: dict[str, Any]) -> Figure:
 
 
 def own_table(result: dict[str, Any]) -> str:
-    """The table of ``refquant quantize``: a row per recipe."""
+    """The table of ``refquant quantize``: how the networks were made, and a row per recipe."""
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
+    def decibels(entry: dict[str, Any]) -> str:
+        if entry["sqnr_db"] is None:  # no error at all, or no signal
+            return "inf" if entry["cosine"] == 1 else "-inf"
+        return f"{entry['sqnr_db']:.1f}"
+
     entries = result.get("recipes", [result])
-    rows = [(e["recipe"], percent(e["integer_top1"]), percent(e["simulated_top1"]), f"{e['agreement']:.2f}",
-             "yes" if e["codes_equal"] else "NO", f"{e['cosine']:.4f}",
-             "inf" if e["sqnr_db"] is None else f"{e['sqnr_db']:.1f}", str(e["weight_bytes"]), f"{e['seconds']:.1f}")
-            for e in entries]
-    header = ("recipe", "top-1 %", "simulated %", "agreement %", "codes_equal", "cosine", "SQNR dB", "weight bytes",
-              "seconds")
-    return (f"{entries[0]['images']} images, float top-1 {percent(entries[0]['float_top1'])} %\n\n"
+    rows = [(e["label"], f"{e['weight_bits']}/{e['activation_bits']}", e["granularity"], e["activations"],
+             percent(e["integer_top1"]), f"{e['agreement']:.2f}", "yes" if e["codes_equal"] else "NO",
+             f"{e['cosine']:.4f}", decibels(e), str(e["weight_bytes"]), f"{e['seconds']['search']:.1f}",
+             f"{e['seconds']['evaluation']:.1f}") for e in entries]
+    header = ("recipe", "bits W/A", "scales per", "activations", "top-1 %", "agreement %", "codes_equal", "cosine",
+              "SQNR dB", "weight bytes", "search s", "evaluation s")
+    made, calibration = result.get("model"), result["calibration"]
+    model = f"{made['file']}, sha256 {made['sha256'][:12]}; " if made else ""
+    return (f"{entries[0]['images']} images, float top-1 {percent(entries[0]['float_top1'])} %\n"
+            f"{model}calibrated on {calibration['images']} images ({calibration['source']}); "
+            f"dialect {entries[0]['dialect']}; refquant {result['refquant']}\n\n"
             f"Integer-only inference\n\n{table(header, rows)}")
 
 
@@ -182,15 +199,26 @@ def bounds_table(result: dict[str, Any]) -> str:
             + f"\n\nInput channels that fit int32: {most}")
 
 
+def dialects_table() -> str:
+    """The table of ``refquant dialects``."""
+    rows = [(name, *texts) for name, texts in FORMULAS.items()]
+    return (f"Value before zero point and clamping\n\n{table(('dialect', 'value', 'who computes so'), rows)}\n\n"
+            f"{NOTATION}")
+
+
 def draw_layer_sqnr(entry: dict[str, Any]) -> Figure:
     """SQNR of every layer's output against the float network's."""
     layers = entry["layers"]
     figure = Figure(figsize=(max(6.4, 0.28 * len(layers) + 1.5), 4.2), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(layers))
-    axes.bar(places, [np.nan if layer["sqnr_db"] is None else layer["sqnr_db"] for layer in layers])
-    axes.set_xticks(places, [layer["name"] for layer in layers], rotation=90, fontsize="small")
-    axes.set(ylabel="SQNR of the output (dB)", title=f"{entry['recipe']}, {entry['images']} images")
+    axes.bar(places, [layer["sqnr_db"] or 0.0 for layer in layers])
+    for place, layer in zip(places, layers):
+        if layer["sqnr_db"] is None:
+            axes.text(float(place), 0, "∞" if layer["cosine"] == 1 else "-∞", ha="center", va="bottom")
+    axes.set_xticks(places, [_shown(layer["name"]) for layer in layers], rotation=90, fontsize="small",
+                    parse_math=False)
+    axes.set(ylabel="SQNR of the output (dB)", title=f"{entry['label']}, {entry['images']} images")
     axes.grid(axis="y", alpha=0.3)
     return figure
 
@@ -204,7 +232,7 @@ def draw_weight_ranges(weights: dict[str, np.ndarray]) -> Figure:
     for place, ranges in enumerate(weights.values()):
         axes.plot(np.full(len(ranges), place), np.maximum(ranges, floor), "_", color="C0", alpha=0.5)
     axes.set_yscale("log")
-    axes.set_xticks(range(len(weights)), list(weights), rotation=90, fontsize="small")
+    axes.set_xticks(range(len(weights)), list(map(_shown, weights)), rotation=90, fontsize="small", parse_math=False)
     axes.set(ylabel="max |w| of a channel", title="Weight ranges per output channel, after folding batch norm")
     axes.grid(axis="y", alpha=0.3)
     return figure
@@ -220,7 +248,7 @@ def draw_activations(thresholds: dict[str, tuple[np.ndarray, np.ndarray]]) -> Fi
         axes.hist(values.ravel().astype(np.float64), bins=80, color="C0", log=True)
         for end in ends:
             axes.axvline(end, color="C3", linestyle="--", linewidth=1)
-        axes.set_title(name, fontsize="small")
+        axes.set_title(_shown(name), fontsize="small", parse_math=False)
         axes.tick_params(labelsize="x-small")
     for axes in grid.flat[len(thresholds):]:
         axes.axis("off")
@@ -228,8 +256,17 @@ def draw_activations(thresholds: dict[str, tuple[np.ndarray, np.ndarray]]) -> Fi
     return figure
 
 
+def _shown(name: str) -> str:
+    """A name from a stranger's file as a label: control characters escaped, the middle of a long one left out."""
+    name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    room = 32 if name.isascii() else 16  # other alphabets can be twice as wide
+    return name if len(name) <= room else f"{name[:room // 2]}...{name[3 - room // 2:]}"
+
+
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file's bytes; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # drawn as a box
+        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()

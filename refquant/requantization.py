@@ -2,25 +2,8 @@
 
 The scale of a layer's sums is S_x·S_w, that of its output codes S_y; between them lies the real
 M = S_y / (S_x·S_w). Hardware multiplies by m·2^(shift-31), m a 31-bit integer, and rounds: once or
-twice, by this or that rule. Nine such semantics have names here. With L = max(shift, 0),
-R = max(-shift, 0), t = 31 - shift, and gemmlowp's
-
-    SRDHM(a, b)  = (a·b + 2^30) >> 31       rounding doubling high multiply, ties up
-    RDBPOT(x, e) = x / 2^e                  rounding divide by a power of two, ties away from zero
-
-the value before zero point and clamping is
-
-    gemmlowp_double    RDBPOT(SRDHM(wrap32(x·2^L), m), R)             gemmlowp, TFLite, CMSIS-NN, TOSA double round
-    neon_double        (SRDHM(wrap32(x·2^L), m) + 2^(R-1)) >> R       TFLite on NEON (SQRDMULH, SRSHL)
-    single_round       (x·m + 2^(t-1)) >> t                           TFLite single rounding, ruy, TOSA
-    float32_half_even  rint(float32(x)·float32(M)), ties to even      ONNX Runtime
-    float32_half_away  round(float32(x)·float32(M)), ties away        ncnn
-    multiplier16       (x·m16 + 2^(14-shift)) >> (15-shift)           hardware with 16-bit multipliers
-    shift_floor        (x·m) >> t                                     the cheapest hardware
-    exact_half_even    x·M, exact, ties to even                       the oracle
-    zero_point_first   rint(x·M + zero_point) - zero_point, exact     ONNX's Python reference for QLinearConv
-
-where m16 = (m + 2^15) >> 16, but 0x7FFF for m >= 0x7FFF0000.
+twice, by this or that rule. How a device does it is its dialect; nine have names here. FORMULAS gives each
+one's value before zero point and clamping, and who computes so; ``refquant dialects`` prints the table.
 """
 
 from __future__ import annotations
@@ -34,6 +17,27 @@ import numpy as np
 
 from refquant.formats import IntFormat, as_integers, frozen_copy, wrap
 from refquant.rounding import round_product, round_values, shift_right
+
+NOTATION = """\
+x: the integer sum. M: the real multiplier, M = m·2^(shift-31), 2^30 <= m < 2^31. z: the zero point.
+L = max(shift, 0), R = max(-shift, 0), t = 31 - shift. >> is floor. wrap32: two's complement of 32 bits.
+SRDHM(a, b) = (a·b + 2^30) >> 31: rounding doubling high multiply, ties up.
+RDBPOT(x, e) = x / 2^e: rounding divide by a power of two, ties away from zero.
+m16 = (m + 2^15) >> 16, but 0x7FFF for m >= 0x7FFF0000."""
+
+# name: (the value before zero point and clamping, who computes so)
+FORMULAS = {
+    "gemmlowp_double": ("RDBPOT(SRDHM(wrap32(x·2^L), m), R)", "gemmlowp, TFLite's reference kernels, CMSIS-NN"),
+    "neon_double": ("(SRDHM(wrap32(x·2^L), m) + 2^(R-1)) >> R", "TFLite's kernels on NEON (SQRDMULH, SRSHL)"),
+    "single_round": ("(x·m + 2^(t-1)) >> t", "TFLite with single rounding, ruy, TOSA; the default here"),
+    "float32_half_even": ("rint(float32(x)·float32(M)), ties to even", "ONNX Runtime, XNNPACK in float32"),
+    "float32_half_away": ("round(float32(x)·float32(M)), ties away", "ncnn, which clamps to ±127"),
+    "multiplier16": ("(x·m16 + 2^(14-shift)) >> (15-shift)", "CMSIS-NN and TFLite for int64 sums"),
+    "shift_floor": ("(x·m) >> t", "the cheapest hardware"),
+    "exact_half_even": ("x·M, exact, ties to even", "nobody: what the others approximate"),
+    "zero_point_first": ("rint(x·M + z) - z, exact", "ONNX's Python reference of QLinearConv"),
+}
+DIALECTS = tuple(FORMULAS)
 
 _INT32 = IntFormat(32)
 # Elements in a block: its temporaries stay in the cache.
@@ -104,7 +108,7 @@ def _positive(real: Any) -> np.ndarray:
     return real
 
 
-# One function per semantics: (x, real, m, shift, zero_point) to the value before the zero point is
+# One function per dialect: (x, real, m, shift, zero_point) to the value before the zero point is
 # added. x: int64 within int32; the parameters broadcast against it. int64 holds every x·m < 2^62.
 
 def _srdhm(x: np.ndarray, m: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -179,40 +183,39 @@ _RULES: dict[str, tuple[_Rule, tuple[int, int] | None]] = {
     "exact_half_even": (_exact_half_even, None),
     "zero_point_first": (_zero_point_first, None),
 }
-SEMANTICS = tuple(_RULES)
 # These shift the sum left before they multiply it, in 32 bits, where it can wrap.
 SHIFT_LEFT_FIRST = ("gemmlowp_double", "neon_double")
 
 
-def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, semantics: str = "single_round",
+def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, dialect: str = "single_round",
                zero_point: int = 0) -> np.ndarray:
-    """Output codes clip(round(acc·M) + zero_point, fmt.min, fmt.max), rounded as ``semantics`` says.
+    """Output codes clip(round(acc·M) + zero_point, fmt.min, fmt.max), rounded as ``dialect`` says.
 
     acc: integers within int32, any shape. multiplier: broadcasts against acc. fmt: at most 33 bits.
-    semantics: one of the nine of the module's table. zero_point: a code of fmt, added
+    dialect: one of DIALECTS. zero_point: a code of fmt, added
     after rounding (but see ``zero_point_first``). Returns ``fmt.dtype``.
 
-    ValueError for floats, sums beyond int32, shapes that do not fit, unknown semantics, and, in the
-    semantics that shift, shifts outside -31..30 (-31..14 for ``multiplier16``).
+    ValueError for floats, sums beyond int32, shapes that do not fit, unknown dialects, and, in the
+    dialects that shift, shifts outside -31..30 (-31..14 for ``multiplier16``).
 
     >>> requantize(np.array([1, -2, 5]), Multiplier.from_real(0.5), IntFormat(8))
     array([ 1, -1,  3], dtype=int8)
     >>> requantize(np.array([1, -2, 5]), Multiplier.from_real(0.5), IntFormat(8), "exact_half_even")
     array([ 0, -1,  2], dtype=int8)
     """
-    if semantics not in SEMANTICS:
-        raise ValueError(f"semantics must be one of {', '.join(SEMANTICS)}, got {semantics!r}")
+    if dialect not in DIALECTS:
+        raise ValueError(f"dialect must be one of {', '.join(DIALECTS)}, got {dialect!r}")
     if not isinstance(multiplier, Multiplier):
         raise ValueError(f"multiplier must be a Multiplier (see Multiplier.from_real), got {multiplier!r}")
-    rule, legal = _RULES[semantics]
+    rule, legal = _RULES[dialect]
     acc = as_integers(acc, "acc")
     if acc.size and not (_INT32.min <= acc.min() and acc.max() <= _INT32.max):
         raise ValueError(f"acc must fit int32, got values from {acc.min()} to {acc.max()}")
     shift = multiplier.shift
     if legal and shift.size and not (legal[0] <= shift.min() and shift.max() <= legal[1]):
-        raise ValueError(f"{semantics} takes shifts from {legal[0]} to {legal[1]}, got {shift.min()}..{shift.max()}")
-    if semantics.startswith("float32") and multiplier.real.max(initial=0) > np.finfo(np.float32).max:
-        raise ValueError(f"{semantics} takes multipliers that float32 holds, got {multiplier.real.max()}")
+        raise ValueError(f"{dialect} takes shifts from {legal[0]} to {legal[1]}, got {shift.min()}..{shift.max()}")
+    if dialect.startswith("float32") and multiplier.real.max(initial=0) > np.finfo(np.float32).max:
+        raise ValueError(f"{dialect} takes multipliers that float32 holds, got {multiplier.real.max()}")
     if not isinstance(fmt, IntFormat):
         raise ValueError(f"fmt must be an IntFormat, as in IntFormat(8), got {fmt!r}")
     if fmt.bits > 33:  # one more than a sum has: a proof can then see a code that does not fit int32

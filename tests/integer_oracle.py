@@ -1,7 +1,7 @@
 """An interpreter of integer networks in plain Python: one pixel at a time, exact rationals, no NumPy arithmetic.
 
-Written from the statement of the semantics, for comparison with ``network/integer_forward.py``:
-sums of products of Python integers; a sum times its multiplier, rounded as the nine semantics say;
+Written from the statement of the dialect, for comparison with ``network/integer_forward.py``:
+sums of products of Python integers; a sum times its multiplier, rounded as the nine dialects say;
 zero point added after rounding, before clamping. Tensors are nested lists.
 """
 
@@ -62,11 +62,11 @@ def doubling_high(acc: int, scale: Scale) -> int:
     return half_up(Fraction(wrapped * scale.m, 2**31))
 
 
-def scaled(acc: int, scale: Scale, semantics: str, zero_point: int) -> int:
+def scaled(acc: int, scale: Scale, dialect: str, zero_point: int) -> int:
     """acc·M as an integer, before the zero point is added."""
     right = 2 ** max(-scale.shift, 0)
     fixed_point_product = Fraction(acc * scale.m) * Fraction(2) ** (scale.shift - 31)
-    match semantics:
+    match dialect:
         case "gemmlowp_double":
             return half_away(Fraction(doubling_high(acc, scale), right))
         case "neon_double":
@@ -86,7 +86,7 @@ def scaled(acc: int, scale: Scale, semantics: str, zero_point: int) -> int:
             return round(acc * Fraction(scale.real))
         case "zero_point_first":
             return round(acc * Fraction(scale.real) + zero_point) - zero_point
-    raise AssertionError(semantics)
+    raise AssertionError(dialect)
 
 
 def shift_ties_up(total: int, bits: int) -> int:
@@ -159,7 +159,7 @@ def _finish(whole: int, layer: L.ClippedLayer, output: L.Encoding) -> int:
 
 def _requantize(acc: int, scale: Scale, program: L.IntegerProgram, layer: L.ClippedLayer) -> int:
     output = program.encodings[layer.output]
-    return _finish(scaled(acc, scale, program.semantics, output.zero_point), layer, output)
+    return _finish(scaled(acc, scale, program.dialect, output.zero_point), layer, output)
 
 
 def _from_guarded(total: int, program: L.IntegerProgram, layer: L.ClippedLayer) -> int:
@@ -188,7 +188,7 @@ def _convolution(program, layer, encoding, codes):
         y = [_map(_requantize, channel, scale, program, layer) for channel, scale in zip(accumulators[0], scales[0])]
         stages = {"accumulator": accumulators[0]}
     else:
-        guarded = [[_map(scaled, channel, scale, program.semantics, 0) for channel, scale in zip(sums, per_channel)]
+        guarded = [[_map(scaled, channel, scale, program.dialect, 0) for channel, scale in zip(sums, per_channel)]
                    for sums, per_channel in zip(accumulators, scales)]
         total = [[[sum(pixels) for pixels in zip(*rows)] for rows in zip(*channels)] for channels in zip(*guarded)]
         y = _map(_from_guarded, total, program, layer)
@@ -254,7 +254,7 @@ def _add(program, layer, encodings, inputs):
     def total(*codes):
         if isinstance(codes[0], list):
             return [total(*inner) for inner in zip(*codes)]
-        return sum(scaled(code - e.zero_point, scale, program.semantics, 0)
+        return sum(scaled(code - e.zero_point, scale, program.dialect, 0)
                    for code, e, scale in zip(codes, encodings, scales))
 
     sums = total(*inputs)

@@ -47,6 +47,7 @@ network.storage
 network.assembly
 calibration
 layer_search
+recipe_settings
 recipes
 evaluation
 integer_kernels

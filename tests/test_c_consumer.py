@@ -42,51 +42,51 @@ def compiled(tmp_path_factory):
 GREATEST_SHIFT = {"gemmlowp_double": 30, "single_round": 30, "multiplier16": 14}
 
 
-def reference(semantics: str, acc: np.ndarray, m: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    # These semantics read m and shift alone.
-    return requantize(acc, Multiplier(np.ones(m.shape), m, shift), IntFormat(32), semantics)
+def reference(dialect: str, acc: np.ndarray, m: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    # These dialects read m and shift alone.
+    return requantize(acc, Multiplier(np.ones(m.shape), m, shift), IntFormat(32), dialect)
 
 
-def compare_requantization(program, semantics: str) -> None:
+def compare_requantization(program, dialect: str) -> None:
     """Fails unless C and the reference agree on random, usual, extreme and tie sums at every legal shift."""
-    cases = rounding_cases(np.random.default_rng(1), GREATEST_SHIFT[semantics], 65536)
-    assert {*range(-31, GREATEST_SHIFT[semantics] + 1)} == set(cases[2].tolist())
-    expected = reference(semantics, *cases)
+    cases = rounding_cases(np.random.default_rng(1), GREATEST_SHIFT[dialect], 65536)
+    assert {*range(-31, GREATEST_SHIFT[dialect] + 1)} == set(cases[2].tolist())
+    expected = reference(dialect, *cases)
     assert expected.dtype == np.int32
-    np.testing.assert_array_equal(program(semantics, list(cases), "<i4"), expected)
+    np.testing.assert_array_equal(program(dialect, list(cases), "<i4"), expected)
 
 
-@pytest.mark.parametrize("semantics", GREATEST_SHIFT)
-def test_requantization_equals_plain_c_without_undefined_behaviour(compiled, semantics):
-    compare_requantization(compiled("requantize"), semantics)
+@pytest.mark.parametrize("dialect", GREATEST_SHIFT)
+def test_requantization_equals_plain_c_without_undefined_behaviour(compiled, dialect):
+    compare_requantization(compiled("requantize"), dialect)
 
 
-@pytest.mark.parametrize("semantics", GREATEST_SHIFT)
-def test_one_multiplier_for_all_sums_equals_plain_c_at_every_shift(compiled, semantics):
+@pytest.mark.parametrize("dialect", GREATEST_SHIFT)
+def test_one_multiplier_for_all_sums_equals_plain_c_at_every_shift(compiled, dialect):
     acc, m = lanes(np.random.default_rng(5), "i4", 256), np.int32(1518500250)
-    shifts = np.arange(-31, GREATEST_SHIFT[semantics] + 1, dtype="i1")
+    shifts = np.arange(-31, GREATEST_SHIFT[dialect] + 1, dtype="i1")
     operands = [np.tile(acc, shifts.size), np.full(acc.size * shifts.size, m), np.repeat(shifts, acc.size)]
-    expected = np.concatenate([reference(semantics, acc, m, shift) for shift in shifts])
-    np.testing.assert_array_equal(compiled("requantize")(semantics, operands, "<i4"), expected)
+    expected = np.concatenate([reference(dialect, acc, m, shift) for shift in shifts])
+    np.testing.assert_array_equal(compiled("requantize")(dialect, operands, "<i4"), expected)
 
 
-def test_the_cases_tell_the_three_semantics_apart():
+def test_the_cases_tell_the_three_dialects_apart():
     cases = rounding_cases(np.random.default_rng(1), 14, 65536)
     for one, other in itertools.combinations(GREATEST_SHIFT, 2):
         assert (reference(one, *cases) != reference(other, *cases)).mean() > 0.05, (one, other)
 
 
-@pytest.mark.parametrize("semantics, values", [
+@pytest.mark.parametrize("dialect, values", [
     ("gemmlowp_double", [1, -1, -1, 3, 3, -3, 1, -1, 100000]),
     ("single_round", [0, 0, -1, 3, 3, -3, 1, 0, 100000]),
     ("multiplier16", [0, 0, -1, 3, 2, -4, 1, 0, 99997]),
 ])
-def test_plain_c_gives_the_published_columns_of_the_semantics(compiled, semantics, values):
-    # The cases that tell nine requantization semantics apart, before the zero point, and two corners.
+def test_plain_c_gives_the_published_columns_of_the_dialect(compiled, dialect, values):
+    # The cases that tell nine requantization dialects apart, before the zero point, and two corners.
     x, m, shift = np.array([
         (1, 2**30, -1), (-2, 2**30, -1), (-3, 2**30, -1), (5, 2**30, 0), (25, 1717986944, -3), (-5, 1503238528, 0),
         (1, 2**30, 0), (INT32_MIN, 2**30, -31), (100000, INT32_MAX, 0)]).T
-    got = compiled("requantize")(semantics, [x.astype("i4"), m.astype("i4"), shift.astype("i1")], "<i4")
+    got = compiled("requantize")(dialect, [x.astype("i4"), m.astype("i4"), shift.astype("i1")], "<i4")
     assert got.tolist() == values
 
 
@@ -177,10 +177,10 @@ def test_an_int32_lane_overflows_at_the_step_the_reference_names(compiled, steps
 
 # --- the comparisons can fail ---------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("semantics", GREATEST_SHIFT)
-def test_truncation_planted_in_the_requantization_is_caught(compiled, semantics):
+@pytest.mark.parametrize("dialect", GREATEST_SHIFT)
+def test_truncation_planted_in_the_requantization_is_caught(compiled, dialect):
     with pytest.raises(AssertionError, match="Arrays are not equal"):
-        compare_requantization(compiled("requantize", "-DPLANT_FAULT"), semantics)
+        compare_requantization(compiled("requantize", "-DPLANT_FAULT"), dialect)
 
 
 def test_a_signed_left_shift_planted_in_the_requantization_is_caught_by_the_sanitizer(compiled):
@@ -196,8 +196,8 @@ def test_an_int32_lane_planted_in_the_dot_product_is_caught(compiled, x_format, 
 
 def test_a_multiplier_or_shift_outside_its_range_is_refused_not_computed(compiled):
     x = np.array([1], "i4")
-    for semantics, m, shift in (("gemmlowp_double", 2**30, 31), ("single_round", 2**30, -32),
+    for dialect, m, shift in (("gemmlowp_double", 2**30, 31), ("single_round", 2**30, -32),
                                 ("multiplier16", 2**30, 15), ("single_round", 2**30 - 1, 0),
                                 ("single_round", -(2**30), 0)):
         with pytest.raises(AssertionError, match=r"exit code 2: .*outside its range"):
-            compiled("requantize")(semantics, [x, np.array([m], "i4"), np.array([shift], "i1")], "<i4")
+            compiled("requantize")(dialect, [x, np.array([m], "i4"), np.array([shift], "i1")], "<i4")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import refquant
 from refquant.cli import main
 from refquant.demo import ROWS, run_demo
 from refquant.digits.weights import calibration_images, load_digits
@@ -15,7 +16,8 @@ from refquant.evaluation import top1
 from refquant.recipes import quantize_network
 from refquant.report import table, write_atomically
 
-ROW_KEYS = {"network", "method", "weight_bits", "activation_bits", "granularity", "simulated_top1",
+ROW_KEYS = {"network", "method", "label", "weight_bits", "activation_bits", "granularity", "activations", "dialect",
+            "simulated_top1",
             "integer_top1", "codes_equal", "cosine", "sqnr_db", "weight_bytes"}
 STAGE_KEYS = {"layer", "stage", "format", "min", "max", "proven_min", "proven_max", "headroom_bits"}
 
@@ -42,7 +44,9 @@ def row(report, granularity, bits, method="max"):
 
 
 def test_the_report_has_the_documented_keys(report):
-    assert report["images"] == 450
+    assert report["images"] == 450 and report["refquant"] == refquant.__version__
+    assert report["calibration"] == {"source": "training images", "images": 50}
+    assert row(report, "channel", 5, "EasyQuant")["label"] == "easyquant-w5a5"
     assert all(set(r) == ROW_KEYS for r in report["rows"])
     assert all(set(s) == STAGE_KEYS for s in report["stages"])
 

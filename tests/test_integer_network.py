@@ -32,8 +32,9 @@ from refquant.network.layers import (
 )
 from refquant.network.quantized import QuantizedNetwork
 from refquant.network.simulated_forward import run_simulated_tensors, scale_by
-from refquant.recipes import ACTIVATIONS, GRANULARITIES, quantize_network
-from refquant.requantization import SEMANTICS, Multiplier
+from refquant.recipe_settings import ACTIVATIONS, GRANULARITIES
+from refquant.recipes import quantize_network
+from refquant.requantization import DIALECTS, Multiplier
 from refquant.strategies import codes, convolution_cases, images, int_formats, networks
 
 INT8, UINT8, INT32 = IntFormat(8), IntFormat(8, signed=False), IntFormat(32)
@@ -43,7 +44,7 @@ def times(real) -> Multiplier:
     return Multiplier.from_real(real)
 
 
-def program(*layers, encodings=None, shape=(1, 1, 1), x=None, y=None, semantics="single_round") -> QuantizedNetwork:
+def program(*layers, encodings=None, shape=(1, 1, 1), x=None, y=None, dialect="single_round") -> QuantizedNetwork:
     """Layers from "x" to the last one's output; encodings default to int8 with zero point 0."""
     names = {name for layer in layers for name in (*layer.inputs, layer.output)}
     every = {**dict.fromkeys(names, Encoding(1.0, INT8)), **(encodings or {})}
@@ -51,7 +52,7 @@ def program(*layers, encodings=None, shape=(1, 1, 1), x=None, y=None, semantics=
         every["x"] = x
     if y is not None:
         every[layers[-1].output] = y
-    return QuantizedNetwork("x", layers[-1].output, shape, layers, every, semantics)
+    return QuantizedNetwork("x", layers[-1].output, shape, layers, every, dialect)
 
 
 def conv(*terms, low=-128, high=127, name="y", source="x", accumulator=INT32, **geometry) -> QuantizedConv:
@@ -67,14 +68,14 @@ def term(weight, real=1.0, bias=None, plane=None, fmt=INT8) -> Term:
 
 @st.composite
 def quantized_networks(draw: st.DrawFn) -> QuantizedNetwork:
-    """A random float network, quantized by a recipe: 2..8 bits, every kind of activation, any semantics."""
+    """A random float network, quantized by a recipe: 2..8 bits, every kind of activation, any dialect."""
     network = draw(networks())
-    semantics = draw(st.sampled_from(SEMANTICS))
+    dialect = draw(st.sampled_from(DIALECTS))
     try:
         return quantize_network(
             network, draw(images(network)), weight_bits=draw(st.integers(2, 8)),
             activation_bits=draw(st.integers(2, 8)), granularity=draw(st.sampled_from(GRANULARITIES)),
-            activations=draw(st.sampled_from(ACTIVATIONS)), semantics=semantics)
+            activations=draw(st.sampled_from(ACTIVATIONS)), dialect=dialect)
     except ValueError as error:
         # The refusals that are right: 16-bit multipliers of 2^14 and more, and sums that would wrap.
         assert re.search("multiplier16 takes shifts from -31 to 14|shifts a sum left", str(error))
@@ -144,7 +145,7 @@ def programs(draw: st.DrawFn) -> QuantizedNetwork:
                                 draw(terms((2, features, 1, 1), every["flat"], draw(st.integers(1, 2))))))
     try:
         return QuantizedNetwork("x", "lin", case.x_q.shape[1:], tuple(layers), every,
-                                draw(st.sampled_from(SEMANTICS)))
+                                draw(st.sampled_from(DIALECTS)))
     except ValueError as error:
         assert "fit" in str(error)  # the sum of several terms may rightly be refused
         assume(False)
@@ -247,7 +248,7 @@ def quantized_by_hand(x: float, encoding: Encoding) -> int:
 F32 = np.float32
 
 
-# x, M, zero point, and the code, zero point included, under each of the semantics in SEMANTICS' order:
+# x, M, zero point, and the code, zero point included, under each of the dialect in DIALECTS' order:
 # gemmlowp_double, neon_double, single_round, float32_half_even, float32_half_away, multiplier16,
 # shift_floor, exact_half_even, zero_point_first.
 @pytest.mark.parametrize(("x", "real", "zero_point", "expected"), [
@@ -263,14 +264,14 @@ F32 = np.float32
     (127, 2.0**-33, 0, (0,) * 9),  # below the smallest fixed-point multiplier, which is 0
     (-127, 2.0**-33, 0, (0, 0, 0, 0, 0, 0, 0, 0, 0)),  # so that even the floor is 0
 ])
-def test_one_product_by_hand_under_every_semantics_on_both_roads(x, real, zero_point, expected):
-    assert len(SEMANTICS) == len(expected)
-    for semantics, code in zip(SEMANTICS, expected):
-        network = program(conv(term([[1]], real)), y=Encoding(1.0, INT8, zero_point), semantics=semantics)
+def test_one_product_by_hand_under_every_dialect_on_both_roads(x, real, zero_point, expected):
+    assert len(DIALECTS) == len(expected)
+    for dialect, code in zip(DIALECTS, expected):
+        network = program(conv(term([[1]], real)), y=Encoding(1.0, INT8, zero_point), dialect=dialect)
         x_q = np.full((1, 1, 1, 1), x)
-        assert run_integer_tensors(network, x_q)["y"].item() == code, semantics
-        assert run_simulated_tensors(network, x_q)["y"].item() == code, semantics
-        assert oracle.run(network, x_q)[0]["y"] == [[[[code]]]], semantics
+        assert run_integer_tensors(network, x_q)["y"].item() == code, dialect
+        assert run_simulated_tensors(network, x_q)["y"].item() == code, dialect
+        assert oracle.run(network, x_q)[0]["y"] == [[[[code]]]], dialect
 
 
 @pytest.mark.parametrize(("codes_in", "scales", "code"), [
@@ -592,14 +593,14 @@ def test_a_term_whose_sum_exceeds_the_accumulator_is_refused_as_such_also_among_
         program(conv(big, big), shape=(100, 1, 1), x=Encoding(1.0, wide))
 
 
-@pytest.mark.parametrize("semantics", SEMANTICS)
+@pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("real", [2.0**13, 2.0**24, 1.5 * 2.0**23, 2.0**23 * (1 + 2.0**-16)])
-def test_no_operand_of_a_sum_leaves_its_proven_range_under_any_semantics(semantics, real):
+def test_no_operand_of_a_sum_leaves_its_proven_range_under_any_dialect(dialect, real):
     """Doubling multiplication shifts left by 2^25 first, where 127 no longer fits 32 bits and wraps."""
     x = Encoding(1.0, IntFormat(7, signed=False))
     try:
         network = program(QuantizedAdd("y", ("x", "x"), "y", -128, 127, (times(real), times(2.0**-5))), x=x,
-                          semantics=semantics)
+                          dialect=dialect)
     except ValueError as error:
         assert str(error).startswith("layer 'y': ")  # a refusal is right, too
         return
@@ -621,7 +622,7 @@ def test_sixteen_bit_multipliers_do_not_push_an_operand_beyond_int32():
     parts = term([[1]], scale, np.array([acc])), term([[-1]], scale, np.array([16 - acc]))
     try:
         network = program(conv(*parts, low=-2**15, high=2**15 - 1), y=Encoding(1.0, IntFormat(16)),
-                          x=Encoding(1.0, BIT), semantics="multiplier16")
+                          x=Encoding(1.0, BIT), dialect="multiplier16")
     except ValueError as error:
         assert str(error).startswith("layer 'y': ")  # a refusal is right, too
         return
@@ -731,8 +732,8 @@ W = np.ones((2, 1, 1, 1), int)
      "layer 'y': a plane must have one entry per code of int8, got 255"),
     (lambda: program(conv(term([[1]], plane=np.ones(256, int)))),
      "layer 'y': a plane must map the zero point to 0, as padding needs"),
-    (lambda: dataclasses.replace(NETWORK, semantics="nearest"),
-     f"semantics must be one of {', '.join(SEMANTICS)}, got 'nearest'"),
+    (lambda: dataclasses.replace(NETWORK, dialect="nearest"),
+     f"dialect must be one of {', '.join(DIALECTS)}, got 'nearest'"),
 ])
 def test_parts_that_do_not_fit_each_other_are_refused(build, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -830,28 +831,28 @@ def clipped(value: float) -> float:
     return max(-2.0**31, min(2.0**31 - 1, value))
 
 
-@pytest.mark.parametrize("semantics", SEMANTICS)
-def test_simulated_rounding_equals_exact_rationals_at_the_corners(semantics):
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_simulated_rounding_equals_exact_rationals_at_the_corners(dialect):
     """Clipped to int32, the widest format of a code: beyond it only the side matters."""
     for shift in (-31, -30, -17, -16, -15, -8, -3, -1, 0, 1, 2, 7, 14):
         for mantissa in MANTISSAS[:-1]:
             scale = oracle.Scale(mantissa * 2.0 ** (shift - 31), mantissa, shift)
-            found = scale_by(np.array(SUMS, np.float64), times(np.full(len(SUMS), scale.real)), semantics, 3)
+            found = scale_by(np.array(SUMS, np.float64), times(np.full(len(SUMS), scale.real)), dialect, 3)
             for acc, y in zip(SUMS, found.tolist()):
-                exact = oracle.scaled(acc, scale, semantics, 3)
+                exact = oracle.scaled(acc, scale, dialect, 3)
                 assert clipped(y) == clipped(exact), (acc, scale)
 
 
 @given(st.integers(-2**31, 2**31 - 1), st.floats(2.0**-32, 2.0**13) | reals, st.integers(-128, 127),
-       st.sampled_from(SEMANTICS))
-def test_simulated_rounding_equals_exact_rationals_at_random(acc, real, zero_point, semantics):
-    found = scale_by(np.array([float(acc)]), times(np.array([real])), semantics, zero_point).item()
-    exact = oracle.scaled(acc, oracle.Scale(real, *oracle.fixed_point(real)), semantics, zero_point)
+       st.sampled_from(DIALECTS))
+def test_simulated_rounding_equals_exact_rationals_at_random(acc, real, zero_point, dialect):
+    found = scale_by(np.array([float(acc)]), times(np.array([real])), dialect, zero_point).item()
+    exact = oracle.scaled(acc, oracle.Scale(real, *oracle.fixed_point(real)), dialect, zero_point)
     assert clipped(found) == clipped(exact)
 
 
-def test_the_simulation_refuses_semantics_it_does_not_know():
-    with pytest.raises(ValueError, match="simulated inference does not know the semantics 'floor'"):
+def test_the_simulation_refuses_dialects_it_does_not_know():
+    with pytest.raises(ValueError, match="simulated inference does not know the dialect 'floor'"):
         scale_by(np.ones(1), times(1.0), "floor")
 
 

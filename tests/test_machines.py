@@ -52,12 +52,13 @@ floats = np.random.default_rng(0).standard_normal((200, 300)).astype(np.float32)
 print(digest((floats @ floats.T).tobytes()))
 for name, network, data, recipes in cases:
     for recipe in recipes:
-        network, quantized = build_own(network, data, [recipe], {})
-        scales = {tensor: encoding.scale.hex() for tensor, encoding in quantized[recipe].encodings.items()}
-        codes = quantized[recipe].run(data.images)
-        result = evaluate_own(network, quantized, data)
-        result["seconds"] = 0
-        saved = digest(quantized_to_bytes(quantized[recipe]))
+        network, built = build_own(network, data, [recipe], {})
+        quantized = built[recipe].quantized
+        scales = {tensor: encoding.scale.hex() for tensor, encoding in quantized.encodings.items()}
+        codes = quantized.run(data.images)
+        result = evaluate_own(network, built, data)
+        result["seconds"] = {"search": 0, "evaluation": 0}
+        saved = digest(quantized_to_bytes(quantized))
         row = own_table(result).splitlines()[-1]
         print(name, recipe, json.dumps(scales), saved, digest(codes.tobytes()), row, sep="|")
 """

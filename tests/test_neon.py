@@ -195,7 +195,7 @@ def test_one_multiplier_for_all_sums_equals_the_instructions_at_every_shift(neon
 
 
 def test_the_instructions_give_the_published_column_of_neon_double(neon):
-    # x, m, shift, value before the zero point: the cases that tell nine requantization semantics apart.
+    # x, m, shift, value before the zero point: the cases that tell nine requantization dialects apart.
     x, m, shift, values = np.array([
         (1, 2**30, -1, 1), (-2, 2**30, -1, 0), (-3, 2**30, -1, 0), (5, 2**30, 0, 3),
         (25, 1717986944, -3, 3), (-5, 1503238528, 0, -3), (1, 2**30, 0, 1), (0, 0, 0, 0)]).T

@@ -1,4 +1,4 @@
-"""The float32_half_even semantics against onnxruntime's QLinearConv.
+"""The float32_half_even dialect against onnxruntime's QLinearConv.
 
 M = float32(float32(x_scale·w_scale) / y_scale); the sums are ``convolve_exact``'s.
 """
@@ -83,9 +83,9 @@ def sums(layer: Layer) -> np.ndarray:
     return convolve_exact(layer.x_q, layer.w_q, layer.bias_q, **layer.geometry._asdict(), zero_point=layer.x_zero)
 
 
-def by_refquant(layer: Layer, semantics: str = "float32_half_even") -> np.ndarray:
+def by_refquant(layer: Layer, dialect: str = "float32_half_even") -> np.ndarray:
     fmt = IntFormat(8, signed=layer.x_q.dtype == np.int8)
-    return requantize(sums(layer), multiplier(layer), fmt, semantics, layer.y_zero)
+    return requantize(sums(layer), multiplier(layer), fmt, dialect, layer.y_zero)
 
 
 def assert_equal_codes(layer: Layer) -> np.ndarray:
@@ -203,14 +203,14 @@ def test_single_rounding_differs_from_onnxruntime_exactly_at_ties_above_even_cod
     assert (other[other != expected].astype(int) - expected[other != expected] == 1).all()
 
 
-@pytest.mark.parametrize(("semantics", "least"), [
+@pytest.mark.parametrize(("dialect", "least"), [
     ("gemmlowp_double", 50), ("neon_double", 50), ("single_round", 50), ("float32_half_away", 50),
     ("multiplier16", 50), ("shift_floor", 1000), ("zero_point_first", 50)])
 @every_type
-def test_seven_other_semantics_differ_from_onnxruntime_on_the_same_sums(activations, semantics, least):
+def test_seven_other_dialect_differ_from_onnxruntime_on_the_same_sums(activations, dialect, least):
     layer = tie_layer(activations, False)
     assert layer.y_zero % 2 == 1  # with an even zero point the last of them breaks ties as onnxruntime does
-    assert (by_refquant(layer, semantics) != qlinearconv(layer)).sum() >= least
+    assert (by_refquant(layer, dialect) != qlinearconv(layer)).sum() >= least
 
 
 # --- any sum, any multiplier: the bias is the sum -------------------------------------------------------------

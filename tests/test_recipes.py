@@ -16,7 +16,8 @@ from refquant.network.float_forward import run_float_tensors
 from refquant.network.graph import Add, BatchNorm, Clip, Conv, Flatten, Linear, Network
 from refquant.network.layers import QuantizedClip, QuantizedConv, QuantizedFlatten, QuantizedMaxPool
 from refquant.ranges import ESTIMATORS
-from refquant.recipes import ACTIVATIONS, GRANULARITIES, RECIPES, quantize_network
+from refquant.recipe_settings import ACTIVATIONS, GRANULARITIES, RECIPES
+from refquant.recipes import quantize_network
 from refquant.strategies import images, networks
 
 CONV = Conv("c", "input", np.array([[[[1.0]]], [[[-0.25]]]], np.float32), np.array([0.5, 0.0], np.float32))
@@ -66,9 +67,9 @@ def test_arguments_outside_their_choices_are_refused(arguments, message):
         quantize_network(NETWORK, IMAGES, **arguments)
 
 
-def test_unknown_semantics_are_refused():
-    with pytest.raises(ValueError, match=r"^semantics must be one of .*single_round.*, got 'nearest'$"):
-        quantize_network(NETWORK, IMAGES, semantics="nearest")
+def test_unknown_dialects_are_refused():
+    with pytest.raises(ValueError, match=r"^dialect must be one of .*single_round.*, got 'nearest'$"):
+        quantize_network(NETWORK, IMAGES, dialect="nearest")
 
 
 @pytest.mark.parametrize(("batch", "message"), [

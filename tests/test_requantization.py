@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from refquant.formats import IntFormat
-from refquant.requantization import SEMANTICS, Multiplier, requantize
+from refquant.requantization import DIALECTS, Multiplier, requantize
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 INT32 = IntFormat(32)
@@ -259,7 +259,7 @@ def test_any_zero_point_is_added_to_the_unclamped_value(x, m, s, zero_point):
     assert got.tolist() == [clip32(single_round(x, m, s) + zero_point)]
 
 
-# Column C (single_round) of the cases that tell the nine semantics apart: x, M, zero point, (m, s), code.
+# Column C (single_round) of the cases that tell the nine dialects apart: x, M, zero point, (m, s), code.
 ROWS = [
     (1, 0.25, 0, 2**30, -1, 0),
     (-2, 0.25, 1, 2**30, -1, 1),
@@ -276,7 +276,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("x, real, zero_point, m, s, code", ROWS)
-def test_single_round_column_of_the_table_of_semantics(x, real, zero_point, m, s, code):
+def test_single_round_column_of_the_table_of_dialects(x, real, zero_point, m, s, code):
     made = Multiplier.from_real(real)
     assert (int(made.m), int(made.shift)) == (m, s)
     got = requantize(np.array([x]), made, IntFormat(32), "single_round", zero_point)
@@ -285,7 +285,7 @@ def test_single_round_column_of_the_table_of_semantics(x, real, zero_point, m, s
 
 
 def test_single_round_is_known_and_the_default():
-    assert "single_round" in SEMANTICS
+    assert "single_round" in DIALECTS
     x = np.array([-5, -3, -1, 1, 3, 5])
     assert requantize(x, Multiplier.from_real(0.5), IntFormat(8)).tolist() == [-2, -1, 0, 1, 2, 3]
 
@@ -398,10 +398,10 @@ def test_shifts_below_minus_31_are_refused():
         requantize([1, 1], Multiplier([2.0**-33, 0.5], [2**30, 2**30], [-32, 0]), IntFormat(8))
 
 
-@pytest.mark.parametrize("semantics", ["double_round", "", "SINGLE_ROUND", None])
-def test_unknown_semantics_are_refused_by_name(semantics):
-    with pytest.raises(ValueError, match=rf"^semantics must be one of .*single_round.*, got {semantics!r}$"):
-        requantize([1], HALF, IntFormat(8), semantics)
+@pytest.mark.parametrize("dialect", ["double_round", "", "SINGLE_ROUND", None])
+def test_unknown_dialects_are_refused_by_name(dialect):
+    with pytest.raises(ValueError, match=rf"^dialect must be one of .*single_round.*, got {dialect!r}$"):
+        requantize([1], HALF, IntFormat(8), dialect)
 
 
 @pytest.mark.parametrize("bits", [34, 64])
@@ -410,9 +410,9 @@ def test_formats_beyond_33_bits_are_refused(bits):
         requantize([1], HALF, IntFormat(bits, signed=False))
 
 
-@pytest.mark.parametrize("semantics", ["single_round", "shift_floor", "exact_half_even", "zero_point_first"])
-def test_a_33_bit_code_tells_what_int32_does_not_hold(semantics):
-    got = requantize([2**30, -2**30, -2**30 - 1], Multiplier.from_real(2.0), IntFormat(33), semantics)
+@pytest.mark.parametrize("dialect", ["single_round", "shift_floor", "exact_half_even", "zero_point_first"])
+def test_a_33_bit_code_tells_what_int32_does_not_hold(dialect):
+    got = requantize([2**30, -2**30, -2**30 - 1], Multiplier.from_real(2.0), IntFormat(33), dialect)
     assert got.dtype == np.int64 and got.tolist() == [2**31, -2**31, -2**31 - 2]
 
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import given
 
 from refquant import strategies
 from refquant.network.integer_forward import run_integer_tensors
-from refquant.network.storage import load_quantized, quantized_to_bytes
+from refquant.network.storage import load_quantized, quantized_to_bytes, read_arrays
 from refquant.recipes import quantize_network
 
 
@@ -45,7 +47,7 @@ def test_a_loaded_network_gives_equal_codes_in_every_tensor(path, case):
     for name in expected:
         assert expected[name].dtype == found[name].dtype
         assert np.array_equal(expected[name], found[name])
-    assert again.stages == quantized.stages and again.semantics == quantized.semantics
+    assert again.stages == quantized.stages and again.dialect == quantized.dialect
     assert np.array_equal(quantized.run(images), again.run(images))
 
 
@@ -74,6 +76,16 @@ def rewritten(content, **changes):
     return buffer.getvalue()
 
 
+def test_a_file_of_version_1_is_still_read(small, path):
+    quantized, _ = small
+    with np.load(io.BytesIO(quantized_to_bytes(quantized))) as file:
+        arrays = {name: file[name] for name in file.files}
+    manifest = json.loads(arrays.pop("manifest").tobytes())
+    manifest |= {"version": 1, "semantics": manifest.pop("dialect")}
+    np.savez(path, manifest=np.frombuffer(json.dumps(manifest).encode(), np.uint8), **arrays)
+    assert load_quantized(path).dialect == quantized.dialect
+
+
 def test_damaged_and_foreign_files_are_refused_in_a_sentence(small, path):
     content = quantized_to_bytes(small[0])
     foreign = io.BytesIO()
@@ -88,13 +100,35 @@ def test_damaged_and_foreign_files_are_refused_in_a_sentence(small, path):
         message = r"must be (a quantized network written by refquant|an \.npz file of plain arrays), got "
         with pytest.raises(ValueError, match=message):
             load_quantized(path)
-    for changes, message in (({"version": 2}, "version 1, got 'refquant quantized network' of version 2"),
-                             ({"kind": "recipe"}, "got 'recipe' of version 1"),
+    for changes, message in (({"version": 3}, "version 2, got 'refquant quantized network' of version 3"),
+                             ({"kind": "recipe"}, "got 'recipe' of version 2"),
                              ({"layers": [{"Sneaky": {}}]}, "must describe a whole network, got: 'Sneaky'"),
                              ({"layers": []}, "must describe a whole network, got: input and output"),
-                             ({"semantics": "nearest"}, "must describe a whole network, got: semantics must be")):
+                             ({"dialect": "nearest"}, "must describe a whole network, got: dialect must be")):
         path.write_bytes(rewritten(content, **changes))
         with pytest.raises(ValueError, match=message):
             load_quantized(path)
     with pytest.raises(ValueError, match=r"nowhere\.npz must be readable, got: No such file or directory"):
         load_quantized(path.parent / "nowhere.npz")
+
+
+def test_the_sentence_says_what_kind_of_file_it_is(path):
+    x = np.zeros((2, 3))
+    torch = io.BytesIO()
+    with zipfile.ZipFile(torch, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"inputs": x}))
+    npy = io.BytesIO()
+    np.save(npy, x)
+    objects = io.BytesIO()
+    np.savez(objects, inputs=np.array([x, None], object), plain=x)
+    for content, got in ((npy.getvalue(), "a single array, as in a .npy file"),
+                         (pickle.dumps({"inputs": x}), "a pickle, which is never read"),
+                         (torch.getvalue(), "an archive of other files, such as archive/data.pkl"),
+                         (objects.getvalue(), "the array 'inputs' of Python objects, which only a pickle can hold"),
+                         (b"inputs", "other content"), (b"", "other content")):
+        path.write_bytes(content)
+        message = f"{path} must be an .npz file of plain arrays, got {got}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            read_arrays(path)
+    path.write_bytes(objects.getvalue())
+    assert read_arrays(path, ["plain", "absent"]).keys() == {"plain"}, "what is not wanted is not opened"

@@ -87,7 +87,7 @@ def check_integer_forms(network: Network) -> None:
 
 
 def assemble(network: Network, encodings: Mapping[str, Encoding], weights: Mapping[str, QuantizedWeight],
-             accumulator: IntFormat = IntFormat(32), semantics: str = "single_round") -> QuantizedNetwork:
+             accumulator: IntFormat = IntFormat(32), dialect: str = "single_round") -> QuantizedNetwork:
     """Put the parts together.
 
     network: without BatchNorm nodes (``fold_batchnorm``). encodings: one per tensor; tensors that
@@ -111,7 +111,7 @@ def assemble(network: Network, encodings: Mapping[str, Encoding], weights: Mappi
             output = clip.name if clip else node.name
             layers.append(_compute(node, output, _code_limits(clip, known[output]), known, network, weights,
                                    accumulator))
-    return QuantizedNetwork(network.input, network.output, network.input_shape, tuple(layers), known, semantics)
+    return QuantizedNetwork(network.input, network.output, network.input_shape, tuple(layers), known, dialect)
 
 
 def _code_limits(clip: Clip | None, encoding: Encoding) -> tuple[int, int]:

@@ -38,7 +38,7 @@ class Context:
     def __init__(self, program: IntegerProgram, layer: Layer, observe: Observer | None) -> None:
         self.inputs = [program.encodings[name] for name in layer.inputs]
         self.output: Encoding = program.encodings[layer.output]
-        self.semantics = program.semantics
+        self.dialect = program.dialect
         self._layer, self._observe = layer.name, observe
 
     def seen(self, stage: str, values: np.ndarray) -> np.ndarray:
@@ -49,11 +49,11 @@ class Context:
 
     def to_output(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
         """Sums to the output's codes."""
-        return requantize(acc, multiplier, self.output.format, self.semantics, self.output.zero_point)
+        return requantize(acc, multiplier, self.output.format, self.dialect, self.output.zero_point)
 
     def to_guarded(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
         """Sums to the output's scale with GUARD_BITS fractional bits, int32."""
-        return requantize(acc, multiplier, ADD_FORMAT, self.semantics).astype(np.int64)
+        return requantize(acc, multiplier, ADD_FORMAT, self.dialect).astype(np.int64)
 
     def from_guarded(self, total: np.ndarray) -> np.ndarray:
         """A guarded sum to the output's codes: shifted right with ties up, zero point added."""

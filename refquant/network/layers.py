@@ -14,7 +14,7 @@ import numpy as np
 from refquant.formats import IntFormat, as_integers, check_codes, frozen_copy
 from refquant.geometry import Geometry
 from refquant.linear import check_scale, dequantize, quantize
-from refquant.requantization import SEMANTICS, Multiplier
+from refquant.requantization import DIALECTS, Multiplier
 
 # Operands that are added after requantization keep this many fractional bits until the sum is rounded.
 GUARD_BITS = 8
@@ -191,7 +191,7 @@ class QuantizedFlatten(Layer):
 class IntegerProgram:
     """Integer layers in order, and the encoding of every tensor they read and write.
 
-    input_shape: without the batch axis. semantics: how every requantization rounds.
+    input_shape: without the batch axis. dialect: how every requantization rounds.
     """
 
     input: str
@@ -199,11 +199,11 @@ class IntegerProgram:
     input_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
     encodings: dict[str, Encoding] = field(repr=False)
-    semantics: str = "single_round"
+    dialect: str = "single_round"
 
     def __post_init__(self) -> None:
-        if self.semantics not in SEMANTICS:
-            raise ValueError(f"semantics must be one of {', '.join(SEMANTICS)}, got {self.semantics!r}")
+        if self.dialect not in DIALECTS:
+            raise ValueError(f"dialect must be one of {', '.join(DIALECTS)}, got {self.dialect!r}")
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "encodings", dict(self.encodings))
         written = {self.input}

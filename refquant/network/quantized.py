@@ -138,13 +138,13 @@ def _layer_stages(layer: Layer, context: Context, ranges: list[tuple[int, int]])
 
 
 def _check_legal(context: Context, low: Any, high: Any, multiplier: Multiplier) -> None:
-    """Refuse shifts that the semantics does not know, and sums that would wrap when shifted left."""
+    """Refuse shifts that the dialect does not know, and sums that would wrap when shifted left."""
     context.to_output(np.zeros(multiplier.m.shape, np.int64), multiplier)
-    if context.semantics in SHIFT_LEFT_FIRST:
+    if context.dialect in SHIFT_LEFT_FIRST:
         factor = np.ldexp(1.0, np.maximum(multiplier.shift, 0))
         least, greatest = float(np.min(low * factor)), float(np.max(high * factor))
         if least < -(2.0**31) or greatest >= 2.0**31:
-            raise ValueError(f"{context.semantics} shifts a sum left to {least:.3g}..{greatest:.3g}, "
+            raise ValueError(f"{context.dialect} shifts a sum left to {least:.3g}..{greatest:.3g}, "
                              f"which does not fit int32")
 
 
@@ -171,7 +171,7 @@ def _guarded_range(context: Context, low: np.ndarray, high: np.ndarray, multipli
     """The range of operands at the output's scale with guard bits; rounding is monotone in the sum."""
     ends = []
     for bound, pick in ((low, np.min), (high, np.max)):
-        code = int(pick(requantize(bound, multiplier, IntFormat(ADD_FORMAT.bits + 1), context.semantics)))
+        code = int(pick(requantize(bound, multiplier, IntFormat(ADD_FORMAT.bits + 1), context.dialect)))
         if not ADD_FORMAT.min <= code <= ADD_FORMAT.max:
             raise ValueError(f"an operand of the sum can reach {pick(bound * multiplier.real):.4g}, "
                              f"which does not fit {ADD_FORMAT}")

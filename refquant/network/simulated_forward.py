@@ -1,4 +1,4 @@
-"""Simulated inference: the same semantics a second time, in float64 alone.
+"""Simulated inference: the same dialects a second time, in float64 alone.
 
 Tools without integer kernels run quantized networks as floats; this is such a simulation, written so
 that every operation is exact in float64. It shares the recorded multipliers with the integer
@@ -32,20 +32,20 @@ from refquant.requantization import Multiplier
 
 
 class Context:
-    """The encodings around a layer and the program's semantics."""
+    """The encodings around a layer and the program's dialect."""
 
     def __init__(self, program: IntegerProgram, layer: Layer) -> None:
         self.inputs = [program.encodings[name] for name in layer.inputs]
         self.output: Encoding = program.encodings[layer.output]
-        self.semantics = program.semantics
+        self.dialect = program.dialect
 
     def to_output(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
         """Sums at the output's scale, rounded, zero point not yet added."""
-        return scale_by(acc, multiplier, self.semantics, self.output.zero_point)
+        return scale_by(acc, multiplier, self.dialect, self.output.zero_point)
 
     def to_guarded(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
         """Sums at the output's scale with GUARD_BITS fractional bits."""
-        return scale_by(acc, multiplier, self.semantics)
+        return scale_by(acc, multiplier, self.dialect)
 
     def shifted(self, total: np.ndarray) -> np.ndarray:
         """A guarded sum to whole codes, ties up."""

@@ -1,8 +1,8 @@
-"""The nine requantization semantics a second time, in float64, for simulated inference.
+"""The nine requantization dialects a second time, in float64, for simulated inference.
 
 Nothing here calls ``requantization`` or ``rounding``; only the recorded multipliers are shared. Every step is
 exact in float64: an integer of at most 53 bits, or one divided by a power of two, or, where that
-cannot be had (the two exact semantics near a tie), a ``Fraction``.
+cannot be had (the two exact dialects near a tie), a ``Fraction``.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ import numpy as np
 from refquant.requantization import Multiplier
 
 
-def scale_by(acc: np.ndarray, multiplier: Multiplier, semantics: str, zero_point: int = 0) -> np.ndarray:
-    """acc·M rounded as ``semantics`` says, before the zero point is added, as integer-valued float64.
+def scale_by(acc: np.ndarray, multiplier: Multiplier, dialect: str, zero_point: int = 0) -> np.ndarray:
+    """acc·M rounded as ``dialect`` says, before the zero point is added, as integer-valued float64.
 
     acc: integer-valued float64 within int32; multiplier broadcasts against it. ValueError for an
-    unknown semantics.
+    unknown dialects.
     """
     m, shift = multiplier.m.astype(np.float64), multiplier.shift.astype(np.float64)
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
-    if semantics == "single_round":
+    if dialect == "single_round":
         return _floor_of_product(acc, m, 31 - shift, 0.5)
-    if semantics == "shift_floor":
+    if dialect == "shift_floor":
         return _floor_of_product(acc, m, 31 - shift, 0.0)
-    if semantics in ("gemmlowp_double", "neon_double"):
+    if dialect in ("gemmlowp_double", "neon_double"):
         high = _floor_of_product(_wrap32(acc * _two_to(left)), m, np.float64(31), 0.5)
-        return _half_away(high / _two_to(right)) if semantics == "gemmlowp_double" else np.floor(
+        return _half_away(high / _two_to(right)) if dialect == "gemmlowp_double" else np.floor(
             high / _two_to(right) + 0.5)
-    if semantics == "multiplier16":
+    if dialect == "multiplier16":
         m16 = np.minimum(np.floor(m / 65536 + 0.5), 32767)
         return np.floor(acc * m16 / _two_to(15 - shift) + 0.5)
-    if semantics in ("float32_half_even", "float32_half_away"):
+    if dialect in ("float32_half_even", "float32_half_away"):
         # Two 24-bit factors: float64 holds their product, so that only the cast to float32 rounds.
         factors = acc.astype(np.float32).astype(np.float64), multiplier.real.astype(np.float32).astype(np.float64)
         product = np.clip(factors[0] * factors[1], -(2.0**33), 2.0**33).astype(np.float32).astype(np.float64)
-        return np.rint(product) if semantics == "float32_half_even" else _half_away(product)
-    if semantics == "exact_half_even":
+        return np.rint(product) if dialect == "float32_half_even" else _half_away(product)
+    if dialect == "exact_half_even":
         return _exact(acc, multiplier.real, 0)
-    if semantics == "zero_point_first":
+    if dialect == "zero_point_first":
         return _exact(acc, multiplier.real, zero_point)
-    raise ValueError(f"simulated inference does not know the semantics {semantics!r}")
+    raise ValueError(f"simulated inference does not know the dialect {dialect!r}")
 
 
 def _floor_of_product(acc: np.ndarray, m: np.ndarray, t: np.ndarray | np.float64, half: float) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Collection
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,12 @@ from refquant.network.layers import Encoding, Term
 from refquant.network.quantized import QuantizedNetwork
 from refquant.requantization import Multiplier
 
-KIND, VERSION = "refquant quantized network", 1
+KIND, VERSION = "refquant quantized network", 2
 _TYPES: dict[str, Any] = {cls.__name__: cls for cls in (
     IntFormat, Encoding, Multiplier, Term, layer_types.QuantizedConv, layer_types.QuantizedAdd,
     layer_types.QuantizedConcat, layer_types.QuantizedAveragePool, layer_types.QuantizedMaxPool,
     layer_types.QuantizedClip, layer_types.QuantizedFlatten)}
-_PARTS = ("input", "output", "input_shape", "layers", "encodings", "semantics")
+_PARTS = ("input", "output", "input_shape", "layers", "encodings", "dialect")
 
 
 def quantized_to_bytes(network: QuantizedNetwork) -> bytes:
@@ -53,6 +54,8 @@ def load_quantized(path: str | Path) -> QuantizedNetwork:
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} must be a quantized network written by refquant, got another kind of file"
                          ) from None
+    if known and manifest.get("version") == 1:  # which called the dialect semantics
+        manifest |= {"version": VERSION, "dialect": manifest.pop("semantics", None)}
     if not known or manifest.get("version") != VERSION:
         raise ValueError(f"{path} must be a {KIND} of version {VERSION}, got {manifest.get('kind')!r} of version "
                          f"{manifest.get('version')!r}")
@@ -63,19 +66,50 @@ def load_quantized(path: str | Path) -> QuantizedNetwork:
         raise ValueError(f"{path} must describe a whole network, got: {error}") from None
 
 
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, without pickle; ValueError naming the file if it is not whole."""
+def read_arrays(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, without pickle; ValueError naming the file if it is not whole.
+
+    names: only these, where they are there; nothing else is opened.
+    """
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"{path} must be readable, got: {error.strerror}") from None
+    name = None
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            arrays = {}
+            for name in [name for name in file.files if names is None or name in names]:
+                arrays[name] = file[name]
+                if not isinstance(arrays[name], np.ndarray):
+                    raise ValueError("not an array")
+            return arrays
     # A damaged archive can fail in zipfile, zlib and NumPy's own reader, each with errors of its own, and a
     # declared shape can ask for more memory than there is.
+    except Exception as error:
+        raise ValueError(f"{path} must be an .npz file of plain arrays, got {_kind(content, name, error)}") from None
+
+
+def array_names(path: str | Path) -> list[str]:
+    """The names of an .npz file's arrays, none of which is opened."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return list(file.files)
     except Exception:
-        raise ValueError(f"{path} must be an .npz file of plain arrays, got other content") from None
+        return []  # ``read_arrays`` says what is wrong
+
+
+def _kind(content: bytes, name: str | None, error: Exception) -> str:
+    """What a file is that is not an .npz file of plain arrays."""
+    if content.startswith(b"\x93NUMPY"):
+        return "a single array, as in a .npy file"
+    if content.startswith(b"\x80"):
+        return "a pickle, which is never read"
+    if name is not None and "Object arrays" in str(error):
+        return f"the array {name!r} of Python objects, which only a pickle can hold"
+    if name is not None and str(error) == "not an array":
+        return f"an archive of other files, such as {name}"
+    return "other content"
 
 
 def _pack(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:

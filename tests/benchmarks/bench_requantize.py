@@ -1,6 +1,6 @@
-"""Seconds to requantize 10^7 int32 sums in each semantics, one thread; the target is below 1 s each.
+"""Seconds to requantize 10^7 int32 sums in each dialect, one thread; the target is below 1 s each.
 
-``python tests/benchmarks/bench_requantize.py``; exits with 1 where an integer semantics misses it.
+``python tests/benchmarks/bench_requantize.py``; exits with 1 where an integer dialect misses it.
 """
 
 import sys
@@ -9,7 +9,7 @@ import numpy as np
 from one_thread import best_seconds, print_machine, restart_on_one_thread
 
 from refquant.formats import IntFormat
-from refquant.requantization import SEMANTICS, Multiplier, requantize
+from refquant.requantization import DIALECTS, Multiplier, requantize
 
 SUMS = 10**7
 TARGET = 1.0
@@ -21,9 +21,9 @@ def main() -> int:
     acc = np.random.default_rng(0).integers(-2**31, 2**31, (10, 100, SUMS // 1000)).astype(np.int32)
     one = Multiplier.from_real(0.0123)
     many = Multiplier.from_real(np.linspace(1e-4, 1e-2, 100)).along(1, 3)
-    print(f"{'semantics':20}{'one multiplier':>16}{'per channel':>16}")
+    print(f"{'dialect':20}{'one multiplier':>16}{'per channel':>16}")
     missed = False
-    for name in SEMANTICS:
+    for name in DIALECTS:
         seconds = [best_seconds(lambda n=name, m=m: requantize(acc, m, IntFormat(8), n), 2) for m in (one, many)]
         missed |= max(seconds) >= TARGET
         print(f"{name:20}{seconds[0]:14.3f} s{seconds[1]:14.3f} s")

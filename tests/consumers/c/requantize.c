@@ -1,6 +1,6 @@
-/* Three requantization semantics in plain C11: an int32 accumulator times m·2^(shift-31), to int32.
+/* Three requantization dialects in plain C11: an int32 accumulator times m·2^(shift-31), to int32.
  *
- *     requantize SEMANTICS OUT ACC M SHIFT
+ *     requantize DIALECTS OUT ACC M SHIFT
  *
  * ACC, M, OUT: int32, SHIFT: int8, one of each per element. M is 0 or from 2^30 to 2^31 - 1; a positive shift
  * goes left. SHIFT is from -31 to 30, for multiplier16 to 14. The results are saturated to int32; a zero point
@@ -93,7 +93,7 @@ static const struct {
     const char *name;
     int32_t (*function)(int32_t x, int32_t m, int shift);
     int greatest_shift;
-} SEMANTICS[] = {
+} DIALECTS[] = {
     {"gemmlowp_double", gemmlowp_double, 30},
     {"single_round", single_round, 30},
     {"multiplier16", multiplier16, 14},
@@ -101,11 +101,11 @@ static const struct {
 
 int main(int argc, char **argv)
 {
-    size_t known = sizeof SEMANTICS / sizeof SEMANTICS[0], which = 0;
-    while (argc == 6 && which < known && strcmp(argv[1], SEMANTICS[which].name) != 0)
+    size_t known = sizeof DIALECTS / sizeof DIALECTS[0], which = 0;
+    while (argc == 6 && which < known && strcmp(argv[1], DIALECTS[which].name) != 0)
         ++which;
     if (argc != 6 || which == known)
-        refuse(argv[0], "call me as: SEMANTICS OUT ACC M SHIFT");
+        refuse(argv[0], "call me as: DIALECTS OUT ACC M SHIFT");
     size_t count = count_elements(argv[3], sizeof(int32_t));
     int32_t *acc = read_array(argv[3], count, sizeof *acc);
     int32_t *m = read_array(argv[4], count, sizeof *m);
@@ -113,10 +113,10 @@ int main(int argc, char **argv)
     int32_t *out = new_array(count, sizeof *out);
 
     for (size_t i = 0; i < count; ++i) {
-        bool legal = shift[i] >= -31 && shift[i] <= SEMANTICS[which].greatest_shift;
+        bool legal = shift[i] >= -31 && shift[i] <= DIALECTS[which].greatest_shift;
         if (!legal || (m[i] != 0 && m[i] < 1 << 30))
-            refuse(SEMANTICS[which].name, "a shift or a multiplier is outside its range");
-        out[i] = SEMANTICS[which].function(acc[i], m[i], shift[i]);
+            refuse(DIALECTS[which].name, "a shift or a multiplier is outside its range");
+        out[i] = DIALECTS[which].function(acc[i], m[i], shift[i]);
     }
     write_array(argv[2], out, count, sizeof *out);
     free(acc);

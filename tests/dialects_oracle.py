@@ -1,4 +1,4 @@
-"""The nine requantization semantics in Python integers and exact rationals, written from their definitions.
+"""The nine requantization dialects in Python integers and exact rationals, written from their definitions.
 
 For comparison with ``requantization.py`` and ``network/simulated_scaling.py``, of which it uses nothing. Integers
 are unbounded, ``>>`` is floor, the real multiplier is a ``Fraction``, and float32 is rounded by hand.
@@ -119,7 +119,7 @@ ALL = (gemmlowp_double, neon_double, single_round, float32_half_even, float32_ha
        exact_half_even, zero_point_first)
 NAMES = tuple(function.__name__ for function in ALL)
 BY_NAME = dict(zip(NAMES, ALL))
-# The greatest legal shift; the least is -31. The semantics that read M itself take any.
+# The greatest legal shift; the least is -31. The dialects that read M itself take any.
 GREATEST_SHIFT = {"gemmlowp_double": 30, "neon_double": 30, "single_round": 30, "multiplier16": 14, "shift_floor": 30}
 
 

@@ -1,4 +1,4 @@
-"""The nine requantization semantics, integer and simulated, against an oracle of integers and exact rationals."""
+"""The nine requantization dialects, integer and simulated, against an oracle of integers and exact rationals."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
 
+import dialects_oracle as oracle
 import numpy as np
 import pytest
-import semantics_oracle as oracle
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -25,8 +25,8 @@ from refquant.network.layers import Encoding, QuantizedAdd, QuantizedConv, Term
 from refquant.network.quantized import QuantizedNetwork
 from refquant.network.simulated_forward import run_simulated_tensors
 from refquant.network.simulated_scaling import scale_by
-from refquant.recipes import ACTIVATIONS, GRANULARITIES
-from refquant.requantization import SEMANTICS, Multiplier, requantize
+from refquant.recipe_settings import ACTIVATIONS, GRANULARITIES
+from refquant.requantization import DIALECTS, Multiplier, requantize
 from refquant.strategies import images, networks
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
@@ -161,7 +161,7 @@ def test_a_network_whose_sums_would_wrap_when_shifted_left_is_refused(name):
 def test_rows_1_2_6_and_7_alone_tell_all_nine_apart():
     columns = {name: tuple(requantize([x], Multiplier.from_real(real), INT8, name, zero_point).item()
                            for x, real, zero_point, *_ in (ROWS[n] for n in (1, 2, 6, 7)))
-               for name in SEMANTICS}
+               for name in DIALECTS}
     assert len(columns) == 9
     for one, other in itertools.combinations(columns, 2):
         assert columns[one] != columns[other], (one, other)
@@ -174,7 +174,7 @@ def test_none_of_these_four_rows_can_be_left_out(left_out):
 
 
 def test_the_nine_are_those_of_the_table_in_its_order():
-    assert SEMANTICS == oracle.NAMES
+    assert DIALECTS == oracle.NAMES
 
 
 def test_one_in_seven_random_sums_tells_double_from_single_rounding_at_small_right_shifts():
@@ -230,7 +230,7 @@ def test_every_legal_shift_equals_the_oracle(name):
 
 
 @all_that_shift
-def test_fixed_point_semantics_read_m_and_shift_and_not_the_real_value(name):
+def test_fixed_point_dialects_read_m_and_shift_and_not_the_real_value(name):
     misleading = Multiplier(1000.0, 3 * 2**29, -2)
     compare(name, list(hard_sums(3 * 2**29, -2)), misleading)
     sums = np.array([-100, 100])
@@ -262,13 +262,13 @@ def tie_breaks(name: str, zero_point: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("zero_point", [0, 1, -1, 2, -128, 127])
-def test_where_ties_go_in_each_semantics(zero_point):
+def test_where_ties_go_in_each_dialect(zero_point):
     up, away, even = [-2, -1, 0, 1, 2, 3], [-3, -2, -1, 1, 2, 3], [-2, -2, 0, 0, 2, 2]
     odd = [-3, -1, -1, 1, 1, 3]
     expected = {"gemmlowp_double": up, "neon_double": up, "single_round": up, "float32_half_even": even,
                 "float32_half_away": away, "multiplier16": up, "shift_floor": [-3, -2, -1, 0, 1, 2],
                 "exact_half_even": even, "zero_point_first": odd if zero_point % 2 else even}
-    assert expected.keys() == set(SEMANTICS)
+    assert expected.keys() == set(DIALECTS)
     for name, ties in expected.items():
         assert tie_breaks(name, zero_point) == [oracle.clamp(t + zero_point, -128, 127) - zero_point for t in ties]
 
@@ -519,7 +519,7 @@ def test_no_channels_at_all_give_no_codes(name):
 # --- refusals -------------------------------------------------------------------------------------------------
 
 @all_that_shift
-def test_shifts_outside_the_semantics_are_refused(name):
+def test_shifts_outside_the_dialects_range_are_refused(name):
     top = oracle.GREATEST_SHIFT[name]
     for s in (top + 1, top + 2, 40, 200):
         message = rf"^{name} takes shifts from -31 to {top}, got {s}\.\.{s}$"
@@ -537,22 +537,22 @@ def test_shifts_outside_the_semantics_are_refused(name):
 
 
 @all_that_read_reals
-def test_semantics_without_shifts_take_any(name):
+def test_dialects_without_shifts_take_any(name):
     for real, code in ((2.0**40, 127), (2.0**100, 127), (2.0**-40, 0)):
         assert requantize([1], Multiplier.from_real(real), INT8, name).tolist() == [code]
     assert requantize([8], Multiplier(0.5, 2**30, -32), INT8, name).tolist() == [4]
 
 
 @pytest.mark.parametrize("name", ["A", "single", "SINGLE_ROUND", "half_even", "", None, 0])
-def test_unknown_semantics_are_refused_with_the_names_of_the_known(name):
-    message = f"semantics must be one of {', '.join(oracle.NAMES)}, got {name!r}"
+def test_unknown_dialects_are_refused_with_the_names_of_the_known(name):
+    message = f"dialect must be one of {', '.join(oracle.NAMES)}, got {name!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         requantize([1], Multiplier.from_real(0.5), INT8, name)
 
 
 @pytest.mark.parametrize("name", ["A", "half_even", ""])
-def test_the_simulation_refuses_unknown_semantics(name):
-    with pytest.raises(ValueError, match=f"^simulated inference does not know the semantics {name!r}$"):
+def test_the_simulation_refuses_unknown_dialects(name):
+    with pytest.raises(ValueError, match=f"^simulated inference does not know the dialect {name!r}$"):
         scale_by(np.ones(1), Multiplier.from_real(0.5), name)
 
 
@@ -605,14 +605,14 @@ def both_roads(network: QuantizedNetwork, x_q: np.ndarray) -> dict[str, np.ndarr
     for name, y_q in tensors.items():
         assert y_q.dtype == network.encodings[name].format.dtype
         assert twins[name].dtype == np.float64
-        assert np.array_equal(y_q, twins[name]), (network.semantics, name)
+        assert np.array_equal(y_q, twins[name]), (network.dialect, name)
     for stage in network.stages:
         values = seen[stage.layer, stage.stage]
-        assert stage.min <= values.min() and values.max() <= stage.max, (network.semantics, stage)
+        assert stage.min <= values.min() and values.max() <= stage.max, (network.dialect, stage)
     return tensors
 
 
-# Three semantics cannot multiply by everything that a network of tiny activations asks for.
+# Three dialects cannot multiply by everything that a network of tiny activations asks for.
 REFUSALS = {"multiplier16": "takes shifts from -31 to 14, got ", "gemmlowp_double": "shifts a sum left to ",
             "neon_double": "shifts a sum left to "}
 
@@ -629,7 +629,7 @@ def test_random_networks_give_the_same_codes_by_integers_and_by_simulation(name)
                    "granularity": data.draw(st.sampled_from(GRANULARITIES)),
                    "activations": data.draw(st.sampled_from(ACTIVATIONS))}
         try:
-            quantized = quantize_network(network, batch, semantics=name, **options)
+            quantized = quantize_network(network, batch, dialect=name, **options)
         except ValueError as error:
             assert name in REFUSALS
             assert re.search(rf"^layer '\w+': {name} {REFUSALS[name]}", str(error))
@@ -660,8 +660,8 @@ def every_kind_of_layer() -> tuple[graph.Network, np.ndarray]:
 @cache
 def tensors_of_every_kind(name: str, granularity: str, activations: str) -> dict[str, np.ndarray]:
     network, batch = every_kind_of_layer()
-    quantized = quantize_network(network, batch, semantics=name, granularity=granularity, activations=activations)
-    assert quantized.semantics == name
+    quantized = quantize_network(network, batch, dialect=name, granularity=granularity, activations=activations)
+    assert quantized.dialect == name
     return both_roads(quantized, quantized.quantize_images(batch))
 
 
@@ -672,7 +672,7 @@ def test_a_network_of_every_kind_of_layer_gives_the_same_codes_on_both_roads(nam
     assert tensors_of_every_kind(name, granularity, activations)["linear"].shape == (40, 5)
 
 
-def test_every_layer_that_rounds_uses_the_semantics_asked_for():
+def test_every_layer_that_rounds_uses_the_dialect_asked_for():
     """Rounding down makes every layer's codes smaller on average than rounding to nearest, from the first on."""
     for layer in ("relu", "concat", "average"):
         nearest, floor = (tensors_of_every_kind(name, "layer", "affine")[layer].astype(int)
@@ -727,12 +727,12 @@ def test_an_addition_is_the_same_on_both_roads_and_within_its_proven_range_or_re
     both_roads(network, np.array(list(itertools.product(*samples))).reshape(-1, 2, 1, 1))
 
 
-def test_the_semantics_of_a_network_is_one_of_the_nine():
+def test_the_dialect_of_a_network_is_one_of_the_nine():
     network, batch = every_kind_of_layer()
-    message = f"semantics must be one of {', '.join(oracle.NAMES)}, got 'double_round'"
+    message = f"dialect must be one of {', '.join(oracle.NAMES)}, got 'double_round'"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        quantize_network(network, batch, semantics="double_round")
+        quantize_network(network, batch, dialect="double_round")
     quantized = quantize_network(network, batch)
-    assert quantized.semantics == "single_round"
+    assert quantized.dialect == "single_round"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        dataclasses.replace(quantized, semantics="double_round")
+        dataclasses.replace(quantized, dialect="double_round")
