@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from refquant.digits.weights import load_digits
+    from refquant.digits.weights import calibration_images, load_digits
     from refquant.formats import IntFormat
     from refquant.linear import dequantize, max_scale, quantize
     from refquant.network.float_forward import run_float
@@ -26,6 +26,7 @@ __all__ = [
     "Multiplier",
     "Network",
     "QuantizedNetwork",
+    "calibration_images",
     "cosine",
     "dequantize",
     "load_digits",
@@ -41,7 +42,7 @@ __all__ = [
 # A name is imported from its module when it is first asked for. So the command line starts, and can be
 # interrupted, before NumPy and SciPy are loaded.
 _MODULES = {
-    "digits.weights": ("load_digits",),
+    "digits.weights": ("calibration_images", "load_digits"),
     "formats": ("IntFormat",),
     "linear": ("dequantize", "max_scale", "quantize"),
     "network.float_forward": ("run_float",),

@@ -52,7 +52,7 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
 
     >>> import refquant
     >>> network, images, labels = refquant.load_digits()
-    >>> quantized = refquant.quantize_network(network, images[:50], recipe="max-int8")
+    >>> quantized = refquant.quantize_network(network, refquant.calibration_images(), recipe="max-int8")
     >>> bool((quantized.run(images).argmax(axis=1) == labels).mean() > 0.98)
     True
     """

@@ -1,13 +1,14 @@
 """Three trained networks, from ONNX to integers. They run where REFQUANT_MODELS names their folder."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tools import require_module
 
-from refquant.own_network import Data, build_own, evaluate_own
+from refquant.own_network import Data, build_own, evaluate_own, origin
 from refquant.report import own_table
 
 FOLDER = os.environ.get("REFQUANT_MODELS")
@@ -38,22 +39,19 @@ def test_resnet8_folded_elsewhere_agrees_too():
 
 
 def test_readme_shows_resnet8s_table():
-    """Bytes exactly; accuracies to half a point, since calibration in floats differs between machines."""
+    """To the last digit, seconds aside: the scales are the same on every machine."""
     network, file = load("resnet8_cifar10_bn")
-    data = Data(planes(file["calibration_images"]), planes(file["test_images"]), file["test_labels"])
-    entries = evaluate_own(*build_own(network, data, ["max-int8", "channelwise-int8"], {}), data)["recipes"]
+    data = Data(planes(file["calibration_images"]), planes(file["test_images"]), file["test_labels"],
+                "calibration_inputs")
+    result = evaluate_own(*build_own(network, data, ["max-int8", "channelwise-int8"], {}), data)
+    result |= origin(Path(FOLDER) / "resnet8_cifar10_bn.onnx")
     page = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     table = page.split("<!-- ResNet-8 table")[1].split("```text\n")[1].split("\n```")[0].splitlines()
-    assert table[0] == f"1000 images, float top-1 {entries[0]['float_top1']:.2f} %"
-    assert table[:6] == own_table({"recipes": entries}).splitlines()[:6]
-    assert len(table[6:]) == len(entries)
-    for line, entry in zip(table[6:], entries):
-        recipe, top1, simulated, agreement, equal, cosine, sqnr, size, _ = line.split()
-        assert abs(float(sqnr) - entry["sqnr_db"]) < 0.5
-        assert (recipe, equal, int(size)) == (entry["recipe"], "yes", entry["weight_bytes"]) and entry["codes_equal"]
-        assert top1 == simulated and abs(float(top1) - entry["integer_top1"]) < 0.5
-        assert abs(float(agreement) - entry["agreement"]) < 0.5 and abs(float(cosine) - entry["cosine"]) < 0.001
-        assert entry["integer_top1"] >= entry["float_top1"] - (1.0 if recipe == "channelwise-int8" else 2.0)
+    printed = own_table(result).splitlines()
+    assert [line.split()[:-2] for line in table[7:]] == [line.split()[:-2] for line in printed[7:]]
+    assert table[:5] == printed[:5] and table[5].split() == printed[5].split()
+    for entry, lost in zip(result["recipes"], (2.0, 1.0)):
+        assert entry["codes_equal"] and entry["integer_top1"] >= entry["float_top1"] - lost
 
 
 @pytest.mark.parametrize("kind", ["bn", "folded"])
@@ -91,8 +89,6 @@ def test_easyquant_stays_near_float_and_readme_shows_it(name, bits, most):
     assert report["integer_top1"] >= report["float_top1"] - most
     page = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     lines = page.split("<!-- scales table")[1].split("```text\n")[1].split("\n```")[0].splitlines()[2:]
-    exact, *shown = next(values for network, method, *values in map(str.split, lines)
+    exact, *shown = next(values for network, method, *values in (re.split(r" {2,}", line) for line in lines)
                          if (network, method) == (name, "EasyQuant"))
-    assert exact == f"{report['float_top1']:.2f}"
-    # Calibration in floats differs between machines, and with it the scales that are searched.
-    assert abs(float(shown[8 - bits]) - report["integer_top1"]) < 1.0
+    assert exact == f"{report['float_top1']:.2f}" and shown[8 - bits] == f"{report['integer_top1']:.2f}"
