@@ -7,10 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from refquant.evaluation import evaluate
 from refquant.geometry import Geometry
 from refquant.network.batchnorm import fold_batchnorm, gain_and_shift
 from refquant.network.float_forward import run_float, run_float_tensors
 from refquant.network.graph import Add, BatchNorm, Clip, Concat, Conv, Flatten, Linear, Network
+from refquant.network.storage import load_quantized, quantized_to_bytes
+from refquant.recipes import quantize_network
+from refquant.similarity import sqnr_db
 from refquant.strategies import images, networks, reals
 
 # Per channel: gain 6/sqrt(8 + 1) = 2 and 0, shift 7 - 2·0.5 = 6 and 3.
@@ -166,12 +170,86 @@ def test_a_batchnorm_of_its_own_becomes_a_depthwise_convolution():
     assert run_float(fold_batchnorm(net), batch).tolist() == [[[[8, 2]], [[3, 3]]]]
 
 
-def test_a_flat_batchnorm_of_its_own_becomes_a_diagonal_linear_layer():
-    net = Network((2, 1, 1), [Flatten("flat", "input"), dataclasses.replace(NORM, inputs=("flat",))])
-    node = fold_batchnorm(net).nodes[-1]
-    assert isinstance(node, Linear)
-    assert node.weight.tolist() == [[2, 0], [0, 0]]
-    assert node.bias.tolist() == [6, 3]
+FLAT = dataclasses.replace(NORM, inputs=("flat",))
+FLATTEN = Flatten("flat", "input")
+LINEAR = Linear("y", "norm", np.array([[1.0, 5.0], [-2.0, 7.0], [0.5, 0.0]]), np.array([1.0, 0.0, -1.0]))
+FEATURES = np.array([[[[1.0]], [[-2.0]]], [[[0.5]], [[4.0]]]])
+
+
+def test_a_flat_batchnorm_is_folded_into_the_linear_layer_that_alone_reads_it():
+    # NORM is 2·x + 6 and 0·x + 3: y = W·(g∘x + s) + b.
+    net = Network((2, 1, 1), [FLATTEN, FLAT, LINEAR])
+    folded = fold_batchnorm(net)
+    assert [type(node) for node in folded.nodes] == [Flatten, Linear]
+    assert folded.nodes[1].inputs == ("flat",)
+    assert folded.nodes[1].weight.tolist() == [[2, 0], [-4, 0], [1, 0]]
+    assert folded.nodes[1].bias.tolist() == [6 + 15 + 1, -12 + 21, 3 - 1]
+    assert run_float(folded, FEATURES).tolist() == run_float(net, FEATURES).tolist()
+    without = fold_batchnorm(Network((2, 1, 1), [FLATTEN, FLAT, dataclasses.replace(LINEAR, bias=None)]))
+    assert without.nodes[1].bias.tolist() == [21, 9, 3]
+
+
+@pytest.mark.parametrize("nodes, output", [
+    ((FLATTEN, FLAT), ""),                                              # it is the output
+    ((FLATTEN, FLAT, LINEAR), "norm"),                                  # the output, and read
+    ((FLATTEN, FLAT, Clip("r", "norm")), ""),                           # read by a ReLU
+    ((FLATTEN, FLAT, LINEAR, dataclasses.replace(LINEAR, name="z")), "z"),  # two readers
+])
+def test_a_flat_batchnorm_of_its_own_is_one_gain_and_one_shift_per_feature(nodes, output):
+    net = Network((2, 1, 1), nodes, output)
+    folded = fold_batchnorm(net)
+    node = folded.nodes[1]
+    assert isinstance(node, Conv) and (node.name, node.weight.size, node.geometry.groups) == ("norm", 2, 2)
+    assert node.weight.ravel().tolist() == [2, 0] and node.bias.tolist() == [6, 3]
+    assert folded.shapes["norm"] == (2,)
+    assert run_float(folded, FEATURES).tolist() == run_float(net, FEATURES).tolist()
+
+
+def test_a_chain_of_flat_batchnorms_ends_in_one_linear_layer():
+    net = Network((2, 1, 1), [FLATTEN, FLAT, dataclasses.replace(NORM, name="again", inputs=("norm",)),
+                              dataclasses.replace(LINEAR, inputs=("again",))])
+    folded = fold_batchnorm(net)
+    assert sum(node.weight.size for node in folded.nodes if isinstance(node, (Conv, Linear))) <= 6 + 2
+    assert run_float(folded, FEATURES).tolist() == run_float(net, FEATURES).tolist()
+
+
+def test_a_gain_that_leaves_float32_is_refused_when_it_is_folded_forwards():
+    norm = BatchNorm("norm", "input", *(np.array([v, v], np.float32) for v in (1e30, 0, 0, 0)), epsilon=1e-30)
+    linear = Linear("y", "norm", np.full((1, 2), 1e10, np.float32))
+    with pytest.raises(ValueError, match=r"^node 'norm': folded into 'y' its gain must stay within float32, got a "):
+        fold_batchnorm(Network((2,), [norm, linear]))
+
+
+@pytest.mark.parametrize("recipe", ["max-int8", "channelwise-int8", "tensorrt-int8", "easyquant-int8"])
+@pytest.mark.parametrize("last", ["output", "relu", "linear"])
+def test_flat_batchnorms_run_in_integers_and_cost_a_weight_per_feature(recipe, last, tmp_path):
+    rng = np.random.default_rng(0)
+    F = 48
+    gamma, beta, mean, variance = (rng.uniform(0.5, 2, F) for _ in range(4))
+    nodes = [Flatten("f", "input"), BatchNorm("n", "f", gamma, beta, mean, variance)]
+    nodes += {"output": [], "relu": [Clip("r", "n"), Linear("y", "r", rng.normal(size=(5, F)))],
+              "linear": [Linear("y", "n", rng.normal(size=(5, F)))]}[last]
+    net = Network((3, 4, 4), nodes)
+    batch = rng.normal(size=(60, 3, 4, 4))
+    quantized = quantize_network(net, batch, recipe)
+    assert quantized.weight_bytes == {"output": F, "relu": 6 * F, "linear": 5 * F}[last]
+    y = batch.reshape(60, F) * (gamma / np.sqrt(variance + 1e-5)) + beta - mean * gamma / np.sqrt(variance + 1e-5)
+    y = {"output": y, "relu": np.maximum(y, 0), "linear": y}[last]
+    y = y if last == "output" else y @ nodes[-1].weight.T
+    assert sqnr_db(y, quantized.run(batch)) > 25
+    assert np.array_equal(quantized.run(batch), quantized.simulate(batch))
+    path = tmp_path / "network.npz"
+    path.write_bytes(quantized_to_bytes(quantized))
+    assert np.array_equal(load_quantized(path).run(batch), quantized.run(batch))
+    report = evaluate(quantized, batch, None, y, fold_batchnorm(net))
+    assert report.codes_equal and all(layer.sqnr_db > 20 for layer in report.layers)
+
+
+def test_a_convolution_of_a_flat_tensor_must_give_a_flat_tensor():
+    with pytest.raises(ValueError, match=r"^node 'c': of a flat tensor the output must be flat too, got planes \(3, 3"):
+        Network((2,), [Conv("c", "input", np.ones((2, 1, 1, 1)), None, Geometry((1, 1), (1, 1, 1, 1), (1, 1), 2))])
+    with pytest.raises(ValueError, match=r"^node 'c': weight must be \(O, 3, R, S\) for 3 input channels"):
+        Network((3,), [Conv("c", "input", np.ones((2, 2, 1, 1)))])
 
 
 def test_zero_variance_leaves_the_epsilon():

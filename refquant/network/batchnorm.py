@@ -1,4 +1,4 @@
-"""Folding batch normalization into the convolution or linear layer before it."""
+"""Folding batch normalization into the convolution or linear layer before it, or the linear layer after it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from refquant.network.graph import BatchNorm, Conv, Linear, Network, Node
 def fold_batchnorm(network: Network) -> Network:
     """The same function without BatchNorm nodes.
 
-    With g = gamma / sqrt(variance + epsilon), computed in float64:
-    W'_o = g_o·W_o,  b'_o = g_o·(b_o - mean_o) + beta_o.
-    A BatchNorm whose input is not a Conv or Linear of its own becomes a 1x1 depthwise convolution
-    (on flat tensors, a diagonal Linear). A folded pair keeps the convolution's name.
+    With g = gamma / sqrt(variance + epsilon) and s = beta - g·mean, computed in float64:
+    into a Conv or Linear before it that nothing else reads, W'_o = g_o·W_o, b'_o = g_o·b_o + s_o;
+    of flat features, into a Linear that alone reads it, W'_of = W_of·g_f, b'_o = b_o + Σ_f W_of·s_f.
+    Any other BatchNorm becomes a 1x1 depthwise convolution, on flat features too: one gain and one shift each.
+    A folded pair keeps the layer's name.
     """
     nodes: list[Node] = []
     renamed: dict[str, str] = {}
+    postponed: dict[str, BatchNorm] = {}  # to the Linear that alone reads them
     for node in network.nodes:
         node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
+        if isinstance(node, Linear) and node.inputs[0] in postponed:
+            node = _fold_into_reader(node, postponed[node.inputs[0]])
         if not isinstance(node, BatchNorm):
             nodes.append(node)
             continue
@@ -32,8 +36,11 @@ def fold_batchnorm(network: Network) -> Network:
         if owned and isinstance(before, (Conv, Linear)):
             nodes[nodes.index(before)] = _fold(before, node)
             renamed[node.name] = source
+        elif len(network.shapes[node.name]) == 1 and isinstance(network.only_reader(node.name), Linear):
+            postponed[node.name] = node
         else:
-            nodes.append(_as_layer(node, network.shapes[node.name]))
+            gain, shift = (a.astype(node.gamma.dtype) for a in gain_and_shift(node))
+            nodes.append(Conv(node.name, node.inputs, gain.reshape(-1, 1, 1, 1), shift, Geometry(groups=len(gain))))
     return network.replace_nodes(nodes, renamed.get(network.output, network.output))
 
 
@@ -49,14 +56,24 @@ def _fold(layer: Conv | Linear, norm: BatchNorm) -> Node:
     with np.errstate(over="ignore", invalid="ignore"):
         weight = (layer.weight * gain.reshape(-1, *(1,) * (layer.weight.ndim - 1))).astype(dtype)
         bias = (shift if layer.bias is None else gain * layer.bias + shift).astype(dtype)
-    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-        raise ValueError(f"node {norm.name!r}: folded into {layer.name!r} its gain must stay within {dtype}, "
-                         f"got a largest gain of {np.abs(gain).max():.3g}")
+    _check_finite(norm, layer, weight, bias, gain)
     return replace(layer, weight=weight, bias=bias)
 
 
-def _as_layer(norm: BatchNorm, shape: tuple[int, ...]) -> Node:
-    gain, shift = (a.astype(norm.gamma.dtype) for a in gain_and_shift(norm))
-    if len(shape) == 1:
-        return Linear(norm.name, norm.inputs, np.diag(gain), shift)
-    return Conv(norm.name, norm.inputs, gain.reshape(-1, 1, 1, 1), shift, Geometry(groups=len(gain)))
+def _fold_into_reader(layer: Linear, norm: BatchNorm) -> Linear:
+    gain, shift = gain_and_shift(norm)
+    weight, bias = np.empty_like(layer.weight), np.empty(len(layer.weight), layer.weight.dtype)
+    # Row by row: in float64 a copy of all weights would be twice or four times the layer.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for o, row in enumerate(layer.weight):
+            weight[o] = row * gain
+            bias[o] = (row * shift).sum() + (0.0 if layer.bias is None else layer.bias[o])
+    _check_finite(norm, layer, weight, bias, gain)
+    return replace(layer, inputs=norm.inputs, weight=weight, bias=bias)
+
+
+def _check_finite(norm: BatchNorm, layer: Conv | Linear, weight: np.ndarray, bias: np.ndarray, gain: np.ndarray
+                  ) -> None:
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise ValueError(f"node {norm.name!r}: folded into {layer.name!r} its gain must stay within {weight.dtype}, "
+                         f"got a largest gain of {np.abs(gain).max():.3g}")

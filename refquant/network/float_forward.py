@@ -90,7 +90,9 @@ def _bias(bias: np.ndarray | None, dtype: np.dtype) -> np.ndarray | None:
 
 @evaluate.register
 def _(node: Conv, x: np.ndarray) -> np.ndarray:
-    return convolve(x, node.weight.astype(x.dtype), _bias(node.bias, x.dtype), **node.geometry._asdict())
+    planes = x.reshape(*x.shape, 1, 1) if x.ndim == 2 else x
+    y = convolve(planes, node.weight.astype(x.dtype), _bias(node.bias, x.dtype), **node.geometry._asdict())
+    return y.reshape(y.shape[:x.ndim])
 
 
 @evaluate.register

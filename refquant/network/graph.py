@@ -55,7 +55,10 @@ def _expect_planes(shape: Shape) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Conv(Node):
-    """Convolution. weight: (O, C/groups, R, S); bias: (O,) or None."""
+    """Convolution. weight: (O, C/groups, R, S); bias: (O,) or None.
+
+    A 1x1 kernel also reads flat tensors (F,), as F planes of one element.
+    """
 
     weight: np.ndarray
     bias: np.ndarray | None = None
@@ -69,6 +72,11 @@ class Conv(Node):
         Geometry.of(*self.geometry)  # refuses what no kernel can do
 
     def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes[0]) == 1 and self.weight.shape[2:] == (1, 1):
+            planes = self.output_shape((*shapes[0], 1, 1))
+            if planes[1:] != (1, 1):
+                raise ValueError(f"of a flat tensor the output must be flat too, got planes {planes[1:]}")
+            return planes[:1]
         _expect_planes(shapes[0])
         self.geometry.check_shapes((1, *shapes[0]), self.weight.shape)
         _, height, width = shapes[0]
