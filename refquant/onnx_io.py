@@ -27,6 +27,7 @@ _FLOATS = (1, 10, 11)
 _EXTERNAL = 1  # of TensorProto.DataLocation
 _TENSOR = 4  # of AttributeProto.AttributeType
 _OLDEST = 7  # the operator set that gave Add, Gemm and BatchNormalization their present meaning
+OWN_DOMAIN = ("", "ai.onnx")
 _MOST_BYTES = 2**31  # what protobuf can hold
 
 
@@ -71,9 +72,10 @@ def _read_model(model: Any, folder: Path, value_of: Callable[[Any], Any]) -> Net
     graph = model.graph
     if not graph.node:
         raise ValueError("it must be an ONNX model, got a graph without nodes")
-    versions = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
-    if set(versions) != {""} or versions[""] < _OLDEST:
-        listed = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in versions.items())
+    # Other domains matter to the nodes that use them, which are refused by name.
+    versions = [entry.version for entry in model.opset_import if entry.domain in OWN_DOMAIN]
+    if not versions or min(versions) < _OLDEST:
+        listed = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import)
         raise ValueError(f"only ONNX's own operator set, {_OLDEST} or newer, is supported, got {listed or 'none'}")
     for what, lacking in (("functions", model.functions), ("sparse initializers", graph.sparse_initializer)):
         if lacking:
@@ -138,9 +140,9 @@ def _check_names(node: Any, known: set[str], all_outputs: set[str], readers: Map
         raise ValueError("it must have an output, got none")
     if node.output[0] in known:
         raise ValueError(f"tensor names must differ, got {node.output[0]!r} twice")
-    more = [name for name in node.output[1:] if name]
-    if more and (node.op_type != "Dropout" or any(readers[name] for name in more)):
-        raise ValueError(f"only its first output is supported, got also {more[0]!r}")
+    more = [name for name in node.output[1:] if name and readers[name]]
+    if more:
+        raise ValueError(f"only its first output may be read, got a reader of {more[0]!r} too")
 
 
 def _operator(node: Any, folder: Path, value_of: Callable[[Any], Any]) -> Operator:
@@ -149,7 +151,7 @@ def _operator(node: Any, folder: Path, value_of: Callable[[Any], Any]) -> Operat
     for attribute in node.attribute:
         value = value_of(attribute)
         attributes[attribute.name] = partial(_read_tensor, value, folder) if attribute.type == _TENSOR else value
-    kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+    kind = node.op_type if node.domain in OWN_DOMAIN else f"{node.domain}.{node.op_type}"
     return Operator(kind, node.output[0], tuple(node.input), attributes)
 
 

@@ -107,7 +107,11 @@ def _geometry(op: Operator, plane: tuple[int, int], kernel: tuple[int, int]) -> 
     if geometry.dilation != (1, 1):
         raise ValueError("auto_pad SAME with dilations is not supported, as runtimes disagree about it")
     # As many windows as strides begin within the input; an odd row or column goes to the end with SAME_UPPER.
-    missing = [max(0, (-(-size // step) - 1) * step + k - size) for size, step, k in zip(plane, stride, kernel)]
+    totals = [(-(-size // step) - 1) * step + k - size for size, step, k in zip(plane, stride, kernel)]
+    if min(totals) <= -3:
+        raise ValueError(f"auto_pad {auto.decode()} must come to a total padding of -2 or more, as onnxruntime pads "
+                         f"negatively below, got {min(totals)} for kernel {kernel}, strides {stride}, input {plane}")
+    missing = [max(0, total) for total in totals]  # one or two left out are the last ones: nothing is padded
     less, more = [m // 2 for m in missing], [m - m // 2 for m in missing]
     before, after = (less, more) if auto == b"SAME_UPPER" else (more, less)
     return geometry._replace(padding=(before[0], before[1], after[0], after[1]))
