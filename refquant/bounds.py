@@ -107,8 +107,16 @@ class StageBound:
         >>> print(direct_bounds(IntFormat(7), IntFormat(7), 64, (1, 3))[0].witness)
         x ---, w ---
         """
-        return ", ".join(f"{name} {_signs(codes[0])}" for name, codes in (("x", self.x_max), ("w", self.w_max))
-                         if codes is not None)
+        return _shown(self.x_max, self.w_max)
+
+    @property
+    def witness_min(self) -> str:
+        """The operands at ``min``, likewise."""
+        return _shown(self.x_min, self.w_min)
+
+
+def _shown(x: np.ndarray | None, w: np.ndarray | None) -> str:
+    return ", ".join(f"{name} {_signs(codes[0])}" for name, codes in (("x", x), ("w", w)) if codes is not None)
 
 
 def _signs(plane: np.ndarray) -> str:
@@ -146,17 +154,23 @@ def direct_bounds(x_format: IntFormat, w_format: IntFormat, channels: int,
     return direct, repeated("lane", min(safe_schedule(x_format, w_format), -(-products // LANES)))
 
 
-def largest_count(low: int, high: int, accumulator: IntFormat) -> int:
+def largest_count(low: int, high: int, accumulator: IntFormat, bias: IntFormat | None = None) -> int:
     """How many values of low..high always add up within ``accumulator``: the most, for one more may leave it.
 
+    bias: a code of this format is added too. 0 where not even one value and the bias fit.
     ValueError unless low <= 0 <= high and one of them is not 0.
 
     >>> largest_count(-142884, 142884, IntFormat(32))  # input channels of integer F(2,3) at 7 bits
     15029
+    >>> largest_count(-142884, 142884, IntFormat(32), IntFormat(31))  # -2^30..2^30 - 1 are taken
+    7514
     """
     if not low <= 0 <= high or low == high:
         raise ValueError(f"the range must contain 0 and another value, got {low}..{high}")
-    return min(limit // value for limit, value in ((accumulator.max, high), (accumulator.min, low)) if value)
+    room = (accumulator.max - (bias.max if bias else 0), accumulator.min - (min(bias.min, 0) if bias else 0))
+    if room[0] < 0 or room[1] > 0:
+        return 0
+    return min(limit // value for limit, value in zip(room, (high, low)) if value)
 
 
 def l1_budget(x_format: IntFormat, accumulator: IntFormat) -> int:

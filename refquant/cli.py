@@ -105,10 +105,14 @@ def _bounds(arguments: argparse.Namespace) -> None:
     from refquant.formats import IntFormat
     from refquant.winograd_bounds import describe_bounds
 
+    if arguments.tile is not None and arguments.kernel is not None:
+        raise ValueError("--kernel must be left out with --tile, whose kernel is R x R, got both")
     narrow = not arguments.full_range
     x_format = IntFormat(arguments.bits, signed=not arguments.unsigned, narrow=narrow and not arguments.unsigned)
     w_format = IntFormat(arguments.weight_bits or arguments.bits, narrow=narrow)
-    result = describe_bounds(arguments.tile, x_format, w_format, arguments.channels)
+    result = describe_bounds(arguments.tile, x_format, w_format, arguments.channels,
+                             kernel=arguments.kernel or (3, 3), accumulator=IntFormat(arguments.accumulator_bits),
+                             bias=IntFormat(arguments.bias_bits) if arguments.bias_bits else None)
     print(json.dumps(result, indent=1) if arguments.json else report.bounds_table(result))
 
 
@@ -119,11 +123,25 @@ def _add_bounds(commands: Any) -> None:
     bounds.add_argument("--weight-bits", type=_between(2, 32), metavar="B", help="of the weights, if other")
     bounds.add_argument("--full-range", action="store_true", help="codes from -2^(b-1), not from -(2^(b-1)-1)")
     bounds.add_argument("--unsigned", action="store_true", help="activations from 0 to 2^b-1")
-    bounds.add_argument("--tile", type=_tile, required=True, metavar="M,R",
-                        help="of Winograd's F(M, R), as in 2,3; or the name of a preset, as in 'F(4,3) ncnn'")
+    bounds.add_argument("--tile", type=_tile, metavar="M,R",
+                        help="of Winograd's F(M, R), as in 2,3; or the name of a preset, as in 'F(4,3) ncnn' "
+                             "(default: direct convolution alone)")
+    bounds.add_argument("--kernel", type=_kernel, metavar="R,S",
+                        help="of direct convolution; 1,1 for a fully connected layer (default: 3,3)")
     bounds.add_argument("--channels", type=_between(1, 2**31 - 1), required=True, metavar="C", help="input channels")
+    bounds.add_argument("--accumulator-bits", type=_between(2, 64), default=32, metavar="B",
+                        help="of the register that sums must fit (default: %(default)s)")
+    bounds.add_argument("--bias-bits", type=_between(2, 63), metavar="B",
+                        help="of a signed bias code that is added to the sum (default: no bias)")
     bounds.add_argument("--json", action="store_true", help="print JSON, with the witnesses as codes")
     bounds.set_defaults(run=_bounds)
+
+
+def _kernel(text: str) -> tuple[int, int]:
+    parts = text.split(",")
+    if len(parts) != 2 or not all(p.isdecimal() and 1 <= int(p) <= 1024 for p in parts):
+        raise argparse.ArgumentTypeError(f"must be two numbers from 1 to 1024, as in 3,3, got {text}")
+    return int(parts[0]), int(parts[1])
 
 
 def _between(least: int, most: int) -> Callable[[str], int]:

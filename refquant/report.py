@@ -189,14 +189,22 @@ def own_table(result: dict[str, Any]) -> str:
 
 
 def bounds_table(result: dict[str, Any]) -> str:
-    """The table of ``refquant bounds``."""
-    rows = [(s["stage"], str(s["min"]), str(s["max"]), str(s["bits"]), s["format"], f"{s['headroom_bits']:.1f}",
-             s["witness"]) for s in result["stages"]]
+    """The tables of ``refquant bounds``: ranges, and operands that attain their ends."""
+    accumulator, lane = result["accumulator"], result["products_per_lane"]
+    what = f"{result['tile']}, divisor {result['divisor']}" if result["tile"] else (
+        f"Direct {'x'.join(map(str, result['kernel']))} convolution")
+    bias = f", bias {result['bias']}" if result["bias"] else ""
+    ranges = table(
+        ("stage", "min", "max", "bits", "format", "headroom bits", f"fits {accumulator}"),
+        [(s["stage"], str(s["min"]), str(s["max"]), str(s["bits"]), s["format"], f"{s['headroom_bits']:.1f}",
+          {None: "", True: "yes", False: "NO"}[s["fits_accumulator"]]) for s in result["stages"]])
+    witnesses = table(("stage", "min attained at", "max attained at"),
+                      [(s["stage"], s["witness_min"], s["witness"]) for s in result["stages"]])
     most = ", ".join(f"{stage} {count}" for stage, count in result["largest_channels"].items())
-    return (f"{result['tile']}, divisor {result['divisor']}: {result['channels']} channels of {result['x_format']} "
-            f"times {result['w_format']}\n\n"
-            + table(("stage", "min", "max", "bits", "format", "headroom bits", "max attained at"), rows)
-            + f"\n\nInput channels that fit int32: {most}")
+    lanes = (f"Products that an int16 lane holds: {lane}" if lane else
+             "No int16 lanes: an operand has more than 8 bits, or one product leaves int16")
+    return (f"{what}: {result['channels']} channels of {result['x_format']} times {result['w_format']}{bias}\n\n"
+            f"{ranges}\n\n{witnesses}\n\nInput channels that fit {accumulator}: {most}\n{lanes}")
 
 
 def dialects_table() -> str:

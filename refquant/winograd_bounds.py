@@ -17,7 +17,7 @@ import numpy as np
 from refquant.bounds import StageBound, direct_bounds, dot_product_range, largest_count
 from refquant.cook_toom import transforms_for
 from refquant.formats import IntFormat, as_integers, whole
-from refquant.lanes import INT32
+from refquant.lanes import INT32, safe_schedule
 
 
 class _Transformed(NamedTuple):
@@ -169,40 +169,72 @@ def winograd_bounds_of_weights(tile: Any, x_format: IntFormat, w_q: Any) -> tupl
         _bound("direct", outputs, window))
 
 
-def largest_channels(tile: Any, x_format: IntFormat, w_format: IntFormat,
-                     accumulator: IntFormat = INT32) -> dict[str, int]:
+def largest_channels(tile: Any, x_format: IntFormat, w_format: IntFormat, accumulator: IntFormat = INT32,
+                     bias: IntFormat | None = None) -> dict[str, int]:
     """How many input channels each stage that adds over channels is proven for, in ``accumulator``.
 
     The least of them decides: where it is ``sum``, Winograd needs more room than its result does. The terms and
     partial sums inside Aᵀ·sum·A are no stages. Taken one by one, columns first, they can reach further than the
     sum (8 times an entry of it, in F(4,3)): if none of them may leave int32, F(4,3) at 7 bits is proven for 6
     channels, in the later scaling for 13. Where they wrap it does no harm: the scaled output fits.
+    bias: of a code that is added to the output, after the division.
 
     >>> seven = IntFormat(7, narrow=True)
     >>> largest_channels("F(4,3)", seven, seven)
     {'sum': 9, 'output_scaled': 104, 'output': 60118}
     >>> largest_channels("F(4,3) ncnn", seven, seven)["sum"]
     37
+    >>> largest_channels("F(4,3)", seven, seven, IntFormat(48))["sum"]
+    616061
     """
     bounds = {bound.stage: bound for bound in winograd_bounds(tile, x_format, w_format, 1)}
-    return {stage: largest_count(bounds[stage].min, bounds[stage].max, accumulator)
+    return {stage: largest_count(bounds[stage].min, bounds[stage].max, accumulator,
+                                 bias if stage == "output" else None)
             for stage in ("sum", "output_scaled", "output")}
 
 
-def describe_bounds(tile: Any, x_format: IntFormat, w_format: IntFormat, channels: int) -> dict[str, Any]:
-    """``winograd_bounds`` and ``largest_channels`` in plain types, as ``refquant bounds --json`` prints them.
+ADDED_UP = ("sum", "output_scaled", "output", "direct")  # the stages that an accumulator must hold
 
-    Of the witnesses, which repeat in every channel, one channel is given.
+
+def describe_bounds(tile: Any, x_format: IntFormat, w_format: IntFormat, channels: int, *,
+                    kernel: tuple[int, int] = (3, 3), accumulator: IntFormat = INT32, bias: IntFormat | None = None
+                    ) -> dict[str, Any]:
+    """Every stage's range and how many channels fit, in plain types, as ``refquant bounds --json`` prints them.
+
+    tile: of Winograd, or None for direct convolution by a ``kernel`` (R, S) alone. accumulator: what the stages in
+    ADDED_UP must fit. bias: a code of this format is added to ``output`` and ``direct``. Of the witnesses, which
+    repeat in every channel, one channel is given; x, w and bias.
     """
-    t = transforms_for(tile)
+    if tile is None:
+        bounds: tuple[StageBound, ...] = direct_bounds(x_format, w_format, channels, kernel)
+        one, = direct_bounds(x_format, w_format, 1, kernel)[:1]
+        about: dict[str, Any] = {"tile": None, "divisor": 1, "kernel": list(kernel)}
+        most = {"direct": largest_count(one.min, one.max, accumulator, bias)}
+    else:
+        t = transforms_for(tile)
+        bounds = winograd_bounds(t, x_format, w_format, channels)
+        about = {"tile": tile if isinstance(tile, str) else f"F({t.m},{t.r})", "divisor": t.divisor**2,
+                 "kernel": [t.r, t.r]}
+        most = largest_channels(t, x_format, w_format, accumulator, bias)
+    lanes = any(bound.stage == "lane" for bound in bounds)
+    return {**about, "x_format": str(x_format), "w_format": str(w_format), "channels": channels,
+            "accumulator": str(accumulator), "bias": str(bias) if bias else None,
+            "products_per_lane": safe_schedule(x_format, w_format) if lanes else None,
+            "stages": [_describe(bound, accumulator, bias) for bound in bounds], "largest_channels": most}
 
+
+def _describe(bound: StageBound, accumulator: IntFormat, bias: IntFormat | None) -> dict[str, Any]:
     def plane(codes: np.ndarray | None) -> list[list[int]] | None:
         return None if codes is None else codes[0].tolist()
 
-    stages = [{"stage": bound.stage, "min": bound.min, "max": bound.max, "bits": bound.bits,
-               "format": str(bound.format), "headroom_bits": bound.headroom_bits(), "witness": bound.witness,
-               "x_min": plane(bound.x_min), "w_min": plane(bound.w_min), "x_max": plane(bound.x_max),
-               "w_max": plane(bound.w_max)} for bound in winograd_bounds(t, x_format, w_format, channels)]
-    return {"tile": tile if isinstance(tile, str) else f"F({t.m},{t.r})", "divisor": t.divisor**2,
-            "x_format": str(x_format), "w_format": str(w_format), "channels": channels, "stages": stages,
-            "largest_channels": largest_channels(t, x_format, w_format)}
+    low, high, witness, witness_min, biases = bound.min, bound.max, bound.witness, bound.witness_min, {}
+    if bias and bound.stage in ("output", "direct"):
+        low, high = low + bias.min, high + bias.max
+        witness, witness_min = f"{witness}, bias +", f"{witness_min}, bias -"
+        biases = {"bias_min": bias.min, "bias_max": bias.max}
+    whole_range = StageBound(bound.stage, low, high, bound.x_min, bound.w_min, bound.x_max, bound.w_max)
+    fits = accumulator.min <= low and high <= accumulator.max if bound.stage in ADDED_UP else None
+    return {"stage": bound.stage, "min": low, "max": high, "bits": whole_range.bits,
+            "format": str(whole_range.format), "headroom_bits": whole_range.headroom_bits(), "fits_accumulator": fits, "witness": witness,
+            "witness_min": witness_min, "x_min": plane(bound.x_min), "w_min": plane(bound.w_min),
+            "x_max": plane(bound.x_max), "w_max": plane(bound.w_max), **biases}
