@@ -185,7 +185,7 @@ def largest_channels(tile: Any, x_format: IntFormat, w_format: IntFormat, accumu
     >>> largest_channels("F(4,3) ncnn", seven, seven)["sum"]
     37
     >>> largest_channels("F(4,3)", seven, seven, IntFormat(48))["sum"]
-    616061
+    615610
     """
     bounds = {bound.stage: bound for bound in winograd_bounds(tile, x_format, w_format, 1)}
     return {stage: largest_count(bounds[stage].min, bounds[stage].max, accumulator,
@@ -235,6 +235,6 @@ def _describe(bound: StageBound, accumulator: IntFormat, bias: IntFormat | None)
     whole_range = StageBound(bound.stage, low, high, bound.x_min, bound.w_min, bound.x_max, bound.w_max)
     fits = accumulator.min <= low and high <= accumulator.max if bound.stage in ADDED_UP else None
     return {"stage": bound.stage, "min": low, "max": high, "bits": whole_range.bits,
-            "format": str(whole_range.format), "headroom_bits": whole_range.headroom_bits(), "fits_accumulator": fits, "witness": witness,
-            "witness_min": witness_min, "x_min": plane(bound.x_min), "w_min": plane(bound.w_min),
+            "format": str(whole_range.format), "headroom_bits": whole_range.headroom_bits(), "fits_accumulator": fits,
+            "witness": witness, "witness_min": witness_min, "x_min": plane(bound.x_min), "w_min": plane(bound.w_min),
             "x_max": plane(bound.x_max), "w_max": plane(bound.w_max), **biases}
