@@ -40,8 +40,13 @@ def draw_formats() -> Figure:
         axes.plot(x, y, "o", color="C0" if code >= 0 else "C3")
         axes.text(1.15 * x, 1.15 * y, str(code), ha="center", va="center")
         axes.text(0.8 * x, 0.8 * y, f"{bits:04b}", ha="center", va="center", fontsize=7, color="0.4")
-    axes.text(0, 0, "adding 1 is one step\nclockwise:\n7 + 1 = -8", ha="center", va="center")
-    axes.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal", title="int4: sixteen codes, two's complement")
+    axes.text(0, 0, "adding 1 is one step\nclockwise", ha="center", va="center")
+    # The step that wraps, outside the circle, from 7 to -8.
+    start, end = ((1.42 * np.sin(2 * np.pi * k / 16), 1.42 * np.cos(2 * np.pi * k / 16)) for k in (7, 8))
+    axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "C3", "linewidth": 2,
+                                                    "connectionstyle": "arc3,rad=-0.2"})
+    axes.text(0.35, -1.62, "7 + 1 = -8", ha="center", va="center", color="C3")
+    axes.set(xlim=(-1.35, 1.35), ylim=(-1.75, 1.3), aspect="equal", title="int4: sixteen codes, two's complement")
     axes.axis("off")
     return figure
 
@@ -62,6 +67,10 @@ def draw_error() -> Figure:
         bottom.axhline(sign / (2 * scale), color="0.4", linestyle="--", linewidth=1)
     bottom.set(xlabel="x", ylabel="error")
     bottom.text(0, 0.3, "±1/(2S)", ha="center", color="0.3")
+    for limit in (fmt.min / scale, fmt.max / scale):
+        top.axvline(limit, color="C3", linestyle="--", linewidth=1)
+    top.text(fmt.max / scale, -2.0, "clips beyond\n±q_max/S", ha="center", color="C3",
+             bbox={"facecolor": "white", "edgecolor": "none"})
     for axes in (top, bottom):
         axes.grid(alpha=0.3)
     return figure
@@ -82,14 +91,15 @@ def draw_channels() -> Figure:
     axes.bar(places, largest[order], color="C0", label="one scale for the layer")
     axes.axhline(127, color="C3", linestyle="--", label="a scale of its own: every channel reaches 127")
     axes.set(xlabel="output channel, sorted", ylabel="largest |weight code| at 8 bits",
-             title=f"{conv.name}: depthwise weights after folding batch norm")
+             title=f"{conv.name}: depthwise weights after folding batch norm,\n"
+                   f"the largest channel {reach.max() / reach.min():.1f} times the smallest")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
 def draw_lanes() -> Figure:
     """Chapter 10: what an int16 lane holds after 1 to 9 products, at worst and in a real layer."""
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.6, 5.4), layout="constrained")
     axes = figure.subplots()
     products = np.arange(1, 10)
     for fmt, color in ((IntFormat(7, narrow=True), "C0"), (IntFormat(7), "C1")):
@@ -101,8 +111,16 @@ def draw_lanes() -> Figure:
     axes.fill_between(products, low, high, color="0.8", label="seen in layer res_a of the digits CNN")
     for limit in (32767, -32768):
         axes.axhline(limit, color="C3", linestyle="--")
-    axes.text(1, 33500, "int16", color="C3", va="bottom")
+        axes.text(1, limit, f"int16: {limit}", color="C3", va="bottom" if limit > 0 else "top")
     axes.set(xlabel="products added in one int16 lane (SMLAL)", ylabel="partial sum", xticks=products)
+    inset = axes.inset_axes((0.62, 0.575, 0.36, 0.17))
+    inset.axhline(32767, color="C3", linestyle="--")
+    inset.plot(8, 8 * 64 * 64, "o", color="C1")
+    inset.text(8.08, 32768, "8 · (-64) · (-64) = 32768", fontsize="small", va="center")
+    inset.text(8.9, 32766.9, "misses by one", fontsize="small", va="top", ha="right", color="C3")
+    inset.set(xlim=(7.9, 9.0), ylim=(32766, 32769), xticks=[8])
+    inset.set_yticks([32766, 32767, 32768], ["32766", "32767", "32768"])
+    inset.tick_params(labelsize="x-small")
     figure.legend(loc="outside lower center", fontsize="small", ncols=2)
     return figure
 

@@ -34,8 +34,11 @@ def draw_winograd_ranges() -> Figure:
                   label=f"seen on {IMAGES} images")
         for limit in (16, 32):
             axes.axvline(limit, color="C3", linestyle="--", linewidth=1)
+            axes.text(limit, 1.01, f"int{limit}", color="C3", ha="center", fontsize="small",
+                      transform=axes.get_xaxis_transform())
         axes.set_yticks(places, [r.stage for r in stages])
-        axes.set(xlabel="bits needed", title=f"{LAYER}, {CHANNELS} channels, by F({tile[0]},{tile[1]})")
+        axes.set_title(f"{LAYER}, {CHANNELS} channels, by F({tile[0]},{tile[1]})", pad=16)
+        axes.set_xlabel("bits needed")
     figure.axes[0].invert_yaxis()
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
@@ -46,18 +49,22 @@ def draw_winograd_tiles() -> Figure:
     sizes = np.arange(2, 7)
     codes = IntFormat(BITS, narrow=True)
     products = (sizes + 2) ** 2 / sizes**2
-    figure = Figure(figsize=(7.6, 4.0), layout="constrained")
-    left = figure.subplots()
-    left.plot(sizes, products, "o-", color="C0")
-    left.set(xlabel="outputs m of F(m, 3), in each direction", xticks=sizes, ylim=(0, 5),
-             title=f"{codes} operands, {CHANNELS} channels (directly: 9)")
-    left.set_ylabel("multiplications per output and channel", color="C0")
-    right = left.twinx()
+    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(sizes, products, "o-", color="C0", label="F(m, 3)")
+    left.axhline(9, color="0.4", linestyle="--", linewidth=1)
+    left.text(sizes[-1], 9, "direct: 9", color="0.4", ha="right", va="bottom")
+    left.set(xlabel="outputs m of F(m, 3), in each direction", xticks=sizes, ylim=(0, 10),
+             ylabel="multiplications per output and channel", title="what a larger tile saves")
     for stage, style in (("V", "^:"), ("U", "v:"), ("product", "x--"), ("sum", "s-"), ("output_scaled", "D-")):
         bits = [next(b.bits for b in winograd_bounds(cook_toom(int(m), 3), codes, codes, CHANNELS)
                      if b.stage == stage) for m in sizes]
-        right.plot(sizes, bits, style, color="C2" if stage == "output_scaled" else "C1", label=stage)
+        right.plot(sizes, bits, style, label=stage)
     right.axhline(32, color="C3", linestyle="--", linewidth=1)
-    right.set_ylabel("bits needed", color="C1")
-    figure.legend(title="bits of", loc="outside right center")
+    right.text(sizes[0], 32, "int32", color="C3", va="bottom")
+    right.set(xlabel="outputs m of F(m, 3), in each direction", xticks=sizes, ylabel="bits needed",
+              title=f"what it costs: {codes}, {CHANNELS} channels")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.legend(*right.get_legend_handles_labels(), title="bits of", loc="outside right center")
     return figure

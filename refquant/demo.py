@@ -61,7 +61,7 @@ def run_demo(everything: bool = False, progress: Progress = list) -> dict[str, A
             stages = result.stages
     return {"refquant": __version__, "network": "digits", "calibration": {"source": "training images",
                                                                           "images": len(calibration)},
-            "float_top1": top1(logits, labels), "images": len(images), "rows": rows,
+            "float_top1": top1(logits, labels), "chance": 100 / logits.shape[1], "images": len(images), "rows": rows,
             "stages_of": _describe(STAGES_OF), "stages": [_stage_entry(stage) for stage in stages],
             "lane_images": KERNEL_IMAGES, **run_kernels()}
 

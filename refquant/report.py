@@ -134,6 +134,7 @@ def draw_accuracy(result: dict[str, Any]) -> Figure:
         bits, accuracy = zip(*sorted(points))
         axes.plot(bits, accuracy, marker=marker, label=label)
     axes.axhline(result["float_top1"], color="0.4", linestyle="--", label="float")
+    axes.axhline(result["chance"], color="C3", linestyle=":", label=f"chance, 1 of {round(100 / result['chance'])}")
     axes.set(xlabel="bits of weights and activations", ylabel="top-1, integer inference (%)",
              title=f"Digits CNN, {result['images']} held-out images")
     axes.set_xticks(sorted({row["weight_bits"] for row in result["rows"]}))
@@ -154,7 +155,7 @@ def draw_headroom(result: dict[str, Any]) -> Figure:
     seen = [1 + np.log2(max(-s["min"], s["max"], 1)) for s in stages]
     axes.barh(places, proven, color="0.8", label="proven worst case")
     axes.barh(places, seen, height=0.4, color="C0", label="seen")
-    axes.plot(limits, places, "|", color="C3", markersize=14, markeredgewidth=2, label="format")
+    axes.plot(limits, places, "|", color="C3", markersize=14, markeredgewidth=2, label="bits of the format")
     axes.set_yticks(places, [f"{_shown(s['layer'])} {s['stage']}" for s in stages], parse_math=False)
     axes.invert_yaxis()
     axes.set(xlabel="bits of the sum, sign included",
