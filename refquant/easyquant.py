@@ -63,7 +63,7 @@ def search_layer(inputs: Any, weights: Any, *, bits: Any, mode: str = "paper", g
     then activations, until a round gains less than ``tolerance``, at most ``rounds`` times. It moves only for a
     gain above 1e-12, so the cosine, of all outputs of all images without bias, never falls. Per channel, one
     channel after another is moved, still for the layer's cosine. ``widen``, ours, not the paper's: while the best
-    candidate is at an end of [α, β], the range is doubled or halved there by n candidates more.
+    candidate is at an end of [α, β], among the outermost n/20, the range is doubled or halved there by n more.
     ``demo``: weights per channel, all swept together for their own channel's cosine: S0, then the 98 inner points
     of linspace(1, S0, 100); activations S0, then those of linspace(0.8·S0, S0, 200). Mean of the images' cosines.
     ``ncnn``: weights per channel, one after another; 100 candidates over [0.5, 2)·S0, those of the activations
@@ -147,15 +147,16 @@ def _widened(search: Callable[[np.ndarray], np.ndarray], start: np.ndarray, grid
              history: list[HalfStep]) -> tuple[np.ndarray, np.ndarray]:
     """What ``search`` finds, and its grid: with ``widen`` one at whose ends no scale is the best.
 
-    At an end a factor of 2 is added, at most 8 times at each. Only the last search stays in the history.
+    The outermost n/20 candidates are an end. There a factor of 2 is added, at most 8 times at each end. Only the
+    last search stays in the history.
     """
-    begin = len(history)
+    begin, margin = len(history), max(1, n // 20)
     least, most = grid[0] / 2**8, grid[-1] * 2**8
     while True:
         found = search(grid)
         if not widen:
             return found, grid
-        below, above = (found <= grid[0] * start).any(), (found >= grid[-1] * start).any()
+        below, above = (found <= grid[margin - 1] * start).any(), (found >= grid[-margin] * start).any()
         wider = grid
         if below and grid[0] > least:
             wider = np.concatenate([np.linspace(grid[0] / 2, grid[0], n, endpoint=False), wider])

@@ -80,9 +80,10 @@ def quantize(x: Any, scale: Any, fmt: IntFormat, rounding: str = "half_away", *,
     scalar or per channel like scale.
     arithmetic: ``exact``: X·S is rounded as if it were exact. ``float32_divide``: float32(x) divided in
     float32 by the step float32(1/S), as ONNX's QuantizeLinear does (with rounding ``half_even``).
-    ``float32_multiply``: float32(x) multiplied in float32 by float32(S), as torch does.
-    zero: the zero point is added ``after`` rounding, or ``before``: round(X·S + zero_point), as torch
-    and ONNX's reference of QLinearConv do. It matters to ties whose rule asks for parity or sign, and in
+    ``float32_multiply``: float32(x) multiplied in float32 by float32(S), as torch's quantize_per_tensor
+    is said to do (not compared with it here).
+    zero: the zero point is added ``after`` rounding, or ``before``: round(X·S + zero_point), as in torch
+    and in ONNX's reference of QLinearConv. It matters to ties whose rule asks for parity or sign, and in
     float32, where the sum is rounded once more.
     Returns codes in ``fmt.dtype``. ValueError for NaN, infinity, integers, a bad scale or zero point.
 
