@@ -5,9 +5,6 @@ tutorial.md; read the difference before you commit it.
 """
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,17 +85,3 @@ def test_readme_python_blocks_run():
     tutorial_runner.check_images(page, README.parent)
     outputs = run(page)
     assert outputs, "README.md shows no Python code"
-
-
-def test_readmes_first_code_runs_in_the_parent_folder_of_a_clone(tmp_path):
-    """There a folder called refquant lies in the way, which is not the package."""
-    page = load(README, readme=True)
-    first = next(fence for fence in page.fences if fence.language == "python")
-    (tmp_path / "refquant").mkdir()
-    for name in ("refquant", "README.md", "setup.cfg"):
-        (tmp_path / "refquant" / name).symlink_to(ROOT / name)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, "-c", first.text], cwd=tmp_path, env=environment, capture_output=True,
-                          text=True)
-    assert (done.returncode, done.stderr) == (0, "") and first.shown is not None
-    assert done.stdout == first.shown.text
