@@ -12,18 +12,18 @@ import winograd
 from matplotlib.figure import Figure
 
 from refquant import load_digits, max_scale, quantize, quantize_network, requantize
-from refquant.demo import run_demo
+from refquant.commands.demo import run_demo
+from refquant.commands.report import draw_accuracy, draw_headroom, png, write_atomically
+from refquant.convolution.geometry import taps
 from refquant.digits.weights import calibration_images
-from refquant.formats import IntFormat
-from refquant.geometry import taps
-from refquant.lanes import dot_int16, product_range, safe_schedule
-from refquant.linear import dequantize
+from refquant.integers.formats import IntFormat
+from refquant.integers.requantization import DIALECTS, Multiplier
+from refquant.integers.rounding import RULES, round_values
+from refquant.integers.simd import dot_int16, product_range, safe_schedule
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.graph import Conv
 from refquant.network.integer_forward import run_integer_tensors
-from refquant.report import draw_accuracy, draw_headroom, png, write_atomically
-from refquant.requantization import DIALECTS, Multiplier
-from refquant.rounding import RULES, round_values
+from refquant.scales.linear import dequantize
 
 HERE = Path(__file__).parent
 

@@ -8,15 +8,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from refquant import load_digits
-from refquant.calibration import calibrate
 from refquant.digits.weights import calibration_images
-from refquant.easyquant import ScaleSearch, search_layer
-from refquant.formats import IntFormat
-from refquant.kl import NVIDIA_START, best_bin, tensorrt_divergences
+from refquant.easyquant.search import ScaleSearch, search_layer
+from refquant.integers.formats import IntFormat
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import run_float_tensors
 from refquant.network.graph import Conv
-from refquant.ranges import ESTIMATORS, threshold
+from refquant.recipes.calibration import calibrate
+from refquant.scales.kl import NVIDIA_START, best_bin, tensorrt_divergences
+from refquant.scales.thresholds import ESTIMATORS, threshold
 
 LAYER, TENSOR, BITS = "res_a", "pw3_relu", 4
 

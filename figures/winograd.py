@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from refquant import load_digits, quantize_network
-from refquant.cook_toom import cook_toom
+from refquant.commands.kernel_check import run_winograd
 from refquant.digits.weights import calibration_images
-from refquant.formats import IntFormat, smallest_format
-from refquant.integer_kernels import run_winograd
-from refquant.winograd_bounds import winograd_bounds
+from refquant.integers.formats import IntFormat, smallest_format
+from refquant.winograd.bounds import winograd_bounds
+from refquant.winograd.transforms import cook_toom
 
 LAYER, BITS, CHANNELS, IMAGES = "res_a", 7, 32, 100
 

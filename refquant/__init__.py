@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from refquant.digits.weights import calibration_images, load_digits
-    from refquant.formats import IntFormat
-    from refquant.linear import dequantize, max_scale, quantize
+    from refquant.integers.formats import IntFormat
+    from refquant.integers.requantization import Multiplier, requantize
     from refquant.network.float_forward import run_float
     from refquant.network.graph import Network
-    from refquant.network.quantized import QuantizedNetwork
+    from refquant.network.proof import QuantizedNetwork
     from refquant.network.storage import load_quantized
-    from refquant.recipes import quantize_network
-    from refquant.requantization import Multiplier, requantize
-    from refquant.similarity import cosine, sqnr_db
+    from refquant.recipes.quantize import quantize_network
+    from refquant.scales.linear import dequantize, max_scale, quantize
+    from refquant.scales.metrics import cosine, sqnr_db
 
 __version__ = "0.1.0"
 
@@ -43,15 +43,15 @@ __all__ = [
 # interrupted, before NumPy and SciPy are loaded.
 _MODULES = {
     "digits.weights": ("calibration_images", "load_digits"),
-    "formats": ("IntFormat",),
-    "linear": ("dequantize", "max_scale", "quantize"),
+    "integers.formats": ("IntFormat",),
+    "scales.linear": ("dequantize", "max_scale", "quantize"),
     "network.float_forward": ("run_float",),
     "network.graph": ("Network",),
-    "network.quantized": ("QuantizedNetwork",),
+    "network.proof": ("QuantizedNetwork",),
     "network.storage": ("load_quantized",),
-    "recipes": ("quantize_network",),
-    "requantization": ("Multiplier", "requantize"),
-    "similarity": ("cosine", "sqnr_db"),
+    "recipes.quantize": ("quantize_network",),
+    "integers.requantization": ("Multiplier", "requantize"),
+    "scales.metrics": ("cosine", "sqnr_db"),
 }
 
 

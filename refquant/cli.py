@@ -26,9 +26,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _quantize(arguments: argparse.Namespace) -> None:
-    from refquant import report
-    from refquant.onnx_io import load_onnx
-    from refquant.own_network import build_own, data_files, evaluate_own, figure_files, load_data, origin
+    from refquant.commands import report
+    from refquant.commands.quantize import build_own, data_files, evaluate_own, figure_files, load_data, origin
+    from refquant.readers.onnx_file import load_onnx
 
     report.check_directory(arguments.out)
     recipes = list(dict.fromkeys(arguments.recipe))
@@ -55,7 +55,7 @@ def _deliver(text: str, files: dict[str, bytes], figures: Iterable[tuple[str, by
 
 def _write(files: dict[str, bytes], directory: Path) -> list[Path]:
     """Write files; Ctrl-C is an exception meanwhile, so that temporary files are taken away."""
-    from refquant import report
+    from refquant.commands import report
 
     handler = signal.getsignal(signal.SIGINT)
     if handler is _interrupt:
@@ -67,9 +67,9 @@ def _write(files: dict[str, bytes], directory: Path) -> list[Path]:
 
 
 def _add_quantize(commands: Any) -> None:
-    from refquant.ranges import ESTIMATORS
-    from refquant.recipe_settings import GRANULARITIES, RECIPES
-    from refquant.requantization import DIALECTS
+    from refquant.integers.requantization import DIALECTS
+    from refquant.recipes.settings import GRANULARITIES, RECIPES
+    from refquant.scales.thresholds import ESTIMATORS
 
     described = "; ".join(f"{name}: {recipe.source}" for name, recipe in RECIPES.items())
     quantize = commands.add_parser("quantize", help="quantize an ONNX network and run it in integers on your data",
@@ -101,9 +101,9 @@ def _add_quantize(commands: Any) -> None:
 
 
 def _bounds(arguments: argparse.Namespace) -> None:
-    from refquant import report
-    from refquant.formats import IntFormat
-    from refquant.winograd_bounds import describe_bounds
+    from refquant.commands import report
+    from refquant.integers.formats import IntFormat
+    from refquant.winograd.bounds import describe_bounds
 
     if arguments.tile is not None and arguments.kernel is not None:
         raise ValueError("--kernel must be left out with --tile, whose kernel is R x R, got both")
@@ -171,8 +171,8 @@ def _progress(rows: list[Any]) -> Iterable[Any]:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from refquant import report
-    from refquant.demo import demo_figures, run_demo
+    from refquant.commands import report
+    from refquant.commands.demo import demo_figures, run_demo
 
     report.check_directory(arguments.out)
     result = run_demo(arguments.all, _progress)
@@ -181,7 +181,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _dialects(arguments: argparse.Namespace) -> None:
-    from refquant import report
+    from refquant.commands import report
 
     print(report.dialects_table())
 

@@ -3,7 +3,7 @@
 For whoever tests something against refquant, or refquant against something else:
 
 >>> from hypothesis import given, settings
->>> from refquant.convolution import convolve_exact
+>>> from refquant.convolution.direct import convolve_exact
 >>> @settings(max_examples=25, derandomize=True, database=None)
 ... @given(convolution_cases())
 ... def a_zero_kernel_gives_zeros(case):
@@ -21,9 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refquant.cook_toom import PRESETS, Transforms, cook_toom
-from refquant.formats import IntFormat
-from refquant.geometry import Geometry
+from refquant.convolution.geometry import Geometry
+from refquant.integers.formats import IntFormat
 from refquant.network.graph import (
     Add,
     AveragePool,
@@ -39,6 +38,7 @@ from refquant.network.graph import (
     Node,
     Shape,
 )
+from refquant.winograd.transforms import PRESETS, Transforms, cook_toom
 
 try:
     from hypothesis import strategies as st

@@ -17,21 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from refquant.cook_toom import cook_toom
 from refquant.digits.weights import calibration_images, load_digits
-from refquant.formats import IntFormat
-from refquant.lanes import dot_int16
-from refquant.linear import quantize
-from refquant.network.assembly import QuantizedWeight, assemble
+from refquant.integers.formats import IntFormat
+from refquant.integers.requantization import DIALECTS, Multiplier, requantize
+from refquant.integers.simd import dot_int16
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.graph import Network
 from refquant.network.integer_forward import run_integer_tensors
-from refquant.network.layers import Encoding
-from refquant.recipe_settings import RECIPES
-from refquant.recipes import quantize_network
-from refquant.requantization import DIALECTS, Multiplier, requantize
-from refquant.winograd import winograd_convolve
-from refquant.winograd_bounds import describe_bounds
+from refquant.network.program import Encoding
+from refquant.recipes.lowering import QuantizedWeight, assemble
+from refquant.recipes.quantize import quantize_network
+from refquant.recipes.settings import RECIPES
+from refquant.scales.linear import quantize
+from refquant.winograd.bounds import describe_bounds
+from refquant.winograd.convolution import winograd_convolve
+from refquant.winograd.transforms import cook_toom
 
 PATH = Path(__file__).with_name("digests.json")
 BITS = (8, 7, 4)
@@ -59,7 +59,7 @@ def digits() -> Case:
 
 def models() -> dict[str, Case]:
     """The networks of the folder that REFQUANT_MODELS names."""
-    from refquant.onnx_io import load_onnx
+    from refquant.readers.onnx_file import load_onnx
 
     folder = Path(os.environ["REFQUANT_MODELS"])
 
@@ -86,7 +86,7 @@ def find_scales(network: Network, calibration: np.ndarray, recipe: str, bits: in
         found["weights"] = {name: w.scale.tolist() for name, w in weights.items()}
         return assemble(network, encodings, weights, *more)
 
-    with unittest.mock.patch("refquant.recipes.assemble", keep):
+    with unittest.mock.patch("refquant.recipes.quantize.assemble", keep):
         quantize_network(network, calibration, recipe, weight_bits=bits, activation_bits=bits)
     return found
 

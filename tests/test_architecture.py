@@ -1,4 +1,4 @@
-"""The order of the rooms: each module imports only from modules above it."""
+"""The order of the modules: each imports only from modules above it."""
 
 import ast
 import subprocess
@@ -11,59 +11,23 @@ import refquant
 
 PACKAGE = Path(refquant.__file__).parent
 
-# From the ground up. Two departures from a purely alphabetical reading of the pipeline: ``batchnorm``
-# stands above ``float_forward`` because the float interpreter shares its gain and shift; ``layers`` and
-# both interpreters stand above ``quantized`` so that QuantizedNetwork can prove its ranges and run.
-ROOMS = """
-formats
-rounding
-requantization
-lanes
-linear
-similarity
-kl
-ranges
-geometry
-work_arrays
-correlate
-convolution
-cook_toom
-winograd
-bounds
-winograd_bounds
-output_likeness
-search_start
-easyquant
-network
-network.graph
-network.batchnorm
-network.float_forward
-network.layers
-network.integer_forward
-network.simulated_scaling
-network.simulated_forward
-network.quantized
-network.storage
-network.assembly
-calibration
-layer_search
-recipe_settings
-recipes
-evaluation
-integer_kernels
-digits
-digits.data
-digits.architecture
-digits.gradients
-digits.weights
-digits.training
+# From the ground up, folder by folder; a folder's own line is its ``__init__``, which names modules of all of it.
+# ``batchnorm`` stands above ``float_forward``, whose gain and shift it shares; both interpreters stand above
+# ``proof``, so that QuantizedNetwork can prove its ranges and run.
+ORDER = """
+integers.formats integers.rounding integers.requantization integers.simd integers
+scales.linear scales.metrics scales.statistics scales.kl scales.thresholds scales
+convolution.geometry convolution.work_arrays convolution.blas convolution.direct convolution.bounds convolution
+winograd.transforms winograd.convolution winograd.bounds winograd
+easyquant.candidate_cosines easyquant.initial_scales easyquant.search easyquant
+network.graph network.batchnorm network.float_forward network.program network.integer_forward
+network.simulated_scaling network.simulated_forward network.proof network.storage network
+recipes.calibration recipes.lowering recipes.network_search recipes.settings recipes.quantize recipes
+readers.onnx_translation readers.onnx_operators readers.onnx_file readers
+digits.data digits.architecture digits.gradients digits.weights digits.training digits
 strategies
-report
 refquant
-demo
-onnx_translation
-onnx_operators
-onnx_io
+commands.evaluation commands.kernel_check commands.report commands.demo commands.quantize commands
 own_network
 cli
 __main__
@@ -71,8 +35,8 @@ __main__
 
 # What a plain ``import refquant`` may load beside the standard library.
 GROUND = {"numpy", "scipy"}
-AT_THE_DOOR = {"matplotlib": {"report"}, "hypothesis": {"strategies"}, "tqdm": {"cli", "digits.training"},
-               "onnx": {"onnx_io"}}
+EXTRAS = {"matplotlib": {"commands.report"}, "hypothesis": {"strategies"}, "tqdm": {"cli", "digits.training"},
+          "onnx": {"readers.onnx_file"}}
 
 
 def module_name(path: Path) -> str:
@@ -89,33 +53,33 @@ def imported_modules(path: Path) -> set[str]:
         if isinstance(statement, ast.Import):
             names |= {alias.name for alias in statement.names}
         elif isinstance(statement, ast.ImportFrom):
-            assert statement.level == 0, f"{path}: relative imports hide the room"
-            names.add(statement.module)
-            # ``from refquant import report`` imports a module, not a name.
-            names |= {f"{statement.module}.{alias.name}" for alias in statement.names
-                      if (PACKAGE.parent / Path(*statement.module.split("."), f"{alias.name}.py")).exists()}
+            assert statement.level == 0, f"{path}: relative imports hide the order"
+            # ``from refquant.commands import report`` imports a module, not a name of the folder.
+            modules = {f"{statement.module}.{alias.name}" for alias in statement.names
+                       if (PACKAGE.parent / Path(*statement.module.split("."), f"{alias.name}.py")).exists()}
+            names |= modules if len(modules) == len(statement.names) else {*modules, statement.module}
     return names
 
 
 MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
 
 
-def test_every_module_has_a_room_and_every_room_a_module():
-    assert set(MODULES) == set(ROOMS)
+def test_the_order_names_every_module():
+    assert set(MODULES) == set(ORDER)
 
 
-@pytest.mark.parametrize("name", ROOMS)
-def test_a_room_imports_only_from_rooms_above_it(name):
+@pytest.mark.parametrize("name", ORDER)
+def test_a_module_imports_only_from_modules_above_it(name):
     for imported in imported_modules(MODULES[name]):
         top = imported.split(".")[0]
         if imported == "refquant":
             # Only as ``from refquant import <module>``, which is listed under the module's own name.
-            assert ROOMS.index(name) >= ROOMS.index("refquant"), f"{name} imports all of refquant"
+            assert ORDER.index(name) >= ORDER.index("refquant"), f"{name} imports all of refquant"
         elif top == "refquant":
-            room = imported.removeprefix("refquant.")
-            assert ROOMS.index(room) < ROOMS.index(name), f"{name} imports {room}, which stands below it"
-        elif top in AT_THE_DOOR:
-            assert name in AT_THE_DOOR[top], f"{name} imports {top}"
+            module = imported.removeprefix("refquant.")
+            assert ORDER.index(module) < ORDER.index(name), f"{name} imports {module}, which stands below it"
+        elif top in EXTRAS:
+            assert name in EXTRAS[top], f"{name} imports {top}"
         else:
             assert top in GROUND or top in sys.stdlib_module_names, f"{name} imports {top}"
 

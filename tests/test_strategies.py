@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
 from refquant import strategies
-from refquant.convolution import convolve_exact
-from refquant.cook_toom import PRESETS
-from refquant.formats import IntFormat
+from refquant.convolution.direct import convolve_exact
+from refquant.integers.formats import IntFormat
 from refquant.network import graph
 from refquant.network.float_forward import run_float_tensors
-from refquant.recipes import quantize_network
+from refquant.recipes.quantize import quantize_network
 from refquant.strategies import (
     codes,
     convolution_cases,
@@ -26,6 +25,7 @@ from refquant.strategies import (
     reals,
     winograd_cases,
 )
+from refquant.winograd.transforms import PRESETS
 
 SEARCH = settings(max_examples=1500, derandomize=True, database=None, deadline=None,
                   suppress_health_check=list(HealthCheck), phases=["generate"])

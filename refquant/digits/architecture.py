@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from refquant.geometry import Geometry
+from refquant.convolution.geometry import Geometry
 from refquant.network.graph import (
     Add,
     BatchNorm,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from refquant.geometry import Geometry, pad, taps
+from refquant.convolution.geometry import Geometry, pad, taps
 from refquant.network.float_forward import check_images, evaluate
 from refquant.network.graph import (
     Add,

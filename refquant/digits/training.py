@@ -19,11 +19,11 @@ from typing import NoReturn
 
 import numpy as np
 
+from refquant.convolution.geometry import pad
 from refquant.digits.architecture import architecture, parameters, with_parameters
 from refquant.digits.data import load_images
 from refquant.digits.gradients import backward_batch, check_labels, cross_entropy, forward_batch
 from refquant.digits.weights import load_weights, save_weights
-from refquant.geometry import pad
 from refquant.network.float_forward import check_images, run_float
 from refquant.network.graph import BatchNorm, Conv, Linear, Network
 

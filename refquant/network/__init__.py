@@ -1,0 +1,22 @@
+"""Graph, integer program, and three interpreters.
+
+Read in this order: ``graph`` (a float network as a list of nodes), ``float_forward``, ``batchnorm`` (folding),
+``program`` (the integer layers), ``integer_forward`` (integers only), ``simulated_scaling`` and ``simulated_forward``
+(an independent implementation in float64), ``proof`` (``QuantizedNetwork``, whose sums are proven to fit),
+``storage``.
+"""
+
+from refquant.network.batchnorm import fold_batchnorm
+from refquant.network.float_forward import run_float, run_float_tensors
+from refquant.network.graph import Network
+from refquant.network.proof import QuantizedNetwork
+from refquant.network.storage import load_quantized
+
+__all__ = [
+    "Network",
+    "QuantizedNetwork",
+    "fold_batchnorm",
+    "load_quantized",
+    "run_float",
+    "run_float_tensors",
+]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from refquant.geometry import Geometry
+from refquant.convolution.geometry import Geometry
 from refquant.network.graph import BatchNorm, Conv, Linear, Network, Node
 
 

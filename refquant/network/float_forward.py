@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from refquant.convolution import convolve
-from refquant.geometry import pad, taps
+from refquant.convolution.direct import convolve
+from refquant.convolution.geometry import pad, taps
 from refquant.network.batchnorm import gain_and_shift
 from refquant.network.graph import (
     Add,

@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from refquant.formats import frozen_copy
-from refquant.geometry import Geometry
+from refquant.convolution.geometry import Geometry
+from refquant.integers.formats import frozen_copy
 
 Shape = tuple[int, ...]
 

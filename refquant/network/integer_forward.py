@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from refquant.convolution import convolve_exact
-from refquant.formats import as_integers
-from refquant.geometry import pad, taps
-from refquant.network.layers import (
+from refquant.convolution.direct import convolve_exact
+from refquant.convolution.geometry import pad, taps
+from refquant.integers.formats import as_integers
+from refquant.integers.requantization import Multiplier, requantize
+from refquant.integers.rounding import shift_right
+from refquant.network.program import (
     ADD_FORMAT,
     GUARD_BITS,
     Encoding,
@@ -25,8 +27,6 @@ from refquant.network.layers import (
     QuantizedFlatten,
     QuantizedMaxPool,
 )
-from refquant.requantization import Multiplier, requantize
-from refquant.rounding import shift_right
 
 # observe(layer name, stage, values): sees every integer sum before it is requantized.
 Observer = Callable[[str, str, np.ndarray], None]

@@ -12,9 +12,10 @@ from functools import singledispatch
 
 import numpy as np
 
-from refquant.convolution import convolve
-from refquant.geometry import pad, taps
-from refquant.network.layers import (
+from refquant.convolution.direct import convolve
+from refquant.convolution.geometry import pad, taps
+from refquant.integers.requantization import Multiplier
+from refquant.network.program import (
     GUARD_BITS,
     Encoding,
     IntegerProgram,
@@ -28,7 +29,6 @@ from refquant.network.layers import (
     QuantizedMaxPool,
 )
 from refquant.network.simulated_scaling import scale_by
-from refquant.requantization import Multiplier
 
 
 class Context:

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from refquant.formats import IntFormat
-from refquant.geometry import Geometry
-from refquant.network import layers as layer_types
-from refquant.network.layers import Encoding, Term
-from refquant.network.quantized import QuantizedNetwork
-from refquant.requantization import Multiplier
+from refquant.convolution.geometry import Geometry
+from refquant.integers.formats import IntFormat
+from refquant.integers.requantization import Multiplier
+from refquant.network import program as layer_types
+from refquant.network.program import Encoding, Term
+from refquant.network.proof import QuantizedNetwork
 
 KIND, VERSION = "refquant quantized network", 2
 _TYPES: dict[str, Any] = {cls.__name__: cls for cls in (

@@ -12,7 +12,7 @@ import onnxruntime
 from one_thread import best_seconds, print_machine, restart_on_one_thread
 from onnx import TensorProto, helper, numpy_helper
 
-from refquant.convolution import convolve, convolve_exact
+from refquant.convolution.direct import convolve, convolve_exact
 
 SHAPES = (  # name, C, H = W, O, kernel, groups
     ("dense 3x3", 64, 56, 64, 3, 1), ("dense 3x3 small", 32, 16, 32, 3, 1), ("pointwise", 128, 28, 128, 1, 1),

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 import numpy as np
 from one_thread import best_seconds, print_machine, restart_on_one_thread
 
-from refquant.convolution import convolve, convolve_exact
-from refquant.easyquant import search_layer
+from refquant.convolution.direct import convolve, convolve_exact
+from refquant.easyquant.search import search_layer
 
 LAYERS = ((3, 32, 3), (32, 64, 3), (64, 64, 3), (64, 32, 1))  # input and output channels, kernel; ReLU between
 BATCH = 8

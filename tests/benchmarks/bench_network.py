@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from one_thread import best_seconds, print_machine, restart_on_one_thread
 
-from refquant.geometry import Geometry
+from refquant.convolution.geometry import Geometry
 from refquant.network.float_forward import run_float
 from refquant.network.graph import Clip, Conv, Flatten, GlobalAveragePool, Linear, Network, Node
 from refquant.network.integer_forward import run_integer_tensors
-from refquant.recipes import quantize_network
+from refquant.recipes.quantize import quantize_network
 
 BATCH = 8
 BLOCKS = ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), *((128, 1),) * 5, (256, 2), (256, 1))
@@ -50,7 +50,7 @@ def main() -> None:
     print_machine()
     rng = np.random.default_rng(0)
     if len(sys.argv) > 1:
-        from refquant.onnx_io import load_onnx
+        from refquant.readers.onnx_file import load_onnx
 
         network = load_onnx(Path(sys.argv[1]))
     else:

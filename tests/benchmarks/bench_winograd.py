@@ -8,8 +8,8 @@ forced.
 import numpy as np
 from one_thread import best_seconds, print_machine, restart_on_one_thread
 
-from refquant.convolution import convolve_exact
-from refquant.winograd import transform_kernel, winograd_convolve
+from refquant.convolution.direct import convolve_exact
+from refquant.winograd.convolution import transform_kernel, winograd_convolve
 
 CHANNELS, SIZE, KERNEL = 64, 56, 3
 # Name, tile, magnitude of the inputs and of the weights. What is exact in float32 follows from them.

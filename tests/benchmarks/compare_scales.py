@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from refquant.commands.evaluation import top1
+from refquant.commands.report import table
 from refquant.digits.weights import calibration_images, load_digits
-from refquant.evaluation import top1
 from refquant.network.float_forward import run_float
 from refquant.network.graph import Network
-from refquant.onnx_io import load_onnx
-from refquant.recipes import quantize_network
-from refquant.report import table
+from refquant.readers.onnx_file import load_onnx
+from refquant.recipes.quantize import quantize_network
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "max": ("channelwise-int8", {}), "percentile": ("channelwise-int8", {"estimator": "percentile"}),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from refquant.formats import IntFormat
+from refquant.integers.formats import IntFormat
 
 
 def build(folder: Path, name: str, command: list[str], source: Path) -> Path:

@@ -1,0 +1,6 @@
+"""What the command line does, its reports and figures; ``refquant.cli`` is the entry.
+
+Read in this order: ``demo``, ``quantize`` (a network and data of the reader's own), ``evaluation`` (what a report
+says of a quantized network), ``kernel_check`` (a network's layers once more through lanes and Winograd), ``report``
+(tables and figures).
+"""

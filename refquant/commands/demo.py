@@ -1,0 +1,109 @@
+"""The demo: the bundled CNN and the bundled digits, through every method, in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from refquant import __version__
+from refquant.commands import report
+from refquant.commands.evaluation import Evaluation, StageReport, evaluate, top1
+from refquant.commands.kernel_check import LaneReport, WinogradReport, run_lanes, run_winograd
+from refquant.digits.weights import calibration_images, load_digits
+from refquant.network.float_forward import run_float64_tensors
+from refquant.recipes.quantize import quantize_network
+from refquant.recipes.settings import settings
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the demo's table: a method at its bits and granularity."""
+
+    method: str
+    recipe: str
+    bits: int
+    granularity: str
+    always: bool = True  # otherwise only with --all
+
+
+ROWS = (*(Row("max", recipe, bits, granularity)
+          for granularity, recipe in (("layer", "max-int8"), ("channel", "channelwise-int8"))
+          for bits in (8, 7, 6, 5, 4, 3)),
+        *(Row(method, recipe, bits, "channel", always=bits in (8, 7, 4))
+          for method, recipe in (("KL", "tensorrt-int8"), ("EasyQuant", "easyquant-int8"))
+          for bits in (8, 7, 6, 5, 4, 3)))
+# The row whose sums the second table and the headroom figure show.
+STAGES_OF = Row("max", "channelwise-int8", 8, "channel")
+
+# EasyQuant's INT7 inference: signed narrow codes, eight products in an int16 lane.
+KERNEL_BITS, KERNEL_IMAGES = 7, 100
+WINOGRAD_TILES = ((2, 3), (4, 3))
+
+Progress = Callable[[list[Row]], Iterable[Row]]
+
+
+def run_demo(everything: bool = False, progress: Progress = list) -> dict[str, Any]:
+    """Quantize and evaluate every row; returns what ``report.json`` holds.
+
+    everything: also the rows that the short table leaves out. progress: wraps the list of rows.
+    """
+    network, images, labels = load_digits()
+    calibration = calibration_images()
+    logits = run_float64_tensors(network, images)[network.output]
+    rows: list[dict[str, Any]] = []
+    stages: tuple[StageReport, ...] = ()
+    for row in progress([row for row in ROWS if row.always or everything]):
+        quantized = quantize_network(network, calibration, row.recipe, weight_bits=row.bits,
+                                     activation_bits=row.bits, granularity=row.granularity)
+        result = evaluate(quantized, images, labels, logits)
+        rows.append(_row_entry(row, result))
+        if row == STAGES_OF:
+            stages = result.stages
+    return {"refquant": __version__, "network": "digits", "calibration": {"source": "training images",
+                                                                          "images": len(calibration)},
+            "float_top1": top1(logits, labels), "chance": 100 / logits.shape[1], "images": len(images), "rows": rows,
+            "stages_of": _describe(STAGES_OF), "stages": [_stage_entry(stage) for stage in stages],
+            "lane_images": KERNEL_IMAGES, **run_kernels()}
+
+
+def run_kernels() -> dict[str, Any]:
+    """The 3x3 layers at 7 bits through int16 lanes and the dense ones through Winograd, on some held-out images."""
+    network, images, _ = load_digits()
+    quantized = quantize_network(network, calibration_images(), "channelwise-int8", weight_bits=KERNEL_BITS,
+                                 activation_bits=KERNEL_BITS, activations="signed")
+    images = images[:KERNEL_IMAGES]
+    return {"lanes": [_lane_entry(lane) for lane in run_lanes(quantized, images)],
+            "winograd": [_winograd_entry(tile, stage) for tile in WINOGRAD_TILES
+                         for stage in run_winograd(quantized, images, tile)]}
+
+
+def _describe(row: Row) -> str:
+    return f"{row.method}, {row.bits} bits, per {row.granularity}"
+
+
+def _row_entry(row: Row, result: Evaluation) -> dict[str, Any]:
+    chosen = settings(row.recipe, weight_bits=row.bits, activation_bits=row.bits, granularity=row.granularity)
+    return {"network": "digits", "method": row.method, "label": chosen.label, "weight_bits": row.bits,
+            "activation_bits": row.bits, "granularity": row.granularity, "activations": chosen.activations,
+            "dialect": chosen.dialect, "simulated_top1": result.simulated_top1,
+            "integer_top1": result.integer_top1, "codes_equal": result.codes_equal, "cosine": result.cosine,
+            "sqnr_db": result.sqnr_db, "weight_bytes": result.weight_bytes}
+
+
+def _stage_entry(stage: StageReport) -> dict[str, Any]:
+    return {**asdict(stage), "format": str(stage.format), "headroom_bits": stage.headroom_bits}
+
+
+def _lane_entry(lane: LaneReport) -> dict[str, Any]:
+    return {**asdict(lane), "x_format": str(lane.x_format), "w_format": str(lane.w_format)}
+
+
+def _winograd_entry(tile: tuple[int, int], stage: WinogradReport) -> dict[str, Any]:
+    return {"tile": f"F({tile[0]},{tile[1]})", **asdict(stage), "format": str(stage.format)}
+
+
+def demo_figures(result: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+    """The two figures, by file name."""
+    yield "accuracy.png", report.png(report.draw_accuracy(result))
+    yield "headroom.png", report.png(report.draw_headroom(result))

@@ -1,0 +1,185 @@
+"""What quantization did to a network: accuracy, similarity, code equality and the sums it saw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from refquant.convolution.bounds import headroom_bits
+from refquant.integers.formats import IntFormat
+from refquant.network.float_forward import run_float64_tensors
+from refquant.network.graph import Conv, Linear, Network
+from refquant.network.integer_forward import run_integer_tensors
+from refquant.network.program import Encoding, Layer, QuantizedConv
+from refquant.network.proof import QuantizedNetwork
+from refquant.network.simulated_forward import run_simulated_tensors
+from refquant.scales.linear import DEAD
+from refquant.scales.metrics import cosine, sqnr_db
+
+BATCH = 50
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """One stage's sums: smallest and largest value seen and proven, and the spare bits of the proof."""
+
+    layer: str
+    stage: str
+    format: IntFormat
+    min: int
+    max: int
+    proven_min: int
+    proven_max: int
+
+    @property
+    def headroom_bits(self) -> float:
+        """How often the proven range could double within the format."""
+        return headroom_bits(self.proven_min, self.proven_max, self.format)
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """How far one layer's output is from the float network's, and what its weights are like.
+
+    weight_range_disparity: largest over smallest max|w| among the channels that are not dead.
+    saturated_fraction: of the output codes, those at an end of the format that is not real zero.
+    headroom_bits: the least of its stages'; None, as the weight fields, where there is nothing to tell.
+    """
+
+    name: str
+    op: str
+    cosine: float
+    sqnr_db: float
+    weight_range_disparity: float | None
+    dead_channels: int | None
+    limited_channels: int | None
+    saturated_fraction: float
+    headroom_bits: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies in percent (None without labels); cosine and SQNR of the logits against float's.
+
+    agreement: percent of images with the float network's argmax. codes_equal: integer and simulated
+    inference gave the same code everywhere, in every tensor of every image.
+    """
+
+    integer_top1: float | None
+    simulated_top1: float | None
+    agreement: float
+    codes_equal: bool
+    cosine: float
+    sqnr_db: float
+    weight_bytes: int
+    stages: tuple[StageReport, ...]
+    layers: tuple[LayerReport, ...]
+
+
+def top1(logits: np.ndarray, labels: Any) -> float:
+    """Percent of images whose largest logit, the first among equals, is their label's."""
+    return 100.0 * float(np.mean(logits.argmax(axis=1) == np.asarray(labels)))
+
+
+class _Likeness:
+    """Sums over batches from which a cosine and an SQNR follow, in float64."""
+
+    def __init__(self) -> None:
+        self.dot = self.signal = self.other = self.noise = 0.0
+        self.saturated = self.size = 0
+
+    def add(self, reference: np.ndarray, codes: np.ndarray, encoding: Encoding) -> None:
+        """Take one batch of a tensor."""
+        x, y = reference.astype(np.float64).ravel(), encoding.dequantize(codes).ravel()
+        self.dot += float(x @ y)
+        self.signal += float(x @ x)
+        self.other += float(y @ y)
+        self.noise += float((x - y) @ (x - y))
+        fmt = encoding.format
+        # Where the lowest code is real zero, it is ReLU that put values there.
+        at_end = (codes == fmt.max) | ((codes == fmt.min) & (encoding.zero_point != fmt.min))
+        self.saturated, self.size = self.saturated + int(at_end.sum()), self.size + codes.size
+
+    @property
+    def cosine(self) -> float:
+        """As ``similarity.cosine``."""
+        if not (self.signal and self.other):
+            return 1.0 if self.signal == self.other else 0.0
+        return float(np.clip(self.dot / np.sqrt(self.signal * self.other), -1.0, 1.0))
+
+    @property
+    def sqnr_db(self) -> float:
+        """As ``similarity.sqnr_db``."""
+        if not self.noise:
+            return float("inf")
+        return 10 * float(np.log10(self.signal / self.noise)) if self.signal else float("-inf")
+
+
+def evaluate(quantized: QuantizedNetwork, images: Any, labels: Any, float_logits: np.ndarray,
+             network: Network | None = None) -> Evaluation:
+    """Run every image by both roads and compare.
+
+    images: floats (N, *input_shape). labels: N integers or None. float_logits: (N, classes).
+    network: the float network, folded, for a report on every layer; without it ``layers`` is empty.
+    """
+    images = np.asarray(images)
+    if len(float_logits) != len(images) or (labels is not None and np.shape(labels) != (len(images),)):
+        raise ValueError(f"float_logits and labels must be one per image, got {len(float_logits)} and "
+                         f"{'no' if labels is None else np.shape(labels)} for {len(images)} images")
+    seen: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def observe(layer: str, stage: str, values: np.ndarray) -> None:
+        low, high = int(values.min()), int(values.max())
+        before = seen.get((layer, stage), (low, high))
+        seen[layer, stage] = min(low, before[0]), max(high, before[1])
+
+    integer, simulated, codes_equal = [], [], True
+    likeness = {layer.output: _Likeness() for layer in quantized.layers}
+    for start in range(0, len(images), BATCH):
+        batch = images[start:start + BATCH]
+        x_q = quantized.quantize_images(batch)
+        codes = run_integer_tensors(quantized, x_q, observe)
+        twins = run_simulated_tensors(quantized, x_q)
+        codes_equal = codes_equal and all(np.array_equal(codes[name], twins[name]) for name in codes)
+        integer.append(codes[quantized.output])
+        simulated.append(twins[quantized.output])
+        if network is not None:
+            tensors = run_float64_tensors(network, batch, start)
+            for name, sums in likeness.items():
+                sums.add(tensors[name], codes[name], quantized.encodings[name])
+    decode = quantized.encodings[quantized.output].dequantize
+    logits = decode(np.concatenate(integer))
+    twin_logits = decode(np.concatenate(simulated).astype(np.int64))
+    stages = tuple(StageReport(s.layer, s.stage, s.format, *seen[s.layer, s.stage], s.min, s.max)
+                   for s in quantized.stages)
+    return Evaluation(
+        integer_top1=None if labels is None else top1(logits, labels),
+        simulated_top1=None if labels is None else top1(twin_logits, labels),
+        agreement=top1(logits, float_logits.argmax(axis=1)),
+        codes_equal=codes_equal,
+        cosine=cosine(float_logits, logits),
+        sqnr_db=sqnr_db(float_logits, logits),
+        weight_bytes=quantized.weight_bytes,
+        stages=stages,
+        layers=() if network is None else tuple(
+            _layer_report(layer, network, likeness[layer.output], stages) for layer in quantized.layers))
+
+
+def channel_ranges(weight: np.ndarray) -> np.ndarray:
+    """max|w| of each output channel."""
+    return np.abs(weight.reshape(len(weight), -1)).max(axis=1)
+
+
+def _layer_report(layer: Layer, network: Network, sums: _Likeness, stages: tuple[StageReport, ...]) -> LayerReport:
+    disparity = dead = limited = None
+    node = next(node for node in network.nodes if node.name == layer.name)
+    if isinstance(node, (Conv, Linear)) and isinstance(layer, QuantizedConv):
+        ranges = channel_ranges(node.weight.astype(np.float64))
+        live = ranges[ranges >= max(DEAD * ranges.max(), np.finfo(float).tiny)]
+        disparity = float(live.max() / live.min()) if live.size else None
+        dead, limited = len(ranges) - len(live), len(layer.limited)
+    headroom = [stage.headroom_bits for stage in stages if stage.layer == layer.name]
+    return LayerReport(layer.name, type(node).__name__, sums.cosine, sums.sqnr_db, disparity, dead, limited,
+                       sums.saturated / sums.size, min(headroom, default=None))

@@ -1,0 +1,188 @@
+"""A network and data of the reader's own: quantized by one or more recipes, evaluated, and written down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refquant import __version__
+from refquant.commands import report
+from refquant.commands.evaluation import Evaluation, channel_ranges, evaluate, top1
+from refquant.network.batchnorm import fold_batchnorm
+from refquant.network.float_forward import check_images, run_float64_tensors, run_float_tensors
+from refquant.network.graph import Conv, Linear, Network
+from refquant.network.proof import QuantizedNetwork
+from refquant.network.storage import array_names, quantized_to_bytes, read_arrays
+from refquant.recipes.quantize import quantize_network
+from refquant.recipes.settings import Settings, settings
+
+BATCH = 50
+CALIBRATION = 50
+ARRAYS = ("inputs", "labels", "calibration_inputs")
+Progress = Callable[[list[str]], Iterable[str]]
+
+
+class Data(NamedTuple):
+    """Calibration images, evaluation images, and the labels of the latter or None.
+
+    source: where the calibration images are from. ignored: arrays of the file that nobody needs. first: the
+    place of the first evaluation image among the file's inputs.
+    """
+
+    calibration: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray | None
+    source: str = "given"
+    ignored: tuple[str, ...] = ()
+    first: int = 0
+
+
+class Built(NamedTuple):
+    """A quantized network, how it was asked for, and the seconds that its scales took."""
+
+    settings: Settings
+    quantized: QuantizedNetwork
+    seconds: float
+
+
+def load_data(path: Path, input_shape: tuple[int, ...], calibration_images: int | None = None,
+              images: int | None = None) -> Data:
+    """Read ``inputs``, and if they are there ``labels`` and ``calibration_inputs``, from an .npz file.
+
+    calibration_images: how many calibrate; by default all of ``calibration_inputs``, or without those the
+    first 50 inputs. In the latter case only the inputs after them are evaluated. images: how many are
+    evaluated at most. Other arrays are not opened. ValueError for a file that is not such.
+    """
+    for name, number in (("calibration images", calibration_images), ("images", images)):
+        if number is not None and number < 1:
+            raise ValueError(f"the number of {name} must be >= 1, got {number}")
+    arrays = read_arrays(path, ARRAYS)
+    held = array_names(path)
+    if "inputs" not in arrays:
+        raise ValueError(f"{path} must hold 'inputs', and may hold 'labels' and 'calibration_inputs', got "
+                         f"{', '.join(sorted(held)) or 'nothing'}")
+    inputs, labels = arrays["inputs"], arrays.get("labels")
+    wanted = f"(N, {', '.join(map(str, input_shape))})"
+    for name in ("inputs", "calibration_inputs"):
+        if name in arrays and (arrays[name].dtype != np.float32 or arrays[name].shape[1:] != input_shape):
+            raise ValueError(f"{name} must be float32 {wanted}, as the network reads them, got "
+                             f"{arrays[name].dtype} {arrays[name].shape}")
+    if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != inputs.shape[:1]):
+        raise ValueError(f"labels must hold {len(inputs)} integers, got {labels.dtype} {labels.shape}")
+    if "calibration_inputs" in arrays:
+        source, start = "calibration_inputs", 0
+        count = len(arrays[source]) if calibration_images is None else calibration_images
+    else:
+        source, start = "inputs", CALIBRATION if calibration_images is None else calibration_images
+        count = start
+        if len(inputs) <= start:
+            raise ValueError(f"inputs must hold more than the {start} images that calibrate, got {len(inputs)}")
+    if len(arrays[source]) < count:
+        raise ValueError(f"{source} must hold {count} images, got {len(arrays[source])}")
+    stop = len(inputs) if images is None else start + images
+    if stop > len(inputs):
+        raise ValueError(f"inputs must hold {images} images to evaluate, got {len(inputs) - start}")
+    return Data(check_images(arrays[source][:count], input_shape), check_images(inputs[start:stop], input_shape),
+                None if labels is None else labels[start:stop], source if start == 0 else f"the first {start} inputs",
+                tuple(sorted(set(held) - set(ARRAYS))), start)
+
+
+def build_own(network: Network, data: Data, recipes: list[str], options: dict[str, Any], progress: Progress = list
+              ) -> tuple[Network, dict[str, Built]]:
+    """The folded float network, which ends at the logits, and one quantized network per recipe.
+
+    options: keyword arguments of ``quantize_network``. Everything bad about data and options is told here.
+    """
+    network = fold_batchnorm(network.without_softmax())
+    shape = network.shapes[network.output]
+    if len(shape) != 1:
+        raise ValueError(f"the network's output must be one row of logits per image, got shape "
+                         f"(N, {', '.join(map(str, shape))})")
+    if data.labels is not None and not (0 <= data.labels.min() and data.labels.max() < shape[0]):
+        raise ValueError(f"labels must be from 0 to {shape[0] - 1}, got {data.labels.min()}..{data.labels.max()}")
+    chosen = {recipe: settings(recipe, **options) for recipe in recipes}
+    built = {}
+    for recipe in progress(recipes):
+        start = time.perf_counter()
+        quantized = quantize_network(network, data.calibration, recipe, **options)
+        built[recipe] = Built(chosen[recipe], quantized, time.perf_counter() - start)
+    return network, built
+
+
+def evaluate_own(network: Network, built: dict[str, Built], data: Data, progress: Progress = list
+                 ) -> dict[str, Any]:
+    """What ``report.json`` holds, for what ``build_own`` returned; ``origin`` adds where the network is from."""
+    logits = np.concatenate([
+        run_float64_tensors(network, data.images[start:start + BATCH], data.first + start,
+                            "evaluation image")[network.output] for start in range(0, len(data.images), BATCH)])
+    float_top1 = None if data.labels is None else top1(logits, data.labels)
+    made = {"refquant": __version__, "calibration": {"source": data.source, "images": len(data.calibration)}}
+    entries = []
+    for recipe in progress(list(built)):
+        start = time.perf_counter()
+        result = evaluate(built[recipe].quantized, data.images, data.labels, logits, network)
+        entries.append(_entry(built[recipe], float_top1, len(data.images), result, time.perf_counter() - start))
+    return {**made, **entries[0]} if len(entries) == 1 else {**made, "recipes": entries}
+
+
+def origin(model: Path) -> dict[str, Any]:
+    """For ``report.json``: the model file by its name and its sha256."""
+    return {"model": {"file": model.name, "sha256": hashlib.sha256(model.read_bytes()).hexdigest()}}
+
+
+def _entry(built: Built, float_top1: float | None, images: int, result: Evaluation, seconds: float
+           ) -> dict[str, Any]:
+    parts = asdict(result)
+    stages, layers = parts.pop("stages"), parts.pop("layers")
+    for stage, source in zip(stages, result.stages):
+        stage |= {"format": str(source.format), "headroom_bits": source.headroom_bits}
+    return _finite({**built.settings._asdict(), "label": built.settings.label, "images": images,
+                    "float_top1": float_top1, **parts, "codes_equal_images": images,
+                    "seconds": {"search": built.seconds, "evaluation": seconds}, "layers": layers,
+                    "stages": stages})
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: an infinite SQNR (no error at all) becomes null."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def data_files(result: dict[str, Any], built: dict[str, Built]) -> dict[str, bytes]:
+    """``report.json``, and per recipe ``network.npz``, in a folder each if several: the files' content by path."""
+    files = {f"{_folder(result, entry)}network.npz": quantized_to_bytes(built[entry["recipe"]].quantized)
+             for entry in result.get("recipes", [result])}
+    return {"report.json": (json.dumps(result, indent=1) + "\n").encode(), **files}
+
+
+def figure_files(result: dict[str, Any], built: dict[str, Built], network: Network, data: Data
+                 ) -> Iterator[tuple[str, bytes]]:
+    """Every plot's path and content, one after another."""
+    weights = {node.name: channel_ranges(node.weight) for node in network.nodes if isinstance(node, (Conv, Linear))}
+    tensors = run_float_tensors(network, data.calibration)
+    for entry in result.get("recipes", [result]):
+        quantized = built[entry["recipe"]].quantized
+        thresholds = {name: (tensors[name], encoding.dequantize([encoding.format.min, encoding.format.max]))
+                      for name, encoding in quantized.encodings.items() if name in tensors}
+        folder = _folder(result, entry)
+        yield f"{folder}sqnr.png", report.png(report.draw_layer_sqnr(entry))
+        if weights:
+            yield f"{folder}weights.png", report.png(report.draw_weight_ranges(weights))
+        yield f"{folder}activations.png", report.png(report.draw_activations(thresholds))
+        if entry["stages"]:
+            yield f"{folder}headroom.png", report.png(report.draw_headroom({**entry, "stages_of": entry["label"]}))
+
+
+def _folder(result: dict[str, Any], entry: dict[str, Any]) -> str:
+    return f"{entry['label']}/" if "recipes" in result else ""

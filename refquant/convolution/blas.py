@@ -1,0 +1,147 @@
+"""The float engine under convolution: few large matrix products, and little copying.
+
+Three roads by the kind of layer. Whether floats may stand for integers here is the caller's proof.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refquant.convolution.geometry import Geometry
+from refquant.convolution.work_arrays import work_array
+
+# Elements of the buffer of shifted rows: 4 MiB of float32.
+BLOCK = 1 << 20
+# Elements of the planes that a depthwise layer works on at a time: they pass through the cache 2·R·S times.
+PLANES = 1 << 15
+
+
+def correlate(x: np.ndarray, w: np.ndarray, geometry: Geometry, dtype: type,
+              result: type | None = None) -> np.ndarray:
+    """Σ w·x in floats of ``dtype``, padded with zeros, given as ``result`` (by default dtype too).
+
+    x: (N, C, H, W), w: (O, C/groups, R, S), any real dtype. Returns (N, O, P, Q).
+    """
+    rows, columns = geometry.output_size(x.shape[2], x.shape[3], w.shape[2:])
+    y: np.ndarray = np.empty((len(x), len(w), rows, columns), result or dtype)
+    if w.shape[1] == 1:
+        _depthwise(x, w.astype(dtype), geometry, y)
+    elif w.shape[2:] == (1, 1) and geometry == Geometry():
+        matrix: np.ndarray = w[:, :, 0, 0].astype(dtype)
+        for image, out in zip(x, y):
+            out[...] = (matrix @ image.reshape(len(image), -1).astype(dtype, copy=False)).reshape(out.shape)
+    else:
+        _by_rows(x, w, geometry, dtype, y)
+    return y
+
+
+def _depthwise(x: np.ndarray, w: np.ndarray, geometry: Geometry, y: np.ndarray) -> None:
+    """One input channel per group: weight times plane, tap by tap; writes ``y``.
+
+    A matrix product would have one row. Each plane is dealt into one phase per step of the stride, all
+    padded to one size and laid end to end; what a tap sees is then one flat view from an offset on, long
+    enough for vector instructions even where planes are tiny. (The seams between rows and between planes
+    are computed too, and not read.) A few channels at a time stay in the cache.
+    """
+    channels, (rows, columns) = x.shape[1], y.shape[2:]
+    (down, across), (spread_r, spread_s) = geometry.stride, geometry.dilation
+    row_taps = [divmod(r * spread_r, down) for r in range(w.shape[2])]  # (rows further on, phase)
+    column_taps = [divmod(s * spread_s, across) for s in range(w.shape[3])]
+    height, width = rows + row_taps[-1][0], columns + column_taps[-1][0]
+    phases = {(i, j): index for index, (i, j) in enumerate(
+        sorted({(i, j) for _, i in row_taps for _, j in column_taps}))}
+    w = w.reshape(channels, -1, 1, *w.shape[2:])  # (C, O/C, 1, R, S)
+    y = y.reshape(len(y), channels, -1, rows, columns)
+    images = max(1, min(len(x), PLANES // (height * width)))
+    step = max(1, PLANES // (images * height * width))
+    for first in range(0, len(x), images):
+        for channel in range(0, channels, step):
+            padded = _padded(x[first:first + images, channel:channel + step], geometry.padding, w.dtype.type)
+            some, count = padded.shape[:2]
+            dealt = work_array("dealt", (len(phases), some, 1, count, height, width), w.dtype.type)
+            for (i, j), index in phases.items():
+                plane = padded[:, :, i::down, j::across][:, :, :height, :width]
+                dealt[index].fill(0)
+                dealt[index, :, 0, :, :plane.shape[2], :plane.shape[3]] = plane
+            flat = dealt.reshape(len(phases), some, 1, -1)
+            length = flat.shape[-1] - row_taps[-1][0] * width - column_taps[-1][0]
+            total = work_array("total", (some, w.shape[1], flat.shape[-1]), w.dtype.type)
+            part = work_array("part", (some, w.shape[1], length), w.dtype.type)
+            kernel = w[channel:channel + step]
+            for r, (lower, i) in enumerate(row_taps):
+                for s, (right, j) in enumerate(column_taps):
+                    begin = lower * width + right
+                    seen = flat[phases[i, j]][..., begin:begin + length]
+                    np.multiply(kernel[..., r, s], seen, out=part if r or s else total[..., :length])
+                    if r or s:
+                        total[..., :length] += part
+            done = total.reshape(some, -1, count, height, width)[..., :rows, :columns]
+            y[first:first + images, channel:channel + step] = done.transpose(2, 0, 1, 3, 4)
+
+
+def _by_rows(x: np.ndarray, w: np.ndarray, geometry: Geometry, dtype: type, y: np.ndarray) -> None:
+    """One matrix product per kernel row, without copying the input R times; writes ``y``.
+
+    Copied are only the S horizontal shifts, into rows of Q elements. What kernel row r sees of a plane is
+    then the same plane from row r on: one flat view, so that one product runs over all output rows. (At
+    the seams between images it computes a few rows that nobody reads.) A vertical stride a first deals the
+    input's rows into a phases; dilation moves r to r·dilation.
+
+    Large planes are done in bands of rows, small ones several images at a time.
+    """
+    n, channels = x.shape[:2]
+    groups, (kernel_rows, kernel_columns) = geometry.groups, w.shape[2:]
+    rows, columns = y.shape[2:]
+    down, spread = geometry.stride[0], geometry.dilation[0]
+    offsets = [divmod(r * spread, down) for r in range(kernel_rows)]  # (rows further on, phase)
+    extra = offsets[-1][0]
+    # (R, groups, O/groups, S·C/groups): each kernel row's weights in the order of the shifted rows.
+    weight = w.reshape(groups, -1, *w.shape[1:]).transpose(3, 0, 1, 4, 2)
+    weight = np.ascontiguousarray(weight, dtype).reshape(kernel_rows, groups, len(w) // groups, -1)
+
+    row_size = kernel_columns * channels * columns
+    band = min(rows, max(8, BLOCK // row_size - extra))
+    images = max(1, BLOCK // (row_size * (rows + extra))) if band == rows else 1
+    for start in range(0, n, images):
+        padded = _padded(x[start:start + images], geometry.padding, dtype)
+        count = padded.shape[1]
+        for top in range(0, rows, band):
+            height = min(band, rows - top) + extra
+            shifts = {phase: _shifted(padded[:, :, top * down + phase::down][:, :, :height], height, kernel_columns,
+                                      columns, geometry, dtype, phase)
+                      for phase in {phase for _, phase in offsets}}
+            length = (count * height - extra) * columns
+            total = work_array("total", (groups, len(w) // groups, count * height * columns), dtype)
+            part = work_array("part", (groups, len(w) // groups, length), dtype)
+            for r, (offset, phase) in enumerate(offsets):
+                seen = shifts[phase][..., offset * columns:offset * columns + length]
+                np.matmul(weight[r], seen, out=part if r else total[..., :length])
+                if r:
+                    total[..., :length] += part
+            done = total.reshape(len(w), count, height, columns)[:, :, :height - extra]
+            y[start:start + images, :, top:top + height - extra] = done.transpose(1, 0, 2, 3)
+
+
+def _padded(x: np.ndarray, padding: tuple[int, int, int, int], dtype: type) -> np.ndarray:
+    """(N, C, H, W) as (C, N, ...) in ``dtype`` with its padding."""
+    top, left, bottom, right = padding
+    n, channels, height, width = x.shape
+    padded = work_array("padded", (channels, n, height + top + bottom, width + left + right), dtype)
+    padded.fill(0)
+    padded[:, :, top:top + height, left:left + width] = x.transpose(1, 0, 2, 3)
+    return padded
+
+
+def _shifted(plane: np.ndarray, height: int, kernel_columns: int, columns: int, geometry: Geometry,
+             dtype: type, phase: int) -> np.ndarray:
+    """The S horizontal shifts of (C, N, height, width): (groups, S·C/groups, N·height·Q), missing rows 0."""
+    channels, count, present, _ = plane.shape
+    across, spread = geometry.stride[1], geometry.dilation[1]
+    groups = geometry.groups
+    shape = (groups, kernel_columns, channels // groups, count, height, columns)
+    shifted = work_array(f"shifted {phase}", shape, dtype)
+    shifted[..., present:, :] = 0
+    for s in range(kernel_columns):
+        view = plane[..., s * spread:s * spread + (columns - 1) * across + 1:across]
+        shifted[:, s, :, :, :present] = view.reshape(groups, -1, *view.shape[1:])
+    return shifted.reshape(groups, -1, count * height * columns)

@@ -1,0 +1,30 @@
+"""What registers hold and do: everything of which only integers are asked.
+
+Read in this order: ``formats`` (which codes a register holds; wrap, saturate, trap), ``rounding`` (ten rules by
+name), ``requantization`` (integer sums times a real, in nine dialects), ``simd`` (NEON's instructions as functions,
+and the int16 dot product made of them).
+"""
+
+from refquant.integers.formats import IntFormat, apply_policy, saturate, smallest_format, trap, wrap
+from refquant.integers.requantization import DIALECTS, Multiplier, requantize
+from refquant.integers.rounding import RULES, round_fraction, round_values, shift_right
+from refquant.integers.simd import dot_int16, overflow_witness, safe_schedule
+
+__all__ = [
+    "DIALECTS",
+    "RULES",
+    "IntFormat",
+    "Multiplier",
+    "apply_policy",
+    "dot_int16",
+    "overflow_witness",
+    "requantize",
+    "round_fraction",
+    "round_values",
+    "safe_schedule",
+    "saturate",
+    "shift_right",
+    "smallest_format",
+    "trap",
+    "wrap",
+]

@@ -1,0 +1,230 @@
+"""The frozen layers of an integer network: codes, multipliers and formats, no real weights.
+
+Each layer reads code tensors and writes one; how a tensor's codes stand for reals is the tensor's
+``Encoding``. Nothing here computes: ``integer_forward`` and ``simulated_forward`` do, each its own way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from refquant.convolution.geometry import Geometry
+from refquant.integers.formats import IntFormat, as_integers, check_codes, frozen_copy
+from refquant.integers.requantization import DIALECTS, Multiplier
+from refquant.scales.linear import check_scale, dequantize, quantize
+
+# Operands that are added after requantization keep this many fractional bits until the sum is rounded.
+GUARD_BITS = 8
+ADD_FORMAT = _INT32 = IntFormat(32)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What a tensor's codes mean: real = (code - zero_point) / scale, code within ``format``."""
+
+    scale: float
+    format: IntFormat
+    zero_point: int = 0
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
+        if isinstance(self.zero_point, bool) or not isinstance(self.zero_point, (int, np.integer)):
+            raise ValueError(f"zero_point must be an integer, got {self.zero_point!r}")
+        object.__setattr__(self, "zero_point", int(self.zero_point))
+        if not self.format.min <= self.zero_point <= self.format.max:
+            raise ValueError(f"zero_point must be a code of {self.format}, got {self.zero_point}")
+
+    def quantize(self, x: Any) -> np.ndarray:
+        """Reals to codes, ties away from zero."""
+        return quantize(x, self.scale, self.format, zero_point=self.zero_point)
+
+    def dequantize(self, x_q: Any) -> np.ndarray:
+        """Codes to reals, float64."""
+        return dequantize(x_q, self.scale, zero_point=self.zero_point)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """name: for reports. inputs: the tensors read. output: the tensor written."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One convolution within a layer: sums Σ w_q·plane(x_q) + bias_q, then times ``multiplier``.
+
+    weight_q: (O, C/groups, R, S) codes of ``weight_format``. multiplier: scalar or one per output
+    channel. bias_q: (O,) integers or None. plane: what the sums see of the input: None for
+    x_q - zero_point, or a table with one integer per code of the input's format, lowest code first,
+    which maps the zero point to 0. Piecewise schemes need several planes, hence several terms; then each
+    multiplier includes the factor 2^GUARD_BITS.
+    """
+
+    weight_q: np.ndarray
+    weight_format: IntFormat
+    multiplier: Multiplier
+    bias_q: np.ndarray | None = None
+    plane: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        weight_q = as_integers(self.weight_q, "weight_q")
+        fmt = self.weight_format
+        if weight_q.ndim != 4 or weight_q.size == 0:
+            raise ValueError(f"weight_q must be a non-empty (O, C/groups, R, S), got shape {weight_q.shape}")
+        weight_q = check_codes(weight_q, fmt, "weight_q")
+        if self.multiplier.real.shape not in ((), weight_q.shape[:1]):
+            raise ValueError(f"multiplier must be a scalar or have shape {weight_q.shape[:1]}, got "
+                             f"{self.multiplier.real.shape}")
+        object.__setattr__(self, "weight_q", frozen_copy(weight_q, fmt.dtype))
+        for name in ("bias_q", "plane"):
+            if getattr(self, name) is not None:
+                value = as_integers(getattr(self, name), name)
+                if value.ndim != 1 or value.size == 0:
+                    raise ValueError(f"{name} must be one row of integers, got shape {value.shape}")
+                if value.min() < _INT32.min or value.max() > _INT32.max:
+                    raise ValueError(f"{name} must fit int32, got {value.min()}..{value.max()}")
+                object.__setattr__(self, name, frozen_copy(value.astype(np.int64)))
+        if self.bias_q is not None and self.bias_q.shape != weight_q.shape[:1]:
+            raise ValueError(f"bias_q must have shape {weight_q.shape[:1]}, got {self.bias_q.shape}")
+
+
+@dataclass(frozen=True, eq=False)
+class ClippedLayer(Layer):
+    """A layer that requantizes, then clamps its codes to low..high: where a fused ReLU lives."""
+
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+                raise ValueError(f"layer {self.name!r}: {name} must be an integer, got {value!r}")
+
+
+def _check_accumulator(layer: QuantizedConv | QuantizedAveragePool) -> None:
+    if layer.accumulator.bits > 32:
+        raise ValueError(f"layer {layer.name!r}: the accumulator must have at most 32 bits, got {layer.accumulator}")
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedConv(ClippedLayer):
+    """Convolution, or a linear layer as a 1x1 convolution of 1x1 planes.
+
+    One term: its sums are requantized to the output's codes. Several: each term is requantized with
+    ``GUARD_BITS`` more fractional bits, the results are added and shifted right, ties up.
+    accumulator: the format that must hold every sum. limited: output channels whose scale had to be
+    lowered until their bias code fitted, for reports.
+    """
+
+    terms: tuple[Term, ...]
+    geometry: Geometry = Geometry()
+    accumulator: IntFormat = IntFormat(32)
+    limited: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "terms", tuple(self.terms))
+        if not self.terms:
+            raise ValueError(f"layer {self.name!r} must have at least one term, got none")
+        _check_accumulator(self)
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of weight storage, biases not counted."""
+        return sum(term.weight_q.size * term.weight_format.bits for term in self.terms)
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedAdd(ClippedLayer):
+    """Each operand times its multiplier S_y·2^8/S_operand to int32, summed, shifted right by 8, ties up."""
+
+    multipliers: tuple[Multiplier, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedConcat(ClippedLayer):
+    """Each operand requantized to the output's scale, one after another along the channels."""
+
+    multipliers: tuple[Multiplier, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedAveragePool(ClippedLayer):
+    """Window sums times S_y/(S_x·count); multiplier: (P, Q), as the count differs at the borders."""
+
+    kernel: tuple[int, int]
+    multiplier: Multiplier
+    geometry: Geometry = Geometry()
+    accumulator: IntFormat = IntFormat(32)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_accumulator(self)
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedMaxPool(Layer):
+    """Maximum of codes; the encoding is the input's."""
+
+    kernel: tuple[int, int]
+    geometry: Geometry = Geometry()
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedClip(ClippedLayer):
+    """Codes clamped to low..high; the encoding is the input's."""
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedFlatten(Layer):
+    """(N, C, H, W) codes to (N, C·H·W)."""
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerProgram:
+    """Integer layers in order, and the encoding of every tensor they read and write.
+
+    input_shape: without the batch axis. dialect: how every requantization rounds.
+    """
+
+    input: str
+    output: str
+    input_shape: tuple[int, ...]
+    layers: tuple[Layer, ...]
+    encodings: dict[str, Encoding] = field(repr=False)
+    dialect: str = "single_round"
+
+    def __post_init__(self) -> None:
+        if self.dialect not in DIALECTS:
+            raise ValueError(f"dialect must be one of {', '.join(DIALECTS)}, got {self.dialect!r}")
+        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "encodings", dict(self.encodings))
+        written = {self.input}
+        for layer in self.layers:
+            unknown = [name for name in (*layer.inputs, layer.output) if name not in self.encodings]
+            if unknown:
+                raise ValueError(f"layer {layer.name!r} must have encodings for its tensors, got none for {unknown}")
+            if not layer.inputs or not written.issuperset(layer.inputs):
+                raise ValueError(f"layer {layer.name!r} must read tensors computed before it, got {layer.inputs}")
+            if layer.output in written:
+                raise ValueError(f"layer {layer.name!r} must write a new tensor, got {layer.output!r} again")
+            self._check_parts(layer)
+            written.add(layer.output)
+        if not written.issuperset((self.output,)) or self.input not in self.encodings:
+            raise ValueError(f"input and output must be known tensors, got {self.input!r} and {self.output!r}")
+
+    def _check_parts(self, layer: Layer) -> None:
+        if isinstance(layer, (QuantizedAdd, QuantizedConcat)) and len(layer.multipliers) != len(layer.inputs):
+            raise ValueError(f"layer {layer.name!r} must have one multiplier per input, got {len(layer.multipliers)} "
+                             f"for {len(layer.inputs)}")
+        carries = isinstance(layer, (QuantizedMaxPool, QuantizedClip, QuantizedFlatten))
+        if carries and self.encodings[layer.inputs[0]] != self.encodings[layer.output]:
+            raise ValueError(f"layer {layer.name!r} must keep its input's encoding, got "
+                             f"{self.encodings[layer.inputs[0]]} and {self.encodings[layer.output]}")

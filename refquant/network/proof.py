@@ -1,0 +1,183 @@
+"""A quantized network: an integer program whose every sum is proven to fit before it may run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refquant.convolution.bounds import dot_product_range
+from refquant.integers.formats import IntFormat
+from refquant.integers.requantization import SHIFT_LEFT_FIRST, Multiplier, requantize
+from refquant.network.float_forward import check_images
+from refquant.network.integer_forward import Context, Observer, compute, run_integer_tensors
+from refquant.network.program import (
+    ADD_FORMAT,
+    ClippedLayer,
+    IntegerProgram,
+    Layer,
+    QuantizedAdd,
+    QuantizedAveragePool,
+    QuantizedConcat,
+    QuantizedConv,
+    Term,
+)
+from refquant.network.simulated_forward import run_simulated_tensors
+
+
+class ProvenRange(NamedTuple):
+    """The least and greatest value a stage can take, over all inputs, and the format that holds it."""
+
+    layer: str
+    stage: str
+    format: IntFormat
+    min: int
+    max: int
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedNetwork(IntegerProgram):
+    """A network in integers only: float images are quantized at its door, its codes dequantized.
+
+    Building it proves, from the weights at hand, that no accumulator can leave its format, partial
+    sums included; otherwise ValueError names the layer, the bound and the format.
+    ``stages`` lists the proven ranges.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "stages", tuple(_prove(self)))
+
+    stages: tuple[ProvenRange, ...] = field(init=False)
+
+    def quantize_images(self, images: Any) -> np.ndarray:
+        """Float images (N, *input_shape) to input codes."""
+        return self.encodings[self.input].quantize(check_images(images, self.input_shape))
+
+    def run(self, images: Any, observe: Observer | None = None) -> np.ndarray:
+        """Integer-only inference. images: floats (N, *input_shape). Returns float64 outputs."""
+        codes = run_integer_tensors(self, self.quantize_images(images), observe)[self.output]
+        return self.encodings[self.output].dequantize(codes)
+
+    def simulate(self, images: Any) -> np.ndarray:
+        """The same outputs by the second road, float64 simulation."""
+        codes = run_simulated_tensors(self, self.quantize_images(images))[self.output]
+        return self.encodings[self.output].dequantize(codes.astype(np.int64))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of packed weights: per layer, codes times bits, rounded up. Biases not counted."""
+        return sum(-(-layer.weight_bits // 8) for layer in self.layers if isinstance(layer, QuantizedConv))
+
+
+def _prove(network: IntegerProgram) -> list[ProvenRange]:
+    """Follow the range of codes from tensor to tensor; check every sum's range against its format."""
+    entry = network.encodings[network.input]
+    codes = {network.input: (entry.format.min, entry.format.max)}
+    # One image of real zeros goes along, so that shapes that do not fit are found here, by name.
+    trial = {network.input: np.full((1, *network.input_shape), entry.zero_point, entry.format.dtype)}
+    stages: list[ProvenRange] = []
+    for layer in network.layers:
+        context = Context(network, layer, None)
+        # Ranges of code - zero_point, widened to 0, which padding brings in.
+        ranges = [(min(low - e.zero_point, 0), max(high - e.zero_point, 0))
+                  for (low, high), e in zip((codes[name] for name in layer.inputs), context.inputs)]
+        try:
+            stages.extend(_layer_stages(layer, context, ranges))
+            codes[layer.output] = _output_codes(layer, context, codes)
+            trial[layer.output] = compute(layer, context, *(trial[name] for name in layer.inputs))
+        except (ValueError, OverflowError, IndexError, TypeError, AttributeError) as error:
+            raise ValueError(f"layer {layer.name!r}: {error}") from None
+    return stages
+
+
+def _stage(layer: Layer, stage: str, fmt: IntFormat, low: int, high: int) -> ProvenRange:
+    if low < fmt.min or high > fmt.max:
+        raise ValueError(f"the {stage} is proven to lie within {low}..{high}, which does not fit {fmt}")
+    return ProvenRange(layer.name, stage, fmt, low, high)
+
+
+def _output_codes(layer: Layer, context: Context, codes: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    if not isinstance(layer, ClippedLayer):
+        return codes[layer.inputs[0]]
+    fmt = context.output.format
+    if not fmt.min <= layer.low <= layer.high <= fmt.max:
+        raise ValueError(f"its clamp must lie within {fmt} ({fmt.min}..{fmt.max}), got {layer.low}..{layer.high}")
+    return layer.low, layer.high
+
+
+def _layer_stages(layer: Layer, context: Context, ranges: list[tuple[int, int]]) -> list[ProvenRange]:
+    if isinstance(layer, QuantizedConv):
+        several = len(layer.terms) > 1
+        stages, totals = [], []
+        for index, term in enumerate(layer.terms):
+            least, greatest = _sum_range(term, ranges[0], context)
+            stages.append(_stage(layer, f"accumulator {index}" if several else "accumulator", layer.accumulator,
+                                 int(least.min()), int(greatest.max())))
+            _check_legal(context, least, greatest, term.multiplier)
+            if several:
+                totals.append(_guarded_range(context, least, greatest, term.multiplier))
+        return stages + ([_total(layer, totals)] if several else [])
+    if isinstance(layer, QuantizedAdd):
+        totals = []
+        for (low, high), multiplier in zip(ranges, layer.multipliers):
+            _check_legal(context, low, high, multiplier)
+            totals.append(_guarded_range(context, np.asarray(low), np.asarray(high), multiplier))
+        return [_total(layer, totals)]
+    if isinstance(layer, QuantizedConcat):
+        for (low, high), multiplier in zip(ranges, layer.multipliers):
+            _check_legal(context, low, high, multiplier)
+    if isinstance(layer, QuantizedAveragePool):
+        count = int(np.prod(layer.kernel))
+        low, high = ranges[0][0] * count, ranges[0][1] * count
+        stage = _stage(layer, "accumulator", layer.accumulator, low, high)
+        _check_legal(context, low, high, layer.multiplier)
+        return [stage]
+    return []
+
+
+def _check_legal(context: Context, low: Any, high: Any, multiplier: Multiplier) -> None:
+    """Refuse shifts that the dialect does not know, and sums that would wrap when shifted left."""
+    context.to_output(np.zeros(multiplier.m.shape, np.int64), multiplier)
+    if context.dialect in SHIFT_LEFT_FIRST:
+        factor = np.ldexp(1.0, np.maximum(multiplier.shift, 0))
+        least, greatest = float(np.min(low * factor)), float(np.max(high * factor))
+        if least < -(2.0**31) or greatest >= 2.0**31:
+            raise ValueError(f"{context.dialect} shifts a sum left to {least:.3g}..{greatest:.3g}, "
+                             f"which does not fit int32")
+
+
+def _sum_range(term: Term, limits: tuple[int, int], context: Context) -> tuple[np.ndarray, np.ndarray]:
+    """Per output channel, the range of every partial sum, whether the bias is added first or last."""
+    low, high = limits
+    if term.plane is not None:
+        encoding = context.inputs[0]
+        if len(term.plane) != encoding.format.max - encoding.format.min + 1:
+            raise ValueError(f"a plane must have one entry per code of {encoding.format}, "
+                             f"got {len(term.plane)}")
+        if term.plane[encoding.zero_point - encoding.format.min] != 0:
+            raise ValueError("a plane must map the zero point to 0, as padding needs")
+        seen = term.plane[encoding.zero_point + low - encoding.format.min:
+                          encoding.zero_point + high - encoding.format.min + 1]
+        low, high = int(seen.min()), int(seen.max())
+    least, greatest = dot_product_range(term.weight_q, low, high)
+    if term.bias_q is None:
+        return least, greatest
+    return least + np.minimum(term.bias_q, 0), greatest + np.maximum(term.bias_q, 0)
+
+
+def _guarded_range(context: Context, low: np.ndarray, high: np.ndarray, multiplier: Multiplier) -> tuple[int, int]:
+    """The range of operands at the output's scale with guard bits; rounding is monotone in the sum."""
+    ends = []
+    for bound, pick in ((low, np.min), (high, np.max)):
+        code = int(pick(requantize(bound, multiplier, IntFormat(ADD_FORMAT.bits + 1), context.dialect)))
+        if not ADD_FORMAT.min <= code <= ADD_FORMAT.max:
+            raise ValueError(f"an operand of the sum can reach {pick(bound * multiplier.real):.4g}, "
+                             f"which does not fit {ADD_FORMAT}")
+        ends.append(code)
+    return ends[0], ends[1]
+
+
+def _total(layer: Layer, ranges: list[tuple[int, int]]) -> ProvenRange:
+    return _stage(layer, "sum", ADD_FORMAT, sum(r[0] for r in ranges), sum(r[1] for r in ranges))

@@ -1,0 +1,204 @@
+"""Reading float networks from ONNX files.
+
+A file is taken for hostile until it is understood: sizes are checked before anything is allocated, and
+nothing outside the model's folder is read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refquant.network.graph import Network, Shape
+from refquant.readers.onnx_operators import translate
+from refquant.readers.onnx_translation import MOST_ELEMENTS, MOST_PARAMETERS, Operator, Translation
+
+# Codes of TensorProto.DataType: (element type in raw bytes, the field that holds the elements otherwise).
+_TYPES = {1: ("<f4", "float_data"), 11: ("<f8", "double_data"), 10: ("<f2", "int32_data"), 7: ("<i8", "int64_data"),
+          6: ("<i4", "int32_data"), 9: ("?", "int32_data")}
+_FLOATS = (1, 10, 11)
+_EXTERNAL = 1  # of TensorProto.DataLocation
+_TENSOR = 4  # of AttributeProto.AttributeType
+_OLDEST = 7  # the operator set that gave Add, Gemm and BatchNormalization their present meaning
+OWN_DOMAIN = ("", "ai.onnx")
+_MOST_BYTES = 2**31  # what protobuf can hold
+
+
+def load_onnx(path: str | os.PathLike[str]) -> Network:
+    """The float network of an ONNX file.
+
+    The network takes images without their batch axis, which must be 1 or symbolic in the file. Tensors
+    keep the file's names; Identity and Dropout vanish (their output is the tensor they read), a Pad goes
+    into the Conv behind it, and a constant addend into the bias of the layer before it. float16 weights
+    become float32. BatchNorm nodes stay (``fold_batchnorm``), and so does a last Softmax
+    (``Network.without_softmax``).
+
+    path: a file with one input, (N, C, H, W) or (N, F) floats, and one output, of operator set 7 or
+    newer. FileNotFoundError without the file; ValueError, in one sentence, for a damaged or foreign file
+    and for whatever is not supported, naming the node; ModuleNotFoundError without the onnx package.
+
+    >>> network = load_onnx("model.onnx")  # doctest: +SKIP
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        raise ModuleNotFoundError("reading ONNX files needs the onnx package: pip install 'refquant[onnx]'",
+                                  name="onnx") from None
+    path = Path(path)
+    if path.exists() and not (path.is_file() and path.stat().st_size < _MOST_BYTES):
+        raise ValueError(f"{path} must be a file of less than {_MOST_BYTES} bytes")
+    data = path.read_bytes()
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's own, whose class depends on its version
+        raise ValueError(f"{path} must be an ONNX model, got: {error}") from None
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # the graph refuses infinity and NaN by name
+            return _read_model(model, path.parent, onnx.helper.get_attribute_value)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _read_model(model: Any, folder: Path, value_of: Callable[[Any], Any]) -> Network:
+    graph = model.graph
+    if not graph.node:
+        raise ValueError("it must be an ONNX model, got a graph without nodes")
+    # Other domains matter to the nodes that use them, which are refused by name.
+    versions = [entry.version for entry in model.opset_import if entry.domain in OWN_DOMAIN]
+    if not versions or min(versions) < _OLDEST:
+        listed = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import)
+        raise ValueError(f"only ONNX's own operator set, {_OLDEST} or newer, is supported, got {listed or 'none'}")
+    for what, lacking in (("functions", model.functions), ("sparse initializers", graph.sparse_initializer)):
+        if lacking:
+            raise ValueError(f"{what} are not supported, got {len(lacking)}")
+
+    constants: dict[str, Callable[[], np.ndarray]] = {
+        tensor.name: partial(_read_tensor, tensor, folder) for tensor in graph.initializer}
+    source = _only("input", [entry for entry in graph.input if entry.name not in constants])
+    output = _only("output", graph.output).name
+    known = {source.name, *constants}
+    if len(known) != len(graph.initializer) + 1:
+        raise ValueError("tensor names must differ, got two initializers of one name")
+    readers = Counter([output, *(name for node in graph.node for name in node.input)])
+    all_outputs = {name for node in graph.node for name in node.output}
+    translation = Translation(source.name, _input_shape(source), constants, readers)
+    for node in graph.node:
+        try:
+            _check_names(node, known, all_outputs, readers)
+            translate(_operator(node, folder, value_of), translation)
+        except ValueError as error:
+            name = node.name or "".join(map(str, node.output[:1]))
+            raise ValueError(f"node {name!r} ({node.op_type}): {error}") from None
+        known.add(node.output[0])
+    if output not in known:
+        raise ValueError(f"the output {output!r} must be computed by a node, got none that does")
+    return translation.network(output)
+
+
+def _only(kind: str, entries: Sequence[Any]) -> Any:
+    if len(entries) != 1:
+        names = ", ".join(repr(entry.name) for entry in entries[:8])
+        raise ValueError(f"a network must have one {kind}, got {names or 'none'}")
+    return entries[0]
+
+
+def _input_shape(entry: Any) -> Shape:
+    """(C, H, W) or (F,) of the model's input."""
+    tensor = entry.type.tensor_type
+    if tensor.elem_type not in _FLOATS:
+        raise ValueError(f"input {entry.name!r} must hold floats, got ONNX element type {tensor.elem_type}")
+    dims = tensor.shape.dim[:8]
+    # A symbolic axis has no dim_value, which then reads as 0.
+    batch, shape = [d.dim_value for d in dims[:1] if d.HasField("dim_value")], tuple(d.dim_value for d in dims[1:])
+    if len(shape) not in (1, 3) or min(shape) < 1 or batch not in ([], [1]):
+        written = ", ".join(str(d.dim_value if d.HasField("dim_value") else d.dim_param or "?") for d in dims)
+        raise ValueError(f"input {entry.name!r} must have a shape (N, C, H, W) or (N, F), N being 1 or symbolic "
+                         f"and the others fixed, got ({written})")
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise ValueError(f"input {entry.name!r} may have at most {MOST_ELEMENTS} elements, got shape {shape}")
+    return shape
+
+
+def _check_names(node: Any, known: set[str], all_outputs: set[str], readers: Mapping[str, int]) -> None:
+    """ValueError unless the node reads what is known, and makes one new tensor."""
+    if not all(isinstance(text, str) for text in (node.op_type, node.domain, *node.input, *node.output)):
+        raise ValueError("its names must be text")  # protobuf hands over bytes that are not UTF-8 as they are
+    for name in node.input:
+        if name and name not in known:
+            maker = "by a later node: a cycle, or nodes out of order" if name in all_outputs else "by nothing"
+            raise ValueError(f"it must read tensors made before it, got {name!r}, made {maker}")
+    if not node.output or not node.output[0]:
+        raise ValueError("it must have an output, got none")
+    if node.output[0] in known:
+        raise ValueError(f"tensor names must differ, got {node.output[0]!r} twice")
+    more = [name for name in node.output[1:] if name and readers[name]]
+    if more:
+        raise ValueError(f"only its first output may be read, got a reader of {more[0]!r} too")
+
+
+def _operator(node: Any, folder: Path, value_of: Callable[[Any], Any]) -> Operator:
+    """The node in plain Python values; tensors among its attributes become functions that read them."""
+    attributes = {}
+    for attribute in node.attribute:
+        value = value_of(attribute)
+        attributes[attribute.name] = partial(_read_tensor, value, folder) if attribute.type == _TENSOR else value
+    kind = node.op_type if node.domain in OWN_DOMAIN else f"{node.domain}.{node.op_type}"
+    return Operator(kind, node.output[0], tuple(node.input), attributes)
+
+
+def _read_tensor(tensor: Any, folder: Path) -> np.ndarray:
+    """The values of an initializer; ValueError where it does not hold what it declares."""
+    dtype, field = _TYPES.get(tensor.data_type, (None, ""))
+    if dtype is None:
+        raise ValueError(f"tensor {tensor.name!r} must hold float16, float32, float64, int32, int64 or bool, "
+                         f"got ONNX element type {tensor.data_type}")
+    shape = tuple(tensor.dims[:9])
+    count = math.prod(shape)
+    if len(shape) > 8 or any(d < 1 for d in shape) or count > MOST_PARAMETERS:
+        raise ValueError(f"tensor {tensor.name!r} must have at most 8 axes and 1 to {MOST_PARAMETERS} elements, "
+                         f"got shape {shape}")
+    item = np.dtype(dtype).itemsize
+    if tensor.data_location == _EXTERNAL:
+        raw = _read_external(tensor, folder, count * item)
+    elif tensor.HasField("raw_data"):
+        raw = tensor.raw_data
+    else:
+        # The bits of float16 stand in int32_data.
+        raw = np.array(getattr(tensor, field)).astype("<u2" if dtype == "<f2" else dtype).tobytes()
+    if len(raw) != count * item:
+        raise ValueError(f"tensor {tensor.name!r} must hold the {count} elements of its shape {shape}, "
+                         f"got {len(raw) / item:g}")
+    return np.frombuffer(raw, dtype).reshape(shape).astype(np.dtype(dtype).newbyteorder("="))
+
+
+def _read_external(tensor: Any, folder: Path, size: int) -> bytes:
+    """``size`` bytes from a file beside the model; ValueError for one elsewhere or too short."""
+    entries = {entry.key: str(entry.value) for entry in tensor.external_data}
+    location, offset, length = (entries.get(key, default) for key, default in (
+        ("location", ""), ("offset", "0"), ("length", str(size))))
+    where = f"tensor {tensor.name!r}: external data"
+    try:
+        file = (folder / location).resolve()
+        inside = file.is_relative_to(folder.resolve()) and not Path(location).is_absolute()
+        if not inside or ".." in Path(location).parts:
+            raise ValueError(f"{where} must lie in the model's folder, got {location!r}")
+        if not file.is_file():
+            raise ValueError(f"{where} must be a file, got {location!r}")
+        held = file.stat().st_size
+        if length != str(size) or not offset.isdecimal() or int(offset) + size > held:
+            raise ValueError(f"{where} must hold {size} bytes, got length {length} at offset {offset} of the {held} "
+                             f"bytes in {location!r}")
+        with open(file, "rb") as stream:
+            stream.seek(int(offset))
+            return stream.read(size)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{where} must be readable, got: {error}") from None

@@ -1,0 +1,100 @@
+"""The recipes by name, their defaults, and what a recipe comes to with the caller's options."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refquant.integers.requantization import DIALECTS
+from refquant.recipes.network_search import PREFIXES
+from refquant.scales.thresholds import ESTIMATORS
+
+
+class Recipe(NamedTuple):
+    """A recipe's defaults, and where it comes from."""
+
+    granularity: str
+    bits: int
+    activations: str
+    estimator: str  # of the activations' ranges, one of ranges.ESTIMATORS
+    searched: bool  # whether EasyQuant goes on from there
+    source: str
+
+
+_TENSORRT = "activations by KL as NVIDIA's toolkit searches it (Migacz 2017), weights by max per output channel"
+_EASYQUANT = "EasyQuant's search of both scales from max, weights per output channel (arXiv 2006.16669)"
+RECIPES = {
+    "max-int8": Recipe("layer", 8, "unsigned", "max", False,
+                       "max-scaling, one weight scale per layer (EasyQuant Eq. 1)"),
+    "channelwise-int8": Recipe("channel", 8, "unsigned", "max", False,
+                               "max-scaling, one weight scale per output channel"),
+    "tensorrt-int8": Recipe("channel", 8, "signed", "kl_nvidia", False, _TENSORRT),
+    "tensorrt-int7": Recipe("channel", 7, "signed", "kl_nvidia", False, f"{_TENSORRT}, 7 bits"),
+    "easyquant-int8": Recipe("channel", 8, "signed", "max", True, _EASYQUANT),
+    "easyquant-int7": Recipe("channel", 7, "signed", "max", True, f"{_EASYQUANT}, 7 bits"),
+}
+GRANULARITIES = ("layer", "channel")
+ACTIVATIONS = ("unsigned", "signed", "affine")
+DEFAULTS = {"widen": False, "prefix": "quantized", "accumulator_bits": 32, "dialect": "single_round"}
+
+
+class Settings(NamedTuple):
+    """A recipe with everything that was asked for, and its defaults for the rest."""
+
+    recipe: str
+    weight_bits: int
+    activation_bits: int
+    granularity: str
+    activations: str
+    estimator: str
+    widen: bool
+    prefix: str
+    accumulator_bits: int
+    dialect: str
+
+    @property
+    def label(self) -> str:
+        """The recipe's name; where anything is not its default, a name that says so.
+
+        >>> settings("easyquant-int7").label, settings("easyquant-int7", weight_bits=5, activation_bits=5).label
+        ('easyquant-int7', 'easyquant-w5a5')
+        """
+        default = settings(self.recipe)
+        changed = {name for name in self._fields if getattr(self, name) != getattr(default, name)}
+        method, _, bits = self.recipe.rpartition("-")
+        if changed & {"weight_bits", "activation_bits"}:
+            bits = f"w{self.weight_bits}a{self.activation_bits}"
+        words = {"granularity": self.granularity, "activations": self.activations, "estimator": self.estimator,
+                 "widen": "widened", "prefix": f"{self.prefix}_prefix",
+                 "accumulator_bits": f"acc{self.accumulator_bits}", "dialect": self.dialect}
+        return "-".join([method, bits, *(word for name, word in words.items() if name in changed)])
+
+
+def settings(recipe: str, **options: Any) -> Settings:
+    """What ``recipes.quantize_network`` does for these options; ValueError for what is not to be had.
+
+    options: fields of ``Settings``; None, or an option left out, stands for the recipe's default.
+    """
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
+    default = RECIPES[recipe]
+    values = {**DEFAULTS, "weight_bits": default.bits, "activation_bits": default.bits,
+              "granularity": default.granularity, "activations": default.activations, "estimator": default.estimator,
+              **{name: value for name, value in options.items() if value is not None}}
+    chosen = Settings(recipe, **values)
+    for name, choices in (("granularity", GRANULARITIES), ("activations", ACTIVATIONS), ("estimator", ESTIMATORS),
+                          ("prefix", PREFIXES), ("accumulator_bits", (16, 24, 32)), ("dialect", DIALECTS),
+                          ("weight_bits", range(2, 17)), ("activation_bits", range(2, 17))):
+        value = values[name]
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if value not in choices or not (whole or isinstance(value, str)):
+            wanted = (f"from {choices[0]} to {choices[-1]}" if isinstance(choices, range)
+                      else f"one of {', '.join(map(str, choices))}")
+            raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    if chosen.activations == "affine" and (default.searched or chosen.estimator != "max"):
+        raise ValueError(f"activations must be unsigned or signed with recipe {recipe} and estimator "
+                         f"{chosen.estimator}, got 'affine'")
+    if chosen.widen and not default.searched:
+        raise ValueError(f"widen must be False with recipe {recipe}, which searches nothing, got {chosen.widen!r}")
+    return chosen

@@ -1,0 +1,195 @@
+"""The demo on real images: its report, its targets, and its bad input."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import refquant
+from refquant.cli import main
+from refquant.commands.demo import ROWS, run_demo
+from refquant.commands.evaluation import top1
+from refquant.commands.report import demo_tables, table, write_atomically
+from refquant.digits.weights import calibration_images, load_digits
+from refquant.recipes.quantize import quantize_network
+
+ROW_KEYS = {"network", "method", "label", "weight_bits", "activation_bits", "granularity", "activations", "dialect",
+            "simulated_top1",
+            "integer_top1", "codes_equal", "cosine", "sqnr_db", "weight_bytes"}
+STAGE_KEYS = {"layer", "stage", "format", "min", "max", "proven_min", "proven_max", "headroom_bits"}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """What the command writes with --all; also checks what it leaves behind."""
+    directory = tmp_path_factory.mktemp("demo")
+    done = subprocess.run([sys.executable, "-m", "refquant", "demo", "--all", "--out", str(directory / "new")],
+                          capture_output=True, text=True, check=True)
+    assert done.stderr == "", "no progress bar without a terminal"
+    assert "float top-1" in done.stdout and "headroom bits" in done.stdout
+    files = sorted(path.name for path in (directory / "new").iterdir())
+    assert files == ["accuracy.png", "headroom.png", "report.json"]
+    assert all((directory / "new" / name).read_bytes().startswith(b"\x89PNG") for name in files[:2])
+    return json.loads((directory / "new" / "report.json").read_text())
+
+
+def row(report, granularity, bits, method="max"):
+    found = [r for r in report["rows"] if (r["network"], r["method"], r["granularity"], r["weight_bits"],
+                                           r["activation_bits"]) == ("digits", method, granularity, bits, bits)]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_the_report_has_the_documented_keys(report):
+    assert report["images"] == 450 and report["refquant"] == refquant.__version__
+    assert report["calibration"] == {"source": "training images", "images": 50}
+    assert row(report, "channel", 5, "EasyQuant")["label"] == "easyquant-w5a5"
+    assert all(set(r) == ROW_KEYS for r in report["rows"])
+    assert all(set(s) == STAGE_KEYS for s in report["stages"])
+
+
+def test_float_accuracy_reaches_98_percent(report):
+    assert report["float_top1"] >= 98
+
+
+def test_both_roads_give_equal_codes_in_every_row(report):
+    assert len(report["rows"]) == len(ROWS)
+    for r in report["rows"]:
+        assert r["codes_equal"] is True
+        assert r["integer_top1"] == r["simulated_top1"]
+
+
+def test_eight_bits_lose_less_than_half_a_point_and_three_bits_at_least_ten(report):
+    for granularity in ("layer", "channel"):
+        assert report["float_top1"] - row(report, granularity, 8)["integer_top1"] < 0.5
+    assert report["float_top1"] - row(report, "layer", 3)["integer_top1"] >= 10
+
+
+def test_weight_bytes_follow_from_the_shapes(report):
+    # conv1 16·9, depthwise 9·(16 + 32 + 32), pointwise 16·32 + 32·32 + 32·64, two 32·32·9, linear 640
+    weights = 16 * 9 + 9 * (16 + 32 + 32) + 16 * 32 + 32 * 32 + 32 * 64 + 2 * 32 * 32 * 9 + 640
+    assert row(report, "layer", 8)["weight_bytes"] == weights
+    assert row(report, "channel", 4)["weight_bytes"] == weights // 2
+
+
+def test_the_sums_seen_lie_within_the_proven_range_and_that_within_the_format(report):
+    assert len(report["stages"]) >= 12
+    for s in report["stages"]:
+        bits = int(s["format"].removeprefix("int"))
+        assert -2 ** (bits - 1) <= s["proven_min"] <= s["min"] <= s["max"] <= s["proven_max"] < 2 ** (bits - 1)
+        assert s["headroom_bits"] > 0
+        assert s["proven_max"] * 2 ** s["headroom_bits"] <= 2 ** (bits - 1) * (1 + 1e-9)
+
+
+def test_every_3x3_layer_agrees_with_int16_lanes_of_eight_products(report):
+    assert [lane["layer"] for lane in report["lanes"]] == ["conv1", "dw2", "dw3", "res_a", "res_b", "dw4"]
+    for lane in report["lanes"]:
+        assert lane["sums_equal"] is True
+        assert (lane["x_format"], lane["w_format"], lane["schedule"]) == ("int7 narrow", "int7 narrow", 8)
+        assert -31752 <= lane["int16_min"] < 0 < lane["int16_max"] <= 31752
+
+
+def test_the_dense_3x3_layers_agree_with_winograd_within_its_proven_ranges(report):
+    stages = ["input", "V", "U", "product", "sum", "output_scaled", "output"]
+    assert [(r["tile"], r["layer"], r["stage"]) for r in report["winograd"]] == [
+        (tile, layer, stage) for tile in ("F(2,3)", "F(4,3)") for layer in ("conv1", "res_a", "res_b")
+        for stage in stages]
+    for r in report["winograd"]:
+        assert r["sums_equal"] is True
+        assert r["proven_min"] <= r["min"] <= r["max"] <= r["proven_max"]
+
+
+def test_easyquant_reaches_at_four_bits_what_max_and_kl_do_not(report):
+    assert row(report, "channel", 8, "EasyQuant")["integer_top1"] >= report["float_top1"] - 1
+    at_four = {method: row(report, "channel", 4, method)["integer_top1"] for method in ("max", "KL", "EasyQuant")}
+    assert at_four["EasyQuant"] == max(at_four.values())
+
+
+def test_the_short_table_has_at_most_25_rows():
+    assert sum(row.always for row in ROWS) <= 25
+
+
+def readme_table(marker):
+    page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    return page.split(f"<!-- {marker}")[1].split("```text\n")[1].split("\n```")[0]
+
+
+def test_readme_shows_this_table(report):
+    """To the last digit: the scales are the same on every machine, and so is what follows from them."""
+    rows = [entry for entry, row in zip(report["rows"], ROWS) if row.always]
+    assert f"\n\n{readme_table('demo table: refquant demo')}\n\n" in demo_tables({**report, "rows": rows})
+
+
+def test_readme_shows_the_digits_of_its_table_of_scales(report):
+    shown = {}
+    for line in readme_table("scales table").splitlines()[2:]:
+        network, method, *values = re.split(r" {2,}", line)
+        if network == "digits":
+            shown[method] = values
+    assert list(shown) == ["max", "percentile", "MSE", "KL", "EasyQuant", "EasyQuant, widened"]
+    network, images, labels = load_digits()
+    for place, bits in enumerate((8, 7, 6, 5, 4), start=1):
+        options = {"weight_bits": bits, "activation_bits": bits, "activations": "signed"}
+        for method, estimator in (("max", "max"), ("percentile", "percentile"), ("MSE", "mse")):
+            quantized = quantize_network(network, calibration_images(), "channelwise-int8", estimator=estimator,
+                                         **options)
+            assert shown[method][place] == f"{top1(quantized.run(images), labels):.2f}"
+        for method in ("KL", "EasyQuant"):
+            assert shown[method][place] == f"{row(report, 'channel', bits, method)['integer_top1']:.2f}"
+    wide = quantize_network(network, calibration_images(), "easyquant-int8", widen=True, weight_bits=4,
+                            activation_bits=4)
+    assert shown["EasyQuant, widened"][5] == f"{top1(wide.run(images), labels):.2f}"
+    assert {values[0] for values in shown.values()} == {f"{report['float_top1']:.2f}"}
+
+
+def test_the_demo_gives_the_same_rows_twice(report):
+    again = run_demo(everything=True, progress=lambda rows: rows[5::6])
+    assert json.loads(json.dumps(again["rows"])) == report["rows"][5::6]
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    (["demo", "--out", "{file}"], "the output directory must be writable, got {file}"),
+    (["demo", "--out", "{file}/below"], "the output directory must be writable, got {file}/below"),
+    (["demo", "--bits"], "unrecognized arguments: --bits"),
+    (["dmeo"], "invalid choice: 'dmeo'"),
+    ([], "the following arguments are required: command"),
+])
+def test_a_callers_mistake_is_one_sentence_and_exit_code_2(arguments, sentence, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    done = subprocess.run([sys.executable, "-m", "refquant", *(a.format(file=file) for a in arguments)],
+                          capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert sentence.format(file=file) in done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == ["file"] and file.read_text() == "kept"
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    target = tmp_path / "report.json"
+    target.write_bytes(b"old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(target, b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert target.read_bytes() == b"old"
+
+
+def test_main_returns_2_and_prints_the_sentence_of_an_error(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    assert main(["demo", "--out", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.startswith("refquant: the output directory must be writable")
+
+
+def test_tables_align_numbers_to_the_right_and_words_to_the_left():
+    text = table(("name", "value"), [("a", "1"), ("long", "100")])
+    assert text.splitlines() == ["name  value", "----  -----", "a         1", "long    100"]

@@ -1,0 +1,358 @@
+"""The proven worst cases against every operand of small cases, against the convolutions, and exact logarithms."""
+
+import itertools
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from refquant.convolution.bounds import (
+    StageBound,
+    direct_bounds,
+    dot_product_range,
+    headroom_bits,
+    l1_budget,
+    largest_count,
+    widest_operand,
+)
+from refquant.convolution.direct import convolve_exact, convolve_int16
+from refquant.integers.formats import IntFormat, smallest_format
+from refquant.integers.simd import dot_int16, product_range, safe_schedule
+from refquant.strategies import codes, int_formats
+
+
+@st.composite
+def weights(draw: st.DrawFn) -> np.ndarray:
+    shape = (draw(st.integers(1, 3)), *draw(st.sampled_from(((1,), (4,), (2, 3), (1, 2, 2), (2, 1, 3)))))
+    return draw(codes(draw(int_formats(1, 16)), shape))
+
+
+limits = st.tuples(st.integers(-300, 0), st.integers(0, 300))
+
+
+def corner_sums(row: list[int], low: int, high: int) -> list[int]:
+    """The sums of all 2^n inputs that are ``low`` or ``high`` everywhere: a linear form has its extremes there."""
+    return [sum(w * x for w, x in zip(row, corner)) for corner in itertools.product((low, high), repeat=len(row))]
+
+
+@given(weights(), limits)
+@example(np.array([[-128, -128]], np.int8), (-128, 127))  # the largest product is of the two lowest codes
+@example(np.array([[0, 0], [3, -3]]), (0, 255))  # a dead channel beside a live one
+@example(np.array([[5, -7]]), (0, 0))
+def test_range_is_the_least_and_greatest_sum_over_all_corners(w_q, limits):
+    least, greatest = dot_product_range(w_q, *limits)
+    sums = [corner_sums(row, *limits) for row in w_q.reshape(len(w_q), -1).tolist()]
+    assert least.dtype == greatest.dtype == np.int64
+    assert least.tolist() == [min(row) for row in sums]
+    assert greatest.tolist() == [max(row) for row in sums]
+
+
+@given(weights(), limits, st.data())
+def test_every_partial_sum_of_every_input_in_any_order_stays_within_the_range(w_q, limits, data):
+    least, greatest = dot_product_range(w_q, *limits)
+    for o, row in enumerate(w_q.reshape(len(w_q), -1).tolist()):
+        x = data.draw(st.lists(st.integers(*limits), min_size=len(row), max_size=len(row)))
+        order = data.draw(st.permutations(range(len(row))))
+        for total in itertools.accumulate((row[i] * x[i] for i in order), initial=0):
+            assert least[o] <= total <= greatest[o]
+
+
+def test_a_bound_beyond_int64_is_refused_not_wrapped():
+    """2^62·4 is 2^64, which int64 arithmetic turns into 0."""
+    with pytest.raises((OverflowError, ValueError), match="int64"):
+        dot_product_range(np.array([[2**62]]), -4, 4)
+
+
+def test_unsigned_64_bit_weights_are_weights_too():
+    least, greatest = dot_product_range(np.array([[2, 3]], np.uint64), -4, 4)
+    assert (least.tolist(), greatest.tolist()) == ([-20], [20])
+
+
+def test_lists_of_weights_are_taken():
+    least, greatest = dot_product_range([[1, -2], [3, 4]], -1, 2)
+    assert (least.tolist(), greatest.tolist()) == ([-5, -7], [4, 14])
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 2), (-2, -1), (3, -3)])
+def test_a_range_without_zero_is_refused(low, high):
+    with pytest.raises(ValueError, match=rf"^the range must contain 0, got {low}\.\.{high}$"):
+        dot_product_range(np.ones((1, 1), int), low, high)
+
+
+def test_float_weights_are_refused():
+    with pytest.raises(ValueError, match="weight must hold integers of at most 64 bits, got dtype float64"):
+        dot_product_range(np.ones((1, 1)), -1, 1)
+
+
+# --- headroom -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("low", "high", "fmt", "bits"), [
+    (0, 127, IntFormat(8), 0.0),
+    (-128, 0, IntFormat(8), 0.0),
+    (-127, 127, IntFormat(8, narrow=True), 0.0),
+    (-64, 0, IntFormat(8), 1.0),
+    (-64, 127, IntFormat(8), 0.0),
+    (-1, 1, IntFormat(8), math.log2(127)),  # the positive side is the tighter
+    (-2**30, 1, IntFormat(32), 1.0),
+    (0, 51, IntFormat(8, signed=False), math.log2(5)),
+    (0, 254, IntFormat(8), -1.0),
+    (-512, 3, IntFormat(8), -2.0),
+    (0, 0, IntFormat(8), math.inf),
+    (-1, 0, IntFormat(8, signed=False), -math.inf),
+    (-1, 7, IntFormat(8, signed=False), -math.inf),
+    (0, 1, IntFormat(1), -math.inf),  # int1 is -1..0
+])
+def test_headroom_by_hand(low, high, fmt, bits):
+    assert headroom_bits(low, high, fmt) == bits
+
+
+@given(st.integers(-2**40, 0), st.integers(0, 2**40), int_formats(1, 48))
+@example(-2**31, 2**31 - 1, IntFormat(32))  # an exact fit
+@example(-2**31, 2**31, IntFormat(32))  # one too far
+def test_headroom_tells_whether_a_range_fits_and_how_often_it_doubles(low, high, fmt):
+    bits = headroom_bits(low, high, fmt)
+    fits = fmt.min <= low and high <= fmt.max
+    assert (bits >= 0) == fits
+    if math.isfinite(bits):
+        # Stretched by 2^bits the range is as large as it may be: a little less fits, a little more does not.
+        for stretch, expected in ((bits - 1e-9, True), (bits + 1e-9, False)):
+            factor = Fraction(2**stretch)
+            assert (fmt.min <= low * factor and high * factor <= fmt.max) == expected
+
+
+@pytest.mark.parametrize("value", [5, -5, 127, -128])
+def test_headroom_of_a_single_value_is_not_that_of_an_empty_range(value):
+    limit = 127 if value > 0 else -128
+    assert headroom_bits(value, value, IntFormat(8)) == math.log2(limit / value)
+
+
+def test_a_single_value_that_does_not_fit_has_negative_headroom():
+    assert headroom_bits(-300, -300, IntFormat(8)) < 0
+    assert headroom_bits(300, 300, IntFormat(8)) < 0
+
+
+@pytest.mark.parametrize(("low", "high", "bits"), [(0, 2**63, 64), (-2**63 - 1, 0, 64), (0, 2**55, 56)])
+def test_headroom_is_negative_one_beyond_a_wide_format(low, high, bits):
+    """2^63 / (2^63 - 1) rounds to 1 in float64, whose logarithm is 0: fits."""
+    assert headroom_bits(low, high, IntFormat(bits)) < 0
+
+
+# --- formats and registers ------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("low", "high", "fmt"), [
+    (0, 0, IntFormat(1, signed=False)),
+    (0, 127, IntFormat(7, signed=False)),
+    (5, 128, IntFormat(8, signed=False)),
+    (-1, 0, IntFormat(1)),
+    (-1, 1, IntFormat(2)),
+    (-128, 127, IntFormat(8)),
+    (-129, 0, IntFormat(9)),
+    (-5, 128, IntFormat(9)),
+    (-300, -200, IntFormat(10)),
+    (-142884, 142884, IntFormat(19)),
+    (-2**63, 2**63 - 1, IntFormat(64)),
+])
+def test_smallest_format_by_hand(low, high, fmt):
+    assert smallest_format(low, high) == fmt
+
+
+@given(st.integers(-2**62, 2**62), st.integers(0, 2**62))
+def test_the_smallest_format_holds_the_range_and_one_bit_less_does_not(low, width):
+    high = low + width
+    fmt = smallest_format(low, high)
+    assert fmt.min <= low and high <= fmt.max and fmt.signed == (low < 0)
+    if fmt.bits > 1:
+        less = IntFormat(fmt.bits - 1, fmt.signed)
+        assert low < less.min or less.max < high
+
+
+def stage(low: int, high: int, name: str = "sum") -> StageBound:
+    return StageBound(name, low, high, None, None, None, None)
+
+
+@pytest.mark.parametrize(("low", "high", "bits", "register"), [
+    (-63, 63, 7, IntFormat(8)),
+    (0, 127, 7, IntFormat(8, signed=False)),  # a code of uint7: nothing is negative, so no bit for a sign
+    (0, 255, 8, IntFormat(8, signed=False)),
+    (-1, 127, 8, IntFormat(8)),
+    (-1, 128, 9, IntFormat(16)),
+    (-2**31, 2**31 - 1, 32, IntFormat(32)),
+    (-2**31 - 1, 0, 33, IntFormat(64)),
+])
+def test_a_stage_tells_the_bits_it_needs_and_the_register_they_go_into(low, high, bits, register):
+    assert (stage(low, high).bits, stage(low, high).format) == (bits, register)
+    assert stage(low, high).headroom_bits() == headroom_bits(low, high, register) >= 0
+    assert stage(low, high).headroom_bits(IntFormat(4)) == headroom_bits(low, high, IntFormat(4)) < 0
+
+
+def test_a_lane_is_int16_however_little_it_holds():
+    assert (stage(-3, 4, "lane").bits, stage(-3, 4, "lane").format) == (4, IntFormat(16))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 2**63), (-2**63 - 1, 0)])
+def test_a_stage_beyond_int64_is_refused_not_wrapped(low, high):
+    with pytest.raises(OverflowError, match=rf"^stage sum can reach {low}\.\.{high}, which int64 does not hold$"):
+        stage(low, high)
+
+
+# --- direct convolution and int16 lanes -----------------------------------------------------------------------
+
+TINY = [IntFormat(1), IntFormat(1, signed=False), IntFormat(2), IntFormat(2, narrow=True), IntFormat(2, signed=False)]
+
+
+@pytest.mark.parametrize("x_format", TINY, ids=str)
+@pytest.mark.parametrize("w_format", TINY, ids=str)
+def test_direct_is_the_least_and_greatest_sum_of_all_operands_there_are(x_format, w_format):
+    sums = [sum(a * b for a, b in zip(x, w))
+            for x in itertools.product(range(x_format.min, x_format.max + 1), repeat=3)
+            for w in itertools.product(range(w_format.min, w_format.max + 1), repeat=3)]
+    bound = direct_bounds(x_format, w_format, 3, (1, 1))[0]
+    assert (bound.stage, bound.min, bound.max) == ("direct", min(sums), max(sums))
+
+
+@given(int_formats(1, 8), int_formats(1, 8), st.integers(1, 40), st.sampled_from(((1, 1), (3, 3), (2, 3))))
+@example(IntFormat(7, narrow=True), IntFormat(7, narrow=True), 64, (3, 3))
+@example(IntFormat(7), IntFormat(7), 64, (3, 3))
+@example(IntFormat(7, signed=False), IntFormat(7, narrow=True), 1, (3, 3))  # nine products: two in the first lane
+@example(IntFormat(8, signed=False), IntFormat(8, signed=False), 1, (1, 1))  # one product is too many for a lane
+def test_the_witnesses_of_direct_convolution_attain_its_bounds(x_format, w_format, channels, kernel):
+    direct, *lanes = direct_bounds(x_format, w_format, channels, kernel)
+    assert bool(lanes) == (abs(max(product_range(x_format, w_format), key=abs)) <= 2**15 - 1)
+    for value, x, w in ((direct.min, direct.x_min, direct.w_min), (direct.max, direct.x_max, direct.w_max)):
+        assert x.shape == w.shape == (channels, *kernel) and not x.flags.writeable
+        assert convolve_exact(x[None], w[None]).tolist() == [[[[value]]]]
+    for lane in lanes:
+        low, high = (convolve_int16(x[None], w[None], x_format, w_format, record=True)[1]
+                     for x, w in ((lane.x_min, lane.w_min), (lane.x_max, lane.w_max)))
+        assert (low.int16_min, high.int16_max) == (lane.min, lane.max)
+
+
+@given(int_formats(1, 7), int_formats(1, 8), st.integers(1, 20), st.data())
+def test_no_operands_take_a_direct_sum_or_a_lane_beyond_its_bound(x_format, w_format, channels, data):
+    x, w = data.draw(codes(x_format, (1, channels, 2, 3))), data.draw(codes(w_format, (1, channels, 2, 3)))
+    direct, lane = direct_bounds(x_format, w_format, channels, (2, 3))
+    assert direct.min <= convolve_exact(x, w).item() <= direct.max
+    seen = convolve_int16(x, w, x_format, w_format, record=True)[1]
+    assert lane.min <= seen.int16_min and seen.int16_max <= lane.max
+
+
+def test_int16_lanes_by_hand():
+    def lane(x_format, w_format, channels):
+        return [(b.min, b.max) for b in direct_bounds(x_format, w_format, channels, (3, 3)) if b.stage == "lane"]
+
+    narrow, full = IntFormat(7, narrow=True), IntFormat(7)
+    assert lane(narrow, narrow, 64) == [(-31752, 31752)]
+    assert lane(full, full, 64) == [(7 * -64 * 63, 7 * 64 * 64)]
+    assert lane(narrow, narrow, 1) == [(-2 * 3969, 2 * 3969)]  # ceil(9 / 8) products, fewer than are safe
+    assert lane(IntFormat(9), IntFormat(2), 64) == []  # SMLAL multiplies bytes
+    assert lane(IntFormat(8, signed=False), IntFormat(8, signed=False), 64) == []  # 255·255 is no int16
+
+
+def test_a_million_channels_cost_no_memory():
+    bound = direct_bounds(IntFormat(7), IntFormat(7), 10**9, (3, 3))[0]
+    assert bound.max == 9 * 10**9 * 4096 and bound.x_max.shape == (10**9, 3, 3)
+
+
+@pytest.mark.parametrize(("channels", "kernel", "message"), [
+    (0, (3, 3), "channels must be an integer >= 1, got 0"),
+    (2.0, (3, 3), "channels must be an integer >= 1, got 2.0"),
+    (True, (3, 3), "channels must be an integer >= 1, got True"),
+    (1, (3, 0), "kernel must be an integer >= 1, got 0"),
+])
+def test_a_size_that_is_no_count_is_refused(channels, kernel, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        direct_bounds(IntFormat(7), IntFormat(7), channels, kernel)
+
+
+# --- what fits an accumulator ---------------------------------------------------------------------------------
+
+@given(st.integers(-2**20, 0), st.integers(0, 2**20), int_formats(8, 48))
+@example(-4096, 4032, IntFormat(16))
+@example(-4032, 4096, IntFormat(16))  # 8·4096 misses int16 by one
+def test_so_many_values_always_add_up_within_the_accumulator_and_one_more_may_not(low, high, accumulator):
+    if low == high:
+        return
+    count = largest_count(low, high, accumulator)
+    assert accumulator.min <= count * low <= count * high <= accumulator.max
+    assert (count + 1) * low < accumulator.min or accumulator.max < (count + 1) * high
+
+
+@given(int_formats(1, 8), int_formats(1, 7))
+def test_the_safe_schedule_is_the_largest_count_of_products_in_int16(x_format, w_format):
+    assert safe_schedule(x_format, w_format) == largest_count(*product_range(x_format, w_format), IntFormat(16))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 0), (1, 2), (-2, -1)])
+def test_a_count_of_values_that_do_not_spread_around_0_is_refused(low, high):
+    with pytest.raises(ValueError, match=rf"^the range must contain 0 and another value, got {low}\.\.{high}$"):
+        largest_count(low, high, IntFormat(16))
+
+
+@pytest.mark.parametrize("x_format", TINY, ids=str)
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_weights_within_the_l1_budget_never_overflow_and_one_unit_more_can(x_format, bits):
+    accumulator = IntFormat(bits)
+    budget = l1_budget(x_format, accumulator)
+    overflowing = set()
+    for w in itertools.product(range(-9, 10), repeat=2):
+        norm = sum(abs(v) for v in w)
+        if norm <= budget + 1:
+            sums = [sum(a * b for a, b in zip(x, w))
+                    for x in itertools.product(range(x_format.min, x_format.max + 1), repeat=2)]
+            if not (accumulator.min <= min(sums) and max(sums) <= accumulator.max):
+                overflowing.add(norm)
+    assert overflowing == {budget + 1}
+
+
+@given(st.integers(1, 16), st.booleans(), st.integers(2, 40))
+def test_the_l1_budget_is_never_below_the_papers(bits, signed, p):
+    """A2Q takes 2^(N - signed) for max|x|: exact for signed codes, one too large for unsigned ones."""
+    papers = (2**(p - 1) - 1) // 2**(bits - signed)
+    budget = l1_budget(IntFormat(bits, signed), IntFormat(p))
+    assert budget == papers if signed else budget >= papers
+
+
+def test_the_l1_budget_of_7_bits_in_int16_is_eight_codes_and_a_rest():
+    seven = IntFormat(7, narrow=True)
+    assert l1_budget(seven, IntFormat(16)) == 8 * 63 + 16  # 520·63 = 32 760
+    x, w = [63] * 72, [63] * 64 + [16] + [0] * 7  # element 64 is the ninth of its lane
+    assert dot_int16(x, w, seven, seven, schedule=9) == 63 * (64 * 63 + 16)
+    with pytest.raises(OverflowError, match=r"^SMLAL at step 8, lane\[0\] is 32823, outside int16"):
+        dot_int16(x, [63] * 64 + [17] + [0] * 7, seven, seven, schedule=9)
+
+
+def test_the_l1_budget_of_an_accumulator_without_sign_is_refused():
+    with pytest.raises(ValueError, match=r"^accumulator must be signed, got uint16$"):
+        l1_budget(IntFormat(7), IntFormat(16, signed=False))
+
+
+@given(st.integers(1, 10**6), int_formats(1, 16), int_formats(24, 48), st.booleans(), st.booleans())
+def test_the_widest_operand_fits_and_one_bit_more_does_not(products, other, accumulator, signed, narrow):
+    try:
+        widest = widest_operand(products, other, accumulator, signed=signed, narrow=narrow)
+    except ValueError as error:
+        fmt = IntFormat(1 + (signed and narrow), signed, signed and narrow)
+        assert str(error).startswith(f"{products} products of {other} and {fmt} must fit {accumulator}, got ")
+        low, high = product_range(fmt, other)
+        assert products * low < accumulator.min or accumulator.max < products * high
+        return
+    assert (widest.signed, widest.narrow) == (signed, signed and narrow)
+    low, high = product_range(widest, other)
+    assert accumulator.min <= products * low and products * high <= accumulator.max
+    low, high = product_range(IntFormat(widest.bits + 1, widest.signed, widest.narrow), other)
+    assert products * low < accumulator.min or accumulator.max < products * high
+
+
+@pytest.mark.parametrize(("products", "other", "accumulator", "signed", "widest"), [
+    (8, IntFormat(7, narrow=True), IntFormat(16), True, "int7 narrow"),
+    (9, IntFormat(7, narrow=True), IntFormat(16), True, "int6 narrow"),
+    (16, IntFormat(7, narrow=True), IntFormat(16), True, "int6 narrow"),  # the released kernels' 7 by 6 bits
+    (17, IntFormat(7, narrow=True), IntFormat(16), True, "int5 narrow"),
+    (4, IntFormat(7, narrow=True), IntFormat(16), False, "uint7"),
+    (1, IntFormat(8, narrow=True), IntFormat(16), False, "uint8"),
+])
+def test_operands_that_int16_lanes_allow_by_hand(products, other, accumulator, signed, widest):
+    assert str(widest_operand(products, other, accumulator, signed=signed)) == widest

@@ -1,0 +1,134 @@
+"""Quantized networks survive the way through a file; other files are refused in a sentence."""
+
+import io
+import json
+import pickle
+import re
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from refquant import strategies
+from refquant.network.integer_forward import run_integer_tensors
+from refquant.network.storage import load_quantized, quantized_to_bytes, read_arrays
+from refquant.recipes.quantize import quantize_network
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("storage") / "network.npz"
+
+
+@pytest.fixture
+def small():
+    from refquant.convolution.geometry import Geometry
+    from refquant.network.graph import Add, Clip, Conv, Flatten, GlobalAveragePool, Network
+
+    rng = np.random.default_rng(0)
+    network = Network((2, 4, 4), (
+        Conv("a", "input", rng.standard_normal((3, 2, 3, 3)), rng.standard_normal(3), Geometry.of(1, 1)),
+        Clip("b", "a"), Conv("c", "b", rng.standard_normal((3, 3, 1, 1))), Add("d", ("b", "c")),
+        GlobalAveragePool("e", "d"), Flatten("f", "e")))
+    images = rng.standard_normal((5, 2, 4, 4))
+    return quantize_network(network, images, "channelwise-int8", activations="affine"), images
+
+
+@given(strategies.networks().flatmap(lambda network: strategies.images(network).map(lambda x: (network, x))))
+def test_a_loaded_network_gives_equal_codes_in_every_tensor(path, case):
+    network, images = case
+    quantized = quantize_network(network, images, "channelwise-int8", activations="affine")
+    path.write_bytes(quantized_to_bytes(quantized))
+    again = load_quantized(path)
+    x_q = quantized.quantize_images(images)
+    expected, found = run_integer_tensors(quantized, x_q), run_integer_tensors(again, x_q)
+    assert expected.keys() == found.keys()
+    for name in expected:
+        assert expected[name].dtype == found[name].dtype
+        assert np.array_equal(expected[name], found[name])
+    assert again.stages == quantized.stages and again.dialect == quantized.dialect
+    assert np.array_equal(quantized.run(images), again.run(images))
+
+
+def test_the_same_network_gives_the_same_bytes(small, path):
+    quantized, _ = small
+    content = quantized_to_bytes(quantized)
+    path.write_bytes(content)
+    assert quantized_to_bytes(load_quantized(path)) == content == quantized_to_bytes(quantized)
+
+
+def test_the_file_holds_plain_arrays_of_integers_and_multipliers(small):
+    quantized, _ = small
+    with np.load(io.BytesIO(quantized_to_bytes(quantized)), allow_pickle=False) as file:
+        kinds = {name: file[name].dtype.kind for name in file.files}
+    assert {name for name, kind in kinds.items() if kind == "f"} == {n for n in kinds if n.endswith(".real")}
+    assert "layers.0.terms.0.weight_q" in kinds
+
+
+def rewritten(content, **changes):
+    """The file with other manifest entries."""
+    with np.load(io.BytesIO(content)) as file:
+        arrays = {name: file[name] for name in file.files}
+    manifest = json.loads(arrays.pop("manifest").tobytes()) | changes
+    buffer = io.BytesIO()
+    np.savez(buffer, manifest=np.frombuffer(json.dumps(manifest).encode(), np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+def test_a_file_of_version_1_is_still_read(small, path):
+    quantized, _ = small
+    with np.load(io.BytesIO(quantized_to_bytes(quantized))) as file:
+        arrays = {name: file[name] for name in file.files}
+    manifest = json.loads(arrays.pop("manifest").tobytes())
+    manifest |= {"version": 1, "semantics": manifest.pop("dialect")}
+    np.savez(path, manifest=np.frombuffer(json.dumps(manifest).encode(), np.uint8), **arrays)
+    assert load_quantized(path).dialect == quantized.dialect
+
+
+def test_damaged_and_foreign_files_are_refused_in_a_sentence(small, path):
+    content = quantized_to_bytes(small[0])
+    foreign = io.BytesIO()
+    np.savez(foreign, weights=np.ones(3))
+    pickled = io.BytesIO()
+    np.savez(pickled, manifest=np.array([{}], object))
+    archive = io.BytesIO()
+    zipfile.ZipFile(archive, "w").close()
+    for bad in (b"", b"PK", content[:100], content[:-30], b"\x00" * 1000, foreign.getvalue(), pickled.getvalue(),
+                archive.getvalue()):
+        path.write_bytes(bad)
+        message = r"must be (a quantized network written by refquant|an \.npz file of plain arrays), got "
+        with pytest.raises(ValueError, match=message):
+            load_quantized(path)
+    for changes, message in (({"version": 3}, "version 2, got 'refquant quantized network' of version 3"),
+                             ({"kind": "recipe"}, "got 'recipe' of version 2"),
+                             ({"layers": [{"Sneaky": {}}]}, "must describe a whole network, got: 'Sneaky'"),
+                             ({"layers": []}, "must describe a whole network, got: input and output"),
+                             ({"dialect": "nearest"}, "must describe a whole network, got: dialect must be")):
+        path.write_bytes(rewritten(content, **changes))
+        with pytest.raises(ValueError, match=message):
+            load_quantized(path)
+    with pytest.raises(ValueError, match=r"nowhere\.npz must be readable, got: No such file or directory"):
+        load_quantized(path.parent / "nowhere.npz")
+
+
+def test_the_sentence_says_what_kind_of_file_it_is(path):
+    x = np.zeros((2, 3))
+    torch = io.BytesIO()
+    with zipfile.ZipFile(torch, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"inputs": x}))
+    npy = io.BytesIO()
+    np.save(npy, x)
+    objects = io.BytesIO()
+    np.savez(objects, inputs=np.array([x, None], object), plain=x)
+    for content, got in ((npy.getvalue(), "a single array, as in a .npy file"),
+                         (pickle.dumps({"inputs": x}), "a pickle, which is never read"),
+                         (torch.getvalue(), "an archive of other files, such as archive/data.pkl"),
+                         (objects.getvalue(), "the array 'inputs' of Python objects, which only a pickle can hold"),
+                         (b"inputs", "other content"), (b"", "other content")):
+        path.write_bytes(content)
+        message = f"{path} must be an .npz file of plain arrays, got {got}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            read_arrays(path)
+    path.write_bytes(objects.getvalue())
+    assert read_arrays(path, ["plain", "absent"]).keys() == {"plain"}, "what is not wanted is not opened"

@@ -1,0 +1,269 @@
+"""An interpreter of integer networks in plain Python: one pixel at a time, exact rationals, no NumPy arithmetic.
+
+Written from the statement of the dialect, for comparison with ``network/integer_forward.py``:
+sums of products of Python integers; a sum times its multiplier, rounded as the nine dialects say;
+zero point added after rounding, before clamping. Tensors are nested lists.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from fractions import Fraction
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from refquant.network import program as L
+
+HALF = Fraction(1, 2)
+
+
+@cache
+def fixed_point(real: float) -> tuple[int, int]:
+    """(m, shift) of a real multiplier: 2^30 <= m < 2^31, m rounded half away from zero."""
+    exact = Fraction(real)
+    shift = 0
+    while exact >= 1:
+        exact, shift = exact / 2, shift + 1
+    while exact < HALF:
+        exact, shift = exact * 2, shift - 1
+    m = math.floor(exact * 2**31 + HALF)  # positive: half up is half away
+    if m == 2**31:
+        m, shift = 2**30, shift + 1
+    return (m, shift) if shift >= -31 else (0, 0)
+
+
+class Scale(NamedTuple):
+    """A recorded multiplier: the real M and its fixed-point form m·2^(shift-31)."""
+
+    real: float
+    m: int
+    shift: int
+
+
+def float32(x: float) -> float:
+    """The float32 nearest to a float64, ties to even."""
+    return struct.unpack("<f", struct.pack("<f", x))[0]
+
+
+def half_away(x: Fraction) -> int:
+    return math.floor(abs(x) + HALF) * (1 if x >= 0 else -1)
+
+
+def half_up(x: Fraction) -> int:
+    return math.floor(x + HALF)
+
+
+def doubling_high(acc: int, scale: Scale) -> int:
+    """SRDHM(wrap32(acc·2^L), m): the product over 2^31, ties up."""
+    wrapped = (acc * 2 ** max(scale.shift, 0) + 2**31) % 2**32 - 2**31
+    return half_up(Fraction(wrapped * scale.m, 2**31))
+
+
+def scaled(acc: int, scale: Scale, dialect: str, zero_point: int) -> int:
+    """acc·M as an integer, before the zero point is added."""
+    right = 2 ** max(-scale.shift, 0)
+    fixed_point_product = Fraction(acc * scale.m) * Fraction(2) ** (scale.shift - 31)
+    match dialect:
+        case "gemmlowp_double":
+            return half_away(Fraction(doubling_high(acc, scale), right))
+        case "neon_double":
+            return half_up(Fraction(doubling_high(acc, scale), right))
+        case "single_round":
+            return half_up(fixed_point_product)
+        case "float32_half_even":
+            return round(Fraction(float32(float32(acc) * float32(scale.real))))  # Python rounds half to even
+        case "float32_half_away":
+            return half_away(Fraction(float32(float32(acc) * float32(scale.real))))
+        case "multiplier16":
+            m16 = (scale.m + 2**15) >> 16 if scale.m < 0x7FFF0000 else 0x7FFF
+            return half_up(Fraction(acc * m16) * Fraction(2) ** (scale.shift - 15))
+        case "shift_floor":
+            return math.floor(fixed_point_product)
+        case "exact_half_even":
+            return round(acc * Fraction(scale.real))
+        case "zero_point_first":
+            return round(acc * Fraction(scale.real) + zero_point) - zero_point
+    raise AssertionError(dialect)
+
+
+def shift_ties_up(total: int, bits: int) -> int:
+    return half_up(Fraction(total, 2**bits))
+
+
+def clamp(value: int, low: int, high: int) -> int:
+    return max(low, min(value, high))
+
+
+def run(program: L.IntegerProgram, x_q: np.ndarray) -> tuple[dict[str, list], dict[tuple[str, str], list]]:
+    """Every tensor's codes by name, and every stage's sums by (layer, stage), for a batch."""
+    tensors: dict[str, list] = {program.input: x_q.tolist()}
+    sums: dict[tuple[str, str], list] = {}
+    for layer in program.layers:
+        batch = [[tensors[name][image] for name in layer.inputs] for image in range(len(x_q))]
+        outputs = [_one_image(program, layer, *inputs) for inputs in batch]
+        tensors[layer.output] = [codes for codes, _ in outputs]
+        for stage in outputs[0][1]:
+            sums[layer.name, stage] = [stages[stage] for _, stages in outputs]
+    return tensors, sums
+
+
+def _one_image(program: L.IntegerProgram, layer: L.Layer, *inputs: list) -> tuple[list, dict[str, list]]:
+    encodings = [program.encodings[name] for name in layer.inputs]
+    if isinstance(layer, L.QuantizedConv):
+        return _convolution(program, layer, encodings[0], inputs[0])
+    if isinstance(layer, L.QuantizedAdd):
+        return _add(program, layer, encodings, inputs)
+    if isinstance(layer, L.QuantizedConcat):
+        parts = []
+        for codes, encoding, multiplier in zip(inputs, encodings, layer.multipliers):
+            shifted = _map(_minus, codes, encoding.zero_point)
+            parts += _map(_requantize, shifted, _recorded(multiplier), program, layer)
+        return parts, {}
+    if isinstance(layer, L.QuantizedAveragePool):
+        return _average(program, layer, encodings[0], inputs[0])
+    if isinstance(layer, L.QuantizedMaxPool):
+        return [[[max(window) for window in row] for row in _windows(plane, layer.kernel, layer.geometry)]
+                for plane in inputs[0]], {}
+    if isinstance(layer, L.QuantizedClip):
+        return _map(clamp, inputs[0], layer.low, layer.high), {}
+    assert isinstance(layer, L.QuantizedFlatten)
+    return list(_leaves(inputs[0])), {}
+
+
+def _map(function, values, *parameters):
+    """``function(value, *parameters)`` of every number in nested lists."""
+    if isinstance(values, list):
+        return [_map(function, v, *parameters) for v in values]
+    return function(values, *parameters)
+
+
+def _leaves(values):
+    if isinstance(values, list):
+        for v in values:
+            yield from _leaves(v)
+    else:
+        yield values
+
+
+def _minus(code: int, zero_point: int) -> int:
+    return code - zero_point
+
+
+def _finish(whole: int, layer: L.ClippedLayer, output: L.Encoding) -> int:
+    code = clamp(whole + output.zero_point, output.format.min, output.format.max)
+    return clamp(code, layer.low, layer.high)
+
+
+def _requantize(acc: int, scale: Scale, program: L.IntegerProgram, layer: L.ClippedLayer) -> int:
+    output = program.encodings[layer.output]
+    return _finish(scaled(acc, scale, program.dialect, output.zero_point), layer, output)
+
+
+def _from_guarded(total: int, program: L.IntegerProgram, layer: L.ClippedLayer) -> int:
+    return _finish(shift_ties_up(total, 8), layer, program.encodings[layer.output])
+
+
+def _recorded(multiplier, index: tuple[int, ...] = ()) -> Scale:
+    """The recorded multiplier at ``index``, after checking that its (m, shift) are those of its real."""
+    real, m, shift = (a[index] if a.ndim else a[()] for a in (multiplier.real, multiplier.m, multiplier.shift))
+    assert (int(m), int(shift)) == fixed_point(float(real))
+    return Scale(float(real), int(m), int(shift))
+
+
+def _convolution(program, layer, encoding, codes):
+    flat = not isinstance(codes[0], list)
+    planes = [[[code]] for code in codes] if flat else codes
+    accumulators = []
+    for term in layer.terms:
+        low, high = encoding.format.min, encoding.format.max
+        table = ([code - encoding.zero_point for code in range(low, high + 1)] if term.plane is None
+                 else term.plane.tolist())
+        accumulators.append(_sums(term, layer.geometry, _map(lambda code, low, table: table[code - low],
+                                                             planes, low, table)))
+    scales = [[_recorded(term.multiplier, (o,)) for o in range(len(term.weight_q))] for term in layer.terms]
+    if len(layer.terms) == 1:
+        y = [_map(_requantize, channel, scale, program, layer) for channel, scale in zip(accumulators[0], scales[0])]
+        stages = {"accumulator": accumulators[0]}
+    else:
+        guarded = [[_map(scaled, channel, scale, program.dialect, 0) for channel, scale in zip(sums, per_channel)]
+                   for sums, per_channel in zip(accumulators, scales)]
+        total = [[[sum(pixels) for pixels in zip(*rows)] for rows in zip(*channels)] for channels in zip(*guarded)]
+        y = _map(_from_guarded, total, program, layer)
+        stages = {**{f"accumulator {i}": acc for i, acc in enumerate(accumulators)}, "sum": total}
+    return ([channel[0][0] for channel in y] if flat else y), stages
+
+
+def _sums(term: L.Term, geometry, x: list) -> list:
+    """Σ w·x + bias for every output pixel; what lies outside the plane counts as real 0."""
+    w = term.weight_q.tolist()
+    bias = [0] * len(w) if term.bias_q is None else term.bias_q.tolist()
+    (down, across), (top, left, bottom, right) = geometry.stride, geometry.padding
+    spread_r, spread_s = geometry.dilation
+    height, width = len(x[0]), len(x[0][0])
+    per_group_in, per_group_out = len(x) // geometry.groups, len(w) // geometry.groups
+    y = []
+    for o in range(len(w)):
+        first = o // per_group_out * per_group_in
+        plane = []
+        row = -top
+        while row + (len(w[o][0]) - 1) * spread_r < height + bottom:
+            line = []
+            column = -left
+            while column + (len(w[o][0][0]) - 1) * spread_s < width + right:
+                acc = bias[o]
+                for c in range(per_group_in):
+                    for r, weights in enumerate(w[o][c]):
+                        for s, weight in enumerate(weights):
+                            i, j = row + r * spread_r, column + s * spread_s
+                            if 0 <= i < height and 0 <= j < width:
+                                acc += weight * x[first + c][i][j]
+                line.append(acc)
+                column += across
+            plane.append(line)
+            row += down
+        y.append(plane)
+    return y
+
+
+def _windows(plane: list, kernel: tuple[int, int], geometry) -> list:
+    """For every output pixel the list of the elements its window sees, padding left out."""
+    (down, across), (top, left, bottom, right) = geometry.stride, geometry.padding
+    spread_r, spread_s = geometry.dilation
+    height, width = len(plane), len(plane[0])
+    result = []
+    row = -top
+    while row + (kernel[0] - 1) * spread_r < height + bottom:
+        line = []
+        column = -left
+        while column + (kernel[1] - 1) * spread_s < width + right:
+            line.append([plane[row + r * spread_r][column + s * spread_s]
+                         for r in range(kernel[0]) for s in range(kernel[1])
+                         if 0 <= row + r * spread_r < height and 0 <= column + s * spread_s < width])
+            column += across
+        result.append(line)
+        row += down
+    return result
+
+
+def _add(program, layer, encodings, inputs):
+    scales = [_recorded(multiplier) for multiplier in layer.multipliers]
+
+    def total(*codes):
+        if isinstance(codes[0], list):
+            return [total(*inner) for inner in zip(*codes)]
+        return sum(scaled(code - e.zero_point, scale, program.dialect, 0)
+                   for code, e, scale in zip(codes, encodings, scales))
+
+    sums = total(*inputs)
+    return _map(_from_guarded, sums, program, layer), {"sum": sums}
+
+
+def _average(program, layer, encoding, planes):
+    sums = [[[sum(code - encoding.zero_point for code in window) for window in row]
+             for row in _windows(plane, layer.kernel, layer.geometry)] for plane in planes]
+    y = [[[_requantize(acc, _recorded(layer.multiplier, (p, q)), program, layer)
+           for q, acc in enumerate(row)] for p, row in enumerate(plane)] for plane in sums]
+    return y, {"accumulator": sums}

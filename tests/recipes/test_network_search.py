@@ -1,0 +1,132 @@
+"""What EasyQuant sees of a network, against plain arithmetic; and what the recipes do with the scales it finds."""
+
+import numpy as np
+import pytest
+
+from refquant import quantize_network
+from refquant.convolution.geometry import Geometry
+from refquant.easyquant.search import search_layer
+from refquant.integers.formats import IntFormat
+from refquant.network.graph import Add, Clip, Conv, Flatten, Linear, MaxPool, Network
+from refquant.network.program import Encoding
+from refquant.recipes import network_search as layer_search
+from refquant.recipes.lowering import QuantizedWeight
+from refquant.recipes.network_search import LayerBatches
+from refquant.recipes.quantize import quantize_weight
+from refquant.scales.linear import max_scale
+
+RNG = np.random.default_rng(7)
+PADDED = Geometry.of(1, 1)
+FIRST = Conv("first", "input", RNG.normal(size=(4, 2, 3, 3)).astype(np.float32), RNG.normal(size=4), PADDED)
+SECOND = Conv("second", "relu", RNG.normal(size=(4, 4, 3, 3)).astype(np.float32), RNG.normal(size=4), PADDED)
+THIRD = Conv("third", "pool", RNG.normal(size=(3, 4, 3, 3)).astype(np.float32), 1e6 * np.ones(3))
+FLAT = Linear("logits", "flat", RNG.normal(size=(5, 3)).astype(np.float32), RNG.normal(size=5))
+NETWORK = Network((2, 6, 6), (
+    FIRST, Clip("relu", "first"), SECOND, Add("add", ("second", "relu")), Clip("six", "add", 0.0, 6.0),
+    MaxPool("pool", "six", (2, 2), Geometry.of(2)), THIRD, Flatten("flat", "third"), FLAT))
+IMAGES = RNG.normal(size=(60, 2, 6, 6)).astype(np.float32)
+NARROW = IntFormat(5, narrow=True)
+SCALES = {"input": 5.3, "relu": 2.1, "second": 0.9, "six": 2.5, "third": 1.0, "flat": 1.0, "logits": 1.0}
+ENCODINGS = {name: Encoding(scale, NARROW) for name, scale in SCALES.items()}
+WEIGHTS = {node.name: quantize_weight(node, max_scale(node.weight, NARROW, 0), 5, ENCODINGS["input"], IntFormat(32))
+           for node in (FIRST, SECOND)}
+
+
+def rounded(x: np.ndarray, scale: float) -> np.ndarray:
+    """To codes and back, in plain float64."""
+    return np.clip(np.sign(x) * np.floor(np.abs(x) * scale + 0.5), -15, 15) / scale
+
+
+def plain_conv(x: np.ndarray, w: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """3x3, padded by 1: one output at a time."""
+    x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    y = np.empty((len(x), len(w), x.shape[2] - 2, x.shape[3] - 2))
+    for i in range(y.shape[2]):
+        for j in range(y.shape[3]):
+            y[:, :, i, j] = np.tensordot(x[:, :, i:i + 3, j:j + 3], w, ((1, 2, 3), (1, 2, 3)))
+    return y + bias[:, None, None]
+
+
+def decoded(weight: QuantizedWeight) -> np.ndarray:
+    return weight.codes / weight.scale[:, None, None, None]
+
+
+def pooled(x: np.ndarray) -> np.ndarray:
+    return x.reshape(*x.shape[:2], 3, 2, 3, 2).max(axis=(3, 5))
+
+
+def test_a_quantized_prefix_rounds_every_tensor_but_the_one_that_is_searched():
+    x = rounded(IMAGES.astype(np.float64), SCALES["input"])
+    relu = rounded(np.maximum(plain_conv(x, decoded(WEIGHTS["first"]), FIRST.bias), 0), SCALES["relu"])
+    second = rounded(plain_conv(relu, decoded(WEIGHTS["second"]), SECOND.bias), SCALES["second"])
+    wanted = pooled(np.clip(second + relu, 0, 6))  # not rounded: ``six``, which the pool carries on, is searched
+    batches = list(LayerBatches(NETWORK, THIRD, IMAGES, ENCODINGS, WEIGHTS, "quantized"))
+    assert [len(x) for x, _ in batches] == [50, 10]
+    found = np.concatenate([x for x, _ in batches])
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("prefix", ["quantized", "float"])
+def test_the_outputs_to_resemble_are_the_float_networks_without_bias(prefix):
+    """However large the bias: it is never added."""
+    x = np.maximum(plain_conv(IMAGES, FIRST.weight, FIRST.bias), 0)
+    x = pooled(np.clip(plain_conv(x, SECOND.weight, SECOND.bias) + x, 0, 6))
+    wanted = np.tensordot(x, THIRD.weight, ((1, 2, 3), (1, 2, 3)))[:, :, None, None]
+    batches = list(LayerBatches(NETWORK, THIRD, IMAGES, ENCODINGS, WEIGHTS, prefix))
+    np.testing.assert_allclose(np.concatenate([o for _, o in batches]), wanted, rtol=0, atol=1e-3)
+    if prefix == "float":
+        np.testing.assert_allclose(np.concatenate([x for x, _ in batches]), x, rtol=0, atol=1e-4)
+
+
+def test_a_linear_layer_sees_planes_of_one_element():
+    (x, o), _ = LayerBatches(NETWORK, FLAT, IMAGES, ENCODINGS, {}, "float")
+    assert (x.shape, o.shape) == ((50, 3, 1, 1), (50, 5, 1, 1))
+
+
+@pytest.mark.parametrize("granularity", ["layer", "channel"])
+def test_the_first_layer_gets_the_scales_of_its_own_search(granularity):
+    quantized = quantize_network(NETWORK, IMAGES, "easyquant-int8", weight_bits=5, activation_bits=5,
+                                 granularity=granularity)
+    found = search_layer(IMAGES, FIRST.weight, bits=5, granularity=granularity, padding=1)
+    assert quantized.encodings["input"].scale == found.activation_scale
+    codes = np.sign(FIRST.weight) * np.floor(
+        np.abs(FIRST.weight.astype(np.float64)) * found.weight_scale.reshape(-1, 1, 1, 1) + 0.5)
+    assert np.array_equal(quantized.layers[0].terms[0].weight_q, np.clip(codes, -15, 15))
+
+
+def test_a_tensor_read_twice_keeps_the_scale_of_its_first_reader():
+    side = Conv("side", "input", RNG.normal(size=(4, 2, 3, 3)).astype(np.float32), None, PADDED)
+    network = Network((2, 6, 6), (FIRST, side, Add("sum", ("first", "side"))))
+    quantized = quantize_network(network, IMAGES, "easyquant-int8", weight_bits=4, activation_bits=4)
+    alone = search_layer(IMAGES, FIRST.weight, bits=4, granularity="channel", padding=1)
+    assert quantized.encodings["input"].scale == alone.activation_scale
+    kept = search_layer(IMAGES, side.weight, bits=4, granularity="channel", padding=1, keep_activation=True,
+                        initial=[(max_scale(side.weight, IntFormat(4, narrow=True), 0), alone.activation_scale)])
+    assert kept.activation_scale == alone.activation_scale
+    codes = np.floor(np.abs(side.weight.astype(np.float64)) * kept.weight_scale.reshape(-1, 1, 1, 1) + 0.5)
+    assert np.array_equal(np.abs(quantized.layers[1].terms[0].weight_q), np.minimum(codes, 7))
+    # Nothing but an Add reads these two.
+    for name, node in (("first", FIRST), ("side", side)):
+        x = plain_conv(IMAGES, node.weight, np.zeros(4) if node.bias is None else node.bias)
+        assert quantized.encodings[name].scale == pytest.approx(7 / np.abs(x).max(), rel=1e-5)
+
+
+@pytest.mark.parametrize("tail", [
+    (), (Flatten("flat", "out"),), (MaxPool("pool", "out", (2, 2)), Flatten("flat", "pool"))])
+def test_kl_clips_no_output_of_the_network_even_where_it_is_carried_on(tail):
+    out = Conv("out", "relu", RNG.normal(size=(3, 4, 1, 1)).astype(np.float32))
+    network = Network((2, 6, 6), (FIRST, Clip("relu", "first"), out, *tail))
+    clipped, widest = (quantize_network(network, IMAGES, recipe, activations="signed").encodings
+                       for recipe in ("tensorrt-int8", "channelwise-int8"))
+    assert clipped["out"].scale == clipped[network.output].scale == widest["out"].scale
+    assert clipped["relu"].scale > widest["relu"].scale
+
+
+def test_batches_computed_anew_give_the_same_scales_as_batches_kept(monkeypatch):
+    kept = quantize_network(NETWORK, IMAGES, "easyquant-int8", weight_bits=4, activation_bits=4)
+    monkeypatch.setattr(layer_search, "KEPT_ELEMENTS", 0)
+    anew = quantize_network(NETWORK, IMAGES, "easyquant-int8", weight_bits=4, activation_bits=4)
+    assert all(e.scale == anew.encodings[name].scale for name, e in kept.encodings.items())
+    for a, b in zip(kept.layers, anew.layers):
+        assert not hasattr(a, "terms") or np.array_equal(a.terms[0].weight_q, b.terms[0].weight_q)

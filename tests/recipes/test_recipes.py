@@ -1,0 +1,314 @@
+"""Recipes: what they refuse, what their scales promise, and that the same input gives the same network."""
+
+import dataclasses
+import re
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refquant.integers.formats import IntFormat
+from refquant.network.batchnorm import fold_batchnorm
+from refquant.network.float_forward import run_float_tensors
+from refquant.network.graph import Add, BatchNorm, Clip, Conv, Flatten, Linear, Network
+from refquant.network.program import QuantizedClip, QuantizedConv, QuantizedFlatten, QuantizedMaxPool
+from refquant.recipes import calibration
+from refquant.recipes.quantize import quantize_network
+from refquant.recipes.settings import ACTIVATIONS, GRANULARITIES, RECIPES
+from refquant.scales.thresholds import ESTIMATORS
+from refquant.strategies import images, networks
+
+CONV = Conv("c", "input", np.array([[[[1.0]]], [[[-0.25]]]], np.float32), np.array([0.5, 0.0], np.float32))
+NETWORK = Network((1, 2, 2), [CONV, Clip("r", "c")])
+IMAGES = np.array([[[[0.0, 1.0], [-2.0, 0.5]]]], np.float32)
+
+BITS = "{} must be from 2 to 16, got {}"
+BAD_ARGUMENTS = [
+    ({"recipe": "int8"}, f"recipe must be one of {', '.join(RECIPES)}, got 'int8'"),
+    ({"recipe": "MAX-INT8"}, f"recipe must be one of {', '.join(RECIPES)}, got 'MAX-INT8'"),
+    ({"weight_bits": 1}, BITS.format("weight_bits", 1)),
+    ({"weight_bits": 17}, BITS.format("weight_bits", 17)),
+    ({"weight_bits": 7.5}, BITS.format("weight_bits", 7.5)),
+    ({"weight_bits": "8"}, BITS.format("weight_bits", "'8'")),
+    ({"weight_bits": True}, BITS.format("weight_bits", True)),
+    ({"activation_bits": 0}, BITS.format("activation_bits", 0)),
+    ({"activation_bits": -8}, BITS.format("activation_bits", -8)),
+    ({"activation_bits": 17}, BITS.format("activation_bits", 17)),
+    ({"granularity": "tensor"}, "granularity must be one of layer, channel, got 'tensor'"),
+    ({"granularity": ""}, "granularity must be one of layer, channel, got ''"),
+    ({"activations": "asymmetric"}, "activations must be one of unsigned, signed, affine, got 'asymmetric'"),
+    ({"activations": ""}, "activations must be one of unsigned, signed, affine, got ''"),
+    ({"prefix": "none"}, "prefix must be one of quantized, float, got 'none'"),
+    ({"recipe": "tensorrt-int8", "activations": "affine"},
+     "activations must be unsigned or signed with recipe tensorrt-int8 and estimator kl_nvidia, got 'affine'"),
+    ({"estimator": "mse", "activations": "affine"},
+     "activations must be unsigned or signed with recipe max-int8 and estimator mse, got 'affine'"),
+    ({"estimator": "kl"}, f"estimator must be one of {', '.join(ESTIMATORS)}, got 'kl'"),
+    ({"widen": True}, "widen must be False with recipe max-int8, which searches nothing, got True"),
+    ({"recipe": "easyquant-int7", "activations": "affine"},
+     "activations must be unsigned or signed with recipe easyquant-int7 and estimator max, got 'affine'"),
+    ({"accumulator_bits": 8}, "accumulator_bits must be one of 16, 24, 32, got 8"),
+    ({"accumulator_bits": 64}, "accumulator_bits must be one of 16, 24, 32, got 64"),
+]
+
+
+def test_extremes_cover_every_batch_of_calibration_images():
+    batch = np.zeros((calibration.BATCH * 2 + 1, 1), np.float32)
+    batch[0], batch[calibration.BATCH], batch[-1] = 1.0, -3.0, 2.0
+    found = calibration.observe_extremes(Network((1,), [Clip("r", "input")]), batch)
+    assert {name: (seen.low, seen.high) for name, seen in found.items()} == {"input": (-3.0, 2.0), "r": (0.0, 2.0)}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS)
+def test_arguments_outside_their_choices_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        quantize_network(NETWORK, IMAGES, **arguments)
+
+
+def test_unknown_dialects_are_refused():
+    with pytest.raises(ValueError, match=r"^dialect must be one of .*single_round.*, got 'nearest'$"):
+        quantize_network(NETWORK, IMAGES, dialect="nearest")
+
+
+@pytest.mark.parametrize(("batch", "message"), [
+    (np.full((1, 1, 2, 2), np.nan), "images must be finite, got NaN or infinity"),
+    (np.full((1, 1, 2, 2), np.inf), "images must be finite, got NaN or infinity"),
+    (np.zeros((0, 1, 2, 2)), "images must be a non-empty (N, 1, 2, 2), got shape (0, 1, 2, 2)"),
+    (np.zeros((1, 2, 2)), "images must be a non-empty (N, 1, 2, 2), got shape (1, 2, 2)"),
+    (np.zeros((1, 3, 2, 2)), "images must be a non-empty (N, 1, 2, 2), got shape (1, 3, 2, 2)"),
+    (np.zeros((1, 1, 2, 2), np.uint8), "images must hold float32 or float64, got dtype uint8"),
+])
+def test_calibration_images_that_do_not_fit_are_refused(batch, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        quantize_network(NETWORK, batch)
+
+
+def test_an_accumulator_proven_too_narrow_is_refused_by_name():
+    """2 sums of 300 products 127·255 need 25 bits."""
+    net = Network((300,), [Linear("wide", "input", np.ones((2, 300)))])
+    batch = np.ones((1, 300))
+    with pytest.raises(ValueError, match=r"^layer 'wide': the accumulator is proven to lie within 0\.\.9715500, "
+                                         r"which does not fit int24$"):
+        quantize_network(net, batch, accumulator_bits=24)
+    (stage,) = quantize_network(net, batch, accumulator_bits=32).stages
+    assert (stage.layer, stage.stage, stage.format, stage.min, stage.max) == (
+        "wide", "accumulator", IntFormat(32), 0, 300 * 127 * 255)
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-310])
+def test_a_tensor_too_small_for_a_scale_is_quantized_or_refused_in_a_sentence(value):
+    net = Network((1,), [Clip("r", "input")])
+    for activations in ACTIVATIONS:
+        try:
+            quantized = quantize_network(net, np.full((1, 1), value), activations=activations)
+        except ValueError as error:
+            assert "scale must be finite" in str(error)
+        else:
+            assert np.isfinite(quantized.run(np.full((1, 1), value))).all()
+
+
+# --- what the scales promise ----------------------------------------------------------------------------------
+
+BY_MAX = ("channelwise-int8", "max-int8")
+
+
+@st.composite
+def quantizations(draw: st.DrawFn, recipes: tuple[str, ...] = tuple(sorted(RECIPES))) -> tuple:
+    """A random network, images, and all the choices a recipe offers."""
+    network = draw(networks(dtype=draw(st.sampled_from((np.float32, np.float64)))))
+    recipe = draw(st.sampled_from(recipes))
+    choices = {"recipe": recipe, "weight_bits": draw(st.integers(2, 8)),
+               "activation_bits": draw(st.integers(2, 8)), "granularity": draw(st.sampled_from(GRANULARITIES)),
+               "activations": draw(st.sampled_from(ACTIVATIONS if recipe in BY_MAX else ("unsigned", "signed")))}
+    return network, draw(images(network, draw(st.integers(1, 3)))), choices
+
+
+@given(quantizations(BY_MAX))
+def test_weight_codes_reach_the_largest_code_and_never_exceed_it(case):
+    network, batch, choices = case
+    quantized = quantize_network(network, batch, **choices)
+    weights = {n.name: n.weight for n in fold_batchnorm(network).nodes if isinstance(n, (Conv, Linear))}
+    fmt = IntFormat(choices["weight_bits"], narrow=True)
+    layers = {layer.name: layer for layer in quantized.layers if isinstance(layer, QuantizedConv)}
+    assert layers.keys() == weights.keys()
+    for name, layer in layers.items():
+        (term,) = layer.terms
+        assert term.weight_format == fmt
+        assert term.weight_q.dtype == np.int8
+        rows = 1 if choices["granularity"] == "layer" else len(term.weight_q)
+        for row_q, row in zip(term.weight_q.reshape(rows, -1).tolist(), weights[name].reshape(rows, -1).tolist()):
+            assert max(abs(code) for code in row_q) == (fmt.max if any(row) else 0)
+
+
+@given(quantizations(BY_MAX))
+def test_calibration_values_are_never_off_by_more_than_half_a_step(case):
+    """Nothing that calibration saw is clipped; and the formats are those that the choice names.
+
+    Clips that are not fused keep their input's encoding, in which their limits may not be codes.
+    """
+    network, batch, choices = case
+    quantized = quantize_network(network, batch, **choices)
+    bits, kind = choices["activation_bits"], choices["activations"]
+    tensors = run_float_tensors(fold_batchnorm(network), batch)
+    carry = (QuantizedClip, QuantizedMaxPool, QuantizedFlatten)
+    for name in (quantized.input, *(layer.output for layer in quantized.layers if not isinstance(layer, carry))):
+        x = tensors[name]
+        encoding = quantized.encodings[name]
+        fmt = encoding.format
+        assert fmt in (IntFormat(bits), IntFormat(bits, narrow=True), IntFormat(bits, signed=False))
+        assert (kind == "affine") == (fmt == IntFormat(bits))
+        assert kind == "affine" or encoding.zero_point == 0
+        scale = Fraction(encoding.scale)
+        for value, code in zip(x.ravel().tolist(), encoding.quantize(x).ravel().tolist()):
+            assert abs(code - encoding.zero_point - Fraction(value) * scale) <= Fraction(1, 2) + Fraction(1, 2**40)
+
+
+@pytest.mark.parametrize(("activations", "low", "high", "fmt", "scale", "zero_point"), [
+    ("unsigned", 0.0, 4.0, IntFormat(4, signed=False), 15 / 4, 0),
+    ("unsigned", -1.0, 4.0, IntFormat(4, narrow=True), 7 / 4, 0),
+    ("unsigned", -8.0, 4.0, IntFormat(4, narrow=True), 7 / 8, 0),
+    ("signed", 0.0, 4.0, IntFormat(4, narrow=True), 7 / 4, 0),
+    ("affine", 0.0, 5.0, IntFormat(4), 3.0, -8),
+    ("affine", 2.5, 5.0, IntFormat(4), 3.0, -8),  # widened to contain 0
+    ("affine", -1.0, 4.0, IntFormat(4), 3.0, -5),
+    ("affine", -5.0, -1.0, IntFormat(4), 3.0, 7),
+    ("affine", 0.0, 0.0, IntFormat(4), 1.0, 0),
+    ("unsigned", 0.0, 0.0, IntFormat(4, signed=False), 1.0, 0),
+])
+def test_activation_encodings_by_hand(activations, low, high, fmt, scale, zero_point):
+    net = Network((1, 1, 2), [Flatten("f", "input")])
+    quantized = quantize_network(net, np.array([[[[low, high]]]]), activation_bits=4, activations=activations)
+    encoding = quantized.encodings["input"]
+    assert (encoding.format, encoding.scale, encoding.zero_point) == (fmt, scale, zero_point)
+
+
+def test_one_convolution_by_hand():
+    """S_x = 64, S_w = 32, S_y = 2048/127, so that M = 1/127 turns 127·x_q back into x_q."""
+    net = Network((1, 1, 4), [Conv("c", "input", np.array([[[[127 / 32]]]]))])
+    batch = np.array([[[[0.0, 1 / 64, 1.0, 255 / 64]]]])
+    quantized = quantize_network(net, batch)
+    (layer,) = quantized.layers
+    assert layer.terms[0].weight_q.item() == 127
+    assert layer.terms[0].multiplier.real.item() == pytest.approx(1 / 127, rel=1e-15)
+    assert (layer.low, layer.high, layer.accumulator) == (0, 255, IntFormat(32))
+    assert quantized.quantize_images(batch).tolist() == [[[[0, 1, 64, 255]]]]
+    assert quantized.run(batch).ravel().tolist() == pytest.approx([0, 127 / 2048, 127 / 32, 255 * 127 / 2048])
+
+
+def test_a_fused_relu_gives_its_own_tensor_the_unsigned_range():
+    quantized = quantize_network(NETWORK, IMAGES)
+    (layer,) = quantized.layers
+    assert (layer.name, layer.output, layer.low, layer.high) == ("c", "r", 0, 255)
+    assert quantized.encodings["r"].format == IntFormat(8, signed=False)
+    assert quantized.encodings["input"].format == IntFormat(8, narrow=True)
+    assert "c" not in quantized.encodings
+
+
+def test_per_channel_multipliers_follow_the_granularity():
+    for recipe, granularity, shape in (("max-int8", None, ()), ("channelwise-int8", None, (2,)),
+                                       ("max-int8", "channel", (2,)), ("channelwise-int8", "layer", ())):
+        quantized = quantize_network(NETWORK, IMAGES, recipe, granularity=granularity)
+        term = quantized.layers[0].terms[0]
+        assert term.multiplier.real.shape == shape
+        assert term.weight_q.ravel().tolist() == ([127, -127] if shape else [127, -32])  # -31.75
+
+
+def test_images_of_zeros_calibrate_to_scale_one():
+    quantized = quantize_network(NETWORK, np.zeros((2, 1, 2, 2), np.float32))
+    assert quantized.encodings["input"].scale == 1.0
+    # The bias alone: 0.5 in one channel, 0 in the other.
+    assert quantized.run(np.zeros((1, 1, 2, 2))).tolist() == [[[[0.5, 0.5]] * 2, [[0.0, 0.0]] * 2]]
+
+
+@pytest.mark.parametrize("recipe", ["max-int8", "channelwise-int8"])
+@pytest.mark.parametrize("bias", [5.0, -4.5])
+def test_a_scale_is_lowered_where_only_the_bias_code_does_not_fit(recipe, bias):
+    """Weights of 1e-10 have a scale of 1e12, and the bias a code of 1e14: y = bias, by hand."""
+    weight = np.full((2, 1, 1, 1), 1e-10, np.float32)
+    weight[1] *= 0.5
+    net = Network((1, 1, 1), [Conv("c", "input", weight, np.array([bias, 0], np.float32))])
+    images = np.linspace(0, 1, 11, dtype=np.float32).reshape(-1, 1, 1, 1)
+    quantized = quantize_network(net, images, recipe)
+    assert np.abs(quantized.run(images)[:, 0].ravel() - bias).max() <= abs(bias) / 127 and quantized.layers[0].limited
+    limit = quantized.stages[0]
+    assert (limit.max > 2**31 - 1 - 300) if bias > 0 else (limit.min < -2**31 + 300)  # the largest scale that fits
+    # One scale for the layer falls with its worst channel; scales of their own do not.
+    codes = quantized.layers[0].terms[0].weight_q.ravel().tolist()
+    assert codes == ([0, 0] if recipe == "max-int8" else [0, 127])
+
+
+def test_a_network_of_zeros_gives_zeros():
+    net = Network((1, 2, 2), [Conv("c", "input", np.zeros((2, 1, 1, 1)))])
+    for activations in ACTIVATIONS:
+        assert not quantize_network(net, IMAGES, "channelwise-int8", activations=activations).run(IMAGES).any()
+
+
+def test_batchnorm_is_folded_before_anything_is_quantized():
+    gamma, beta, mean, variance = (np.array(v, np.float32) for v in ([4, 1], [0, 0], [0, 0], [3, 0]))
+    norm = BatchNorm("n", "c", gamma, beta, mean, variance, 1.0)
+    quantized = quantize_network(Network((1, 2, 2), [CONV, norm, Clip("r", "n")]), IMAGES)
+    (layer,) = quantized.layers
+    assert (layer.name, layer.output) == ("c", "r")
+    assert layer.terms[0].weight_q.ravel().tolist() == [127, -16]  # gains 2 and 1: -15.875
+
+
+# --- the same again, and nothing touched ----------------------------------------------------------------------
+
+def parameters(value) -> list:
+    """Every number of a quantized network, in a form that compares."""
+    if isinstance(value, np.ndarray):
+        return [value.dtype.name, value.tolist()]
+    if dataclasses.is_dataclass(value):
+        return [type(value).__name__, *(parameters(getattr(value, f.name)) for f in dataclasses.fields(value))]
+    if isinstance(value, dict):
+        return [[key, parameters(item)] for key, item in value.items()]
+    return [parameters(item) for item in value] if isinstance(value, (tuple, list)) else [value]
+
+
+@given(quantizations())
+def test_the_same_network_and_images_give_the_same_quantized_network(case):
+    network, batch, choices = case
+    first = quantize_network(network, batch, **choices)
+    again = quantize_network(network, batch.copy(), **choices)
+    assert parameters(first) == parameters(again)
+
+
+@given(quantizations())
+def test_quantizing_modifies_neither_the_network_nor_the_images(case):
+    network, batch, choices = case
+    before, kept = parameters(network), batch.copy()
+    batch.flags.writeable = False
+    quantize_network(network, batch, **choices)
+    assert parameters(network) == before
+    assert np.array_equal(batch, kept)
+
+
+def test_the_quantized_network_does_not_change_when_its_images_do():
+    batch = IMAGES.copy()
+    quantized = quantize_network(NETWORK, batch)
+    before = parameters(quantized)
+    batch[:] = 100
+    assert parameters(quantized) == before
+
+
+def test_recipes_name_their_defaults():
+    for recipe, granularity in (("max-int8", "layer"), ("channelwise-int8", "channel")):
+        default = quantize_network(NETWORK, IMAGES, recipe)
+        spelled = quantize_network(NETWORK, IMAGES, recipe, weight_bits=8, activation_bits=8, granularity=granularity,
+                                   activations="unsigned", accumulator_bits=32)
+        assert parameters(default) == parameters(spelled)
+
+
+@pytest.mark.parametrize("activations", ACTIVATIONS)
+def test_twelve_bits_follow_the_float_network_closely(activations):
+    """A branch, an addition and a flat layer, all values below 4: a step is 2^-10 at most, and few steps add up."""
+    rng = np.random.default_rng(5)
+    net = Network((2, 4, 4), [
+        Conv("c", "input", rng.uniform(-0.5, 0.5, (2, 2, 1, 1)), rng.uniform(-1, 1, 2)), Clip("r", "c"),
+        Add("s", ("r", "input")), Flatten("f", "s"), Linear("l", "f", rng.uniform(-0.1, 0.1, (3, 32)))])
+    batch = rng.uniform(-1, 1, (8, 2, 4, 4))
+    quantized = quantize_network(net, batch, weight_bits=12, activation_bits=12, activations=activations)
+    expected = run_float_tensors(net, batch)["l"]
+    np.testing.assert_allclose(quantized.run(batch), expected, rtol=0, atol=2.0**-7)
