@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refquant.integers.formats import IntFormat, as_integers, smallest_format, whole
+from refquant.integers.checks import as_integers, integer
+from refquant.integers.formats import IntFormat, smallest_format
 from refquant.integers.simd import INT16, LANES, product_range, safe_schedule
 
 
@@ -137,9 +138,9 @@ def direct_bounds(x_format: IntFormat, w_format: IntFormat, channels: int,
     direct -2322432 2359296 23
     lane -28224 28672 16
     """
-    products = whole(channels, "channels", 1)
+    products = integer(channels, "channels", 1)
     for size in kernel:
-        products *= whole(size, "kernel", 1)
+        products *= integer(size, "kernel", 1)
     corners = [(x * w, x, w) for x in (x_format.min, x_format.max) for w in (w_format.min, w_format.max)]
     low, high = min(corners), max(corners)
     witnesses = [np.broadcast_to(np.int64(code), (channels, *kernel)) for code in (*low[1:], *high[1:])]
@@ -206,7 +207,7 @@ def widest_operand(products: int, other: IntFormat, accumulator: IntFormat, *, s
     ...
     ValueError: 576 products of int7 narrow and int2 narrow must fit int16, got -36288..36288
     """
-    whole(products, "products", 1)
+    integer(products, "products", 1)
     narrow = narrow and signed
     widest = None
     for bits in range(1 + narrow, 65):

@@ -14,7 +14,8 @@ import numpy as np
 
 from refquant.convolution.blas import correlate
 from refquant.convolution.geometry import Geometry, taps
-from refquant.integers.formats import IntFormat, check_codes, fitting_int64
+from refquant.integers.checks import fitting_int64, integer
+from refquant.integers.formats import IntFormat, check_codes
 from refquant.integers.simd import LaneStep, check_schedule, run_lanes
 
 
@@ -80,9 +81,7 @@ def convolve_exact(x_q: Any, w_q: Any, bias_q: Any = None, *, stride: Any = 1, p
     geometry.output_size(x_q.shape[2], x_q.shape[3], w_q.shape[2:])
     if bias_q is not None:
         bias_q = _bias(bias_q, "iu", w_q.shape[0])
-    if isinstance(zero_point, bool) or not isinstance(zero_point, (int, np.integer)):
-        raise ValueError(f"zero_point must be an integer, got {zero_point!r}")
-    zero_point = int(zero_point)
+    zero_point = integer(zero_point, "zero_point")
     reach = max(abs(int(x_q.min()) - zero_point), abs(int(x_q.max()) - zero_point))
     bound = reach * _largest_weight_sum(w_q)
     largest = max(reach, bound + (0 if bias_q is None else max(-int(bias_q.min()), int(bias_q.max()))))

@@ -24,6 +24,7 @@ from refquant.digits.architecture import architecture, parameters, with_paramete
 from refquant.digits.data import load_images
 from refquant.digits.gradients import backward_batch, check_labels, cross_entropy, forward_batch
 from refquant.digits.weights import load_weights, save_weights
+from refquant.integers.checks import integer
 from refquant.network.float_forward import check_images, run_float
 from refquant.network.graph import BatchNorm, Conv, Linear, Network
 
@@ -86,8 +87,7 @@ def train(network: Network, images: np.ndarray, labels: np.ndarray, rng: np.rand
                          f"{network.shapes[network.output]}")
     images = check_images(images, network.input_shape)
     labels = check_labels(labels, len(images), network.shapes[network.output][0])
-    if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 1:
-        raise ValueError(f"epochs must be an integer >= 1, got {epochs!r}")
+    epochs = integer(epochs, "epochs", 1)
     state = {name: array.astype(images.dtype) for name, array in parameters(network).items()}
     velocity: dict[str, np.ndarray] = {}
     size = min(BATCH, len(images))

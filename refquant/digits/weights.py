@@ -16,6 +16,7 @@ import numpy as np
 
 from refquant.digits.architecture import architecture, parameters, with_parameters
 from refquant.digits.data import load_images
+from refquant.integers.checks import integer
 from refquant.network.graph import Network
 
 WEIGHTS_FILE = Path(__file__).with_name("weights.npz")
@@ -43,9 +44,7 @@ def calibration_images(n: int = 50) -> np.ndarray:
     (50, 1, 16, 16)
     """
     train, _ = load_images()
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= len(train.images):
-        raise ValueError(f"n must be an integer from 1 to {len(train.images)}, got {n!r}")
-    return train.images[:n]
+    return train.images[:integer(n, "n", 1, len(train.images))]
 
 
 def load_weights(path: str | os.PathLike[str] = WEIGHTS_FILE) -> Network:

@@ -10,8 +10,9 @@ import numpy as np
 
 from refquant.convolution.geometry import Geometry
 from refquant.easyquant.candidate_cosines import QuantizedLayer
-from refquant.integers.formats import IntFormat, whole
-from refquant.scales.linear import check_scale, max_scale
+from refquant.integers.checks import finite, integer, is_integer, positive
+from refquant.integers.formats import IntFormat
+from refquant.scales.linear import max_scale
 from refquant.scales.statistics import Extremes, Histogram
 from refquant.scales.thresholds import kl, threshold_scale
 
@@ -76,8 +77,8 @@ def check_grid(mode: str, alpha: Any, beta: Any, n: Any, rounds: Any, tolerance:
     numbers = all(isinstance(value, (int, float, np.number)) for value in (alpha, beta))
     if not numbers or not 0 < alpha < beta < 1e6:
         raise ValueError(f"alpha and beta must be numbers with 0 < alpha < beta < 1e6, got {alpha!r} and {beta!r}")
-    whole(n, "n", 2)
-    whole(rounds, "rounds", 1)
+    integer(n, "n", 2)
+    integer(rounds, "rounds", 1)
     if not isinstance(tolerance, (int, float, np.number)) or not tolerance >= 0:
         raise ValueError(f"tolerance must be a number >= 0, got {tolerance!r}")
 
@@ -88,7 +89,7 @@ def _given_pairs(initial: Any, shape: tuple[int, ...]) -> Pairs:
         raise ValueError(f"initial must be max, kl, or pairs of a weight and an activation scale, got {initial!r}")
     pairs = []
     for pair in given:
-        s_w, s_a = (check_scale(scale, "an initial scale").astype(np.float64) for scale in pair)
+        s_w, s_a = (positive(scale, "an initial scale").astype(np.float64) for scale in pair)
         if s_w.shape not in ((), shape) or s_a.shape != ():
             raise ValueError(f"initial scales must have shapes {shape} and (), got {s_w.shape} and {s_a.shape}")
         pairs.append((np.broadcast_to(s_w, shape).copy(), float(s_a)))
@@ -97,8 +98,7 @@ def _given_pairs(initial: Any, shape: tuple[int, ...]) -> Pairs:
 
 def _formats(bits: Any, unsigned: bool) -> tuple[IntFormat, IntFormat]:
     pair = bits if isinstance(bits, (tuple, list)) else (bits, bits)
-    whole_numbers = all(isinstance(b, (int, np.integer)) and not isinstance(b, bool) for b in pair)
-    if len(pair) != 2 or not whole_numbers or not all(2 <= b <= 16 for b in pair):
+    if len(pair) != 2 or not all(is_integer(b) and 2 <= b <= 16 for b in pair):
         raise ValueError(f"bits must be an integer from 2 to 16, or two for weights and activations, got {bits!r}")
     return IntFormat(pair[0], narrow=True), IntFormat(pair[1], signed=not unsigned, narrow=not unsigned)
 
@@ -108,9 +108,7 @@ def _reals(x: Any, name: str, dimensions: int) -> np.ndarray:
         got = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
         raise ValueError(f"{name} must hold float32 or float64 in {dimensions} dimensions and not be empty, "
                          f"got {got}")
-    if not np.isfinite(x).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
-    return x.astype(np.float64)
+    return finite(x, name).astype(np.float64)
 
 
 def _check_peak(what: str, peak: float) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from refquant.convolution.geometry import Geometry
 from refquant.easyquant.candidate_cosines import QuantizedLayer, Table, cosines, direct_table, weight_table
 from refquant.easyquant.initial_scales import check_grid, check_layer, initial_pairs
+from refquant.integers.checks import one_of
 from refquant.integers.formats import frozen_copy
 
 MODES = ("paper", "demo", "ncnn")
@@ -92,8 +93,7 @@ def search_layer(inputs: Any, weights: Any, *, bits: Any, mode: str = "paper", g
     >>> bool(found.history[0].cosines[0] < found.cosine < 1)
     True
     """
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    one_of(mode, MODES, "mode")
     if granularity is None:
         granularity = "layer" if mode == "paper" else "channel"
     if granularity not in ("layer", "channel") or (mode != "paper" and granularity == "layer"):

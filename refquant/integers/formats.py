@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from refquant.integers.checks import as_integers, integer, one_of
+
 
 @dataclass(frozen=True)
 class IntFormat:
@@ -28,15 +30,11 @@ class IntFormat:
     narrow: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.bits, bool) or not isinstance(self.bits, (int, np.integer)):
-            raise ValueError(f"bits must be an integer from 1 to 64, got {self.bits!r}")
-        if not 1 <= self.bits <= 64:
-            raise ValueError(f"bits must be from 1 to 64, got {self.bits}")
+        object.__setattr__(self, "bits", integer(self.bits, "bits", 1, 64))
         for name in ("signed", "narrow"):
             if not isinstance(getattr(self, name), (bool, np.bool_)):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
             object.__setattr__(self, name, bool(getattr(self, name)))
-        object.__setattr__(self, "bits", int(self.bits))
         if self.narrow and not (self.signed and self.bits >= 2):
             raise ValueError(f"narrow needs a signed format of 2 bits or more, got {self.bits} bits, "
                              f"signed={self.signed}")
@@ -74,35 +72,6 @@ def smallest_format(low: int, high: int) -> IntFormat:
     return IntFormat(max((-low - 1).bit_length(), max(high, 0).bit_length()) + 1)
 
 
-def whole(value: Any, name: str, least: int, most: int | None = None) -> int:
-    """``value`` as an int; ValueError naming ``name`` unless it is an integer from ``least`` to ``most``."""
-    if (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least
-            or (most is not None and value > most)):
-        wanted = f">= {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name} must be an integer {wanted}, got {value!r}")
-    return int(value)
-
-
-def as_integers(x: Any, name: str) -> np.ndarray:
-    """``x`` as an int64 (or uint64) array; ValueError naming ``name`` if it is not made of integers."""
-    x = np.asarray(x)
-    if x.dtype.kind not in "iu":
-        raise ValueError(f"{name} must hold integers of at most 64 bits, got dtype {x.dtype}")
-    wide_unsigned = x.dtype.kind == "u" and x.dtype.itemsize == 8
-    return x.astype(np.uint64 if wide_unsigned else np.int64, copy=False)
-
-
-def fitting_int64(x: Any, name: str) -> np.ndarray:
-    """``x`` as integers that int64 holds, narrow dtypes as they are; ValueError naming ``name`` otherwise."""
-    x = np.asarray(x)
-    if x.dtype.itemsize < 8 and x.dtype.kind in "iu":
-        return x
-    x = as_integers(x, name)
-    if x.dtype == np.uint64 and x.size and x.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"{name} must fit int64, got {x.max()}")
-    return x.astype(np.int64, copy=False)
-
-
 def check_codes(codes: Any, fmt: IntFormat, name: str) -> np.ndarray:
     """``codes`` as int64; ValueError naming ``name`` unless they are integers within ``fmt`` (at most int64).
 
@@ -115,6 +84,14 @@ def check_codes(codes: Any, fmt: IntFormat, name: str) -> np.ndarray:
     if codes.size and (codes.min() < fmt.min or codes.max() > fmt.max):
         raise ValueError(f"{name} must hold codes of {fmt} ({fmt.min}..{fmt.max}), got {codes.min()}..{codes.max()}")
     return codes.astype(np.int64)
+
+
+def check_zero_point(zero_point: Any, fmt: IntFormat) -> int:
+    """``zero_point`` as an int; ValueError unless it is a code of ``fmt``."""
+    zero_point = integer(zero_point, "zero_point")
+    if not fmt.min <= zero_point <= fmt.max:
+        raise ValueError(f"zero_point must be a code of {fmt} ({fmt.min}..{fmt.max}), got {zero_point}")
+    return zero_point
 
 
 def frozen_copy(x: Any, dtype: Any = None) -> np.ndarray:
@@ -185,6 +162,5 @@ POLICIES = {
 
 def apply_policy(x: Any, fmt: IntFormat, policy: str, stage: str = "value") -> np.ndarray:
     """``wrap``, ``saturate`` or ``trap`` by name; ValueError for another name."""
-    if not isinstance(policy, str) or policy not in POLICIES:
-        raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
+    one_of(policy, POLICIES, "policy")
     return POLICIES[policy](x, fmt, stage)

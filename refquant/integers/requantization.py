@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from refquant.integers.formats import IntFormat, as_integers, frozen_copy, wrap
+from refquant.integers.checks import as_integers, one_of, positive
+from refquant.integers.formats import IntFormat, check_zero_point, frozen_copy, wrap
 from refquant.integers.rounding import round_product, round_values, shift_right
 
 NOTATION = """\
@@ -60,7 +61,8 @@ class Multiplier:
     shift: np.ndarray
 
     def __post_init__(self) -> None:
-        real, m, shift = _positive(self.real), as_integers(self.m, "m"), as_integers(self.shift, "shift")
+        real = positive(self.real, "a multiplier").astype(np.float64)
+        m, shift = as_integers(self.m, "m"), as_integers(self.shift, "shift")
         if not real.shape == m.shape == shift.shape:
             raise ValueError(f"real, m and shift must have one shape, got {real.shape}, {m.shape}, {shift.shape}")
         if not ((m == 0) | ((2**30 <= m) & (m < 2**31))).all():
@@ -78,7 +80,7 @@ class Multiplier:
         >>> int(M.m), int(M.shift)
         (1073741824, -1)
         """
-        real = _positive(real)
+        real = positive(real, "a multiplier").astype(np.float64)
         fraction, shift = np.frexp(real)
         m = round_values(fraction * 2.0**31, "half_away").astype(np.int64)
         shift = np.where(m == 2**31, shift + 1, shift).astype(np.int64)
@@ -95,17 +97,6 @@ class Multiplier:
         shape = [1] * ndim
         shape[axis] = -1
         return Multiplier(self.real.reshape(shape), self.m.reshape(shape), self.shift.reshape(shape))
-
-
-def _positive(real: Any) -> np.ndarray:
-    real = np.asarray(real)
-    if real.dtype.kind not in "fiu":
-        raise ValueError(f"a multiplier must be a number, got dtype {real.dtype}")
-    real = real.astype(np.float64)
-    bad = ~(np.isfinite(real) & (real > 0))
-    if bad.any():
-        raise ValueError(f"a multiplier must be finite and > 0, got {real[bad].flat[0]}")
-    return real
 
 
 # One function per dialect: (x, real, m, shift, zero_point) to the value before the zero point is
@@ -203,8 +194,7 @@ def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, dialect: str = 
     >>> requantize(np.array([1, -2, 5]), Multiplier.from_real(0.5), IntFormat(8), "exact_half_even")
     array([ 0, -1,  2], dtype=int8)
     """
-    if dialect not in DIALECTS:
-        raise ValueError(f"dialect must be one of {', '.join(DIALECTS)}, got {dialect!r}")
+    one_of(dialect, DIALECTS, "dialect")
     if not isinstance(multiplier, Multiplier):
         raise ValueError(f"multiplier must be a Multiplier (see Multiplier.from_real), got {multiplier!r}")
     rule, legal = _RULES[dialect]
@@ -220,10 +210,7 @@ def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, dialect: str = 
         raise ValueError(f"fmt must be an IntFormat, as in IntFormat(8), got {fmt!r}")
     if fmt.bits > 33:  # one more than a sum has: a proof can then see a code that does not fit int32
         raise ValueError(f"requantization takes formats of at most 33 bits, got {fmt}")
-    if isinstance(zero_point, bool) or not isinstance(zero_point, (int, np.integer)):
-        raise ValueError(f"zero_point must be an integer, got {zero_point!r}")
-    if not fmt.min <= zero_point <= fmt.max:
-        raise ValueError(f"zero_point must be a code of {fmt} ({fmt.min}..{fmt.max}), got {zero_point}")
+    zero_point = check_zero_point(zero_point, fmt)
     try:
         shape = np.broadcast_shapes(acc.shape, shift.shape)
     except ValueError:

@@ -26,15 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from refquant.integers.formats import as_integers
+from refquant.integers.checks import as_integers, one_of
 
 RULES = ("half_away", "half_even", "half_up", "half_down", "half_toward_zero", "toward_zero", "away_from_zero",
          "floor", "ceil", "to_odd")
-
-
-def _check(rule: str) -> None:
-    if rule not in RULES:
-        raise ValueError(f"rounding must be one of {', '.join(RULES)}, got {rule!r}")
 
 
 def round_values(x: Any, rule: str = "half_away") -> np.ndarray:
@@ -46,7 +41,7 @@ def round_values(x: Any, rule: str = "half_away") -> np.ndarray:
     >>> round_values(np.array([-2.5, 0.5, 0.49999999999999994]), "half_away")
     array([-3.,  1.,  0.])
     """
-    _check(rule)
+    one_of(rule, RULES, "rounding")
     x = np.asarray(x)
     if x.dtype.kind != "f":
         raise ValueError(f"x must hold floats, got dtype {x.dtype}")
@@ -98,7 +93,7 @@ def shift_right(x: Any, shift: Any, rule: str = "half_up") -> np.ndarray:
     >>> shift_right(np.array([-5, -3, 1, 3]), 1, "half_even")
     array([-2, -2,  0,  2])
     """
-    _check(rule)
+    one_of(rule, RULES, "rounding")
     x, shift = as_integers(x, "x"), as_integers(shift, "shift")
     if x.dtype == np.uint64:
         raise ValueError("x must fit int64, got dtype uint64")
@@ -119,7 +114,7 @@ def round_fraction(x: Fraction, rule: str = "half_away") -> int:
     >>> round_fraction(Fraction(-5, 2), "half_up")
     -2
     """
-    _check(rule)
+    one_of(rule, RULES, "rounding")
     quotient, remainder = divmod(x.numerator, x.denominator)
     return int(_adjust(quotient, remainder, x.denominator, rule))
 
@@ -130,7 +125,7 @@ def round_product(x: Any, scale: Any, rule: str, limit: float) -> np.ndarray:
     >>> float(0.1 * 5), float(round_product(0.1, 5.0, "half_down", 9))  # 0.1 is above 1/10
     (0.5, 1.0)
     """
-    _check(rule)
+    one_of(rule, RULES, "rounding")
     product = _same_side_product(x, scale, limit)
     return np.clip(round_values(product, rule), -limit, limit)
 
@@ -144,7 +139,7 @@ def round_product_sum(x: Any, scale: Any, offset: Any, rule: str, limit: float) 
     >>> int(round_product_sum(0.5, 1.0, 1, "half_even", 9)), int(round_product(0.5, 1.0, "half_even", 9)) + 1
     (2, 1)
     """
-    _check(rule)
+    one_of(rule, RULES, "rounding")
     product = _same_side_product(x, scale, limit)
     below = np.floor(product)
     # What lies above the floor, in quarters: nothing, less than a half, a half, more than a half.

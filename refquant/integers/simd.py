@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refquant.integers.checks import is_integer
 from refquant.integers.formats import IntFormat, apply_policy, check_codes, saturate, wrap
 from refquant.integers.rounding import shift_right
 
@@ -151,7 +152,7 @@ def check_schedule(schedule: int | str, x_format: IntFormat, w_format: IntFormat
             raise ValueError(f"{name} must have at most 8 bits, got {fmt}")
     if isinstance(schedule, str) and schedule == "safe":
         return safe_schedule(x_format, w_format)
-    if isinstance(schedule, bool) or not isinstance(schedule, (int, np.integer)) or schedule < 1:
+    if isinstance(schedule, str) or not is_integer(schedule) or schedule < 1:
         raise ValueError(f"schedule must be 'safe' or an integer >= 1, got {schedule!r}")
     return int(schedule)
 

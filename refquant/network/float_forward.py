@@ -9,6 +9,7 @@ import numpy as np
 
 from refquant.convolution.direct import convolve
 from refquant.convolution.geometry import pad, taps
+from refquant.integers.checks import float32_or_float64
 from refquant.network.batchnorm import gain_and_shift
 from refquant.network.graph import (
     Add,
@@ -33,11 +34,7 @@ def check_images(images: Any, input_shape: tuple[int, ...]) -> np.ndarray:
     wanted = f"(N, {', '.join(map(str, input_shape))})"
     if images.ndim != len(input_shape) + 1 or images.shape[1:] != input_shape or len(images) == 0:
         raise ValueError(f"images must be a non-empty {wanted}, got shape {images.shape}")
-    if images.dtype not in (np.float32, np.float64):
-        raise ValueError(f"images must hold float32 or float64, got dtype {images.dtype}")
-    if not np.isfinite(images).all():
-        raise ValueError("images must be finite, got NaN or infinity")
-    return images
+    return float32_or_float64(images, "images")
 
 
 def run_float(network: Network, images: Any) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from refquant.convolution.geometry import Geometry
+from refquant.integers.checks import finite
 from refquant.integers.formats import frozen_copy
 
 Shape = tuple[int, ...]
@@ -32,12 +33,7 @@ class Node:
         for parameter in fields(self):
             value = getattr(self, parameter.name)
             if str(parameter.type).startswith("np.ndarray") and value is not None:
-                value = np.asarray(value)
-                if value.dtype.kind != "f":
-                    raise ValueError(f"{parameter.name} must hold floats, got dtype {value.dtype}")
-                if not np.isfinite(value).all():
-                    raise ValueError(f"{parameter.name} must be finite, got NaN or infinity")
-                object.__setattr__(self, parameter.name, frozen_copy(value))
+                object.__setattr__(self, parameter.name, frozen_copy(finite(value, parameter.name)))
         self.check()
 
     def check(self) -> None:

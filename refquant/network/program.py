@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from refquant.convolution.geometry import Geometry
-from refquant.integers.formats import IntFormat, as_integers, check_codes, frozen_copy
+from refquant.integers.checks import as_integers, integer, one_of, positive
+from refquant.integers.formats import IntFormat, check_codes, check_zero_point, frozen_copy
 from refquant.integers.requantization import DIALECTS, Multiplier
-from refquant.scales.linear import check_scale, dequantize, quantize
+from refquant.scales.linear import dequantize, quantize
 
 # Operands that are added after requantization keep this many fractional bits until the sum is rounded.
 GUARD_BITS = 8
@@ -30,12 +31,8 @@ class Encoding:
     zero_point: int = 0
 
     def __post_init__(self) -> None:
-        check_scale(self.scale)
-        if isinstance(self.zero_point, bool) or not isinstance(self.zero_point, (int, np.integer)):
-            raise ValueError(f"zero_point must be an integer, got {self.zero_point!r}")
-        object.__setattr__(self, "zero_point", int(self.zero_point))
-        if not self.format.min <= self.zero_point <= self.format.max:
-            raise ValueError(f"zero_point must be a code of {self.format}, got {self.zero_point}")
+        positive(self.scale, "scale")
+        object.__setattr__(self, "zero_point", check_zero_point(self.zero_point, self.format))
 
     def quantize(self, x: Any) -> np.ndarray:
         """Reals to codes, ties away from zero."""
@@ -103,9 +100,7 @@ class ClippedLayer(Layer):
 
     def __post_init__(self) -> None:
         for name in ("low", "high"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise ValueError(f"layer {self.name!r}: {name} must be an integer, got {value!r}")
+            integer(getattr(self, name), f"layer {self.name!r}: {name}")
 
 
 def _check_accumulator(layer: QuantizedConv | QuantizedAveragePool) -> None:
@@ -202,8 +197,7 @@ class IntegerProgram:
     dialect: str = "single_round"
 
     def __post_init__(self) -> None:
-        if self.dialect not in DIALECTS:
-            raise ValueError(f"dialect must be one of {', '.join(DIALECTS)}, got {self.dialect!r}")
+        one_of(self.dialect, DIALECTS, "dialect")
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "encodings", dict(self.encodings))
         written = {self.input}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from refquant.integers.checks import is_integer, one_of
 from refquant.integers.requantization import DIALECTS
 from refquant.recipes.network_search import PREFIXES
 from refquant.scales.thresholds import ESTIMATORS
@@ -76,8 +75,7 @@ def settings(recipe: str, **options: Any) -> Settings:
 
     options: fields of ``Settings``; None, or an option left out, stands for the recipe's default.
     """
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
+    one_of(recipe, RECIPES, "recipe")
     default = RECIPES[recipe]
     values = {**DEFAULTS, "weight_bits": default.bits, "activation_bits": default.bits,
               "granularity": default.granularity, "activations": default.activations, "estimator": default.estimator,
@@ -87,8 +85,7 @@ def settings(recipe: str, **options: Any) -> Settings:
                           ("prefix", PREFIXES), ("accumulator_bits", (16, 24, 32)), ("dialect", DIALECTS),
                           ("weight_bits", range(2, 17)), ("activation_bits", range(2, 17))):
         value = values[name]
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if value not in choices or not (whole or isinstance(value, str)):
+        if value not in choices or not (is_integer(value) or isinstance(value, str)):
             wanted = (f"from {choices[0]} to {choices[-1]}" if isinstance(choices, range)
                       else f"one of {', '.join(map(str, choices))}")
             raise ValueError(f"{name} must be {wanted}, got {value!r}")

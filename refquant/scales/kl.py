@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import xlogy
 
-from refquant.integers.formats import whole
+from refquant.integers.checks import integer
 
 NCNN_EPSILON = DEMO_EPSILON = 1e-4
 # NVIDIA's toolkit starts at 128 kept bins, whatever the number of levels.
@@ -24,7 +24,7 @@ TOLERANCE = 1e-12
 
 def check_counts(counts: np.ndarray, levels: int) -> None:
     """ValueError unless ``counts`` is a histogram that is not empty, with more than ``levels`` bins."""
-    levels = whole(levels, "levels", 1)
+    levels = integer(levels, "levels", 1)
     if counts.ndim != 1 or counts.dtype.kind not in "iu" or len(counts) <= levels:
         raise ValueError(f"counts must be one row of more than {levels} integers, got shape {counts.shape} of "
                          f"{counts.dtype}")

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from refquant.integers.formats import IntFormat, as_integers
+from refquant.integers.checks import as_integers, finite, integer, one_of, positive
+from refquant.integers.formats import IntFormat
 from refquant.integers.rounding import round_fraction, round_product, round_product_sum, round_values
 
 # A channel whose largest weight is below this fraction of the layer's is dead: at any width up to 23
@@ -21,34 +22,13 @@ DEAD = 2.0**-24
 ARITHMETICS = ("exact", "float32_divide", "float32_multiply")
 
 
-def _as_reals(x: Any, name: str) -> np.ndarray:
-    x = np.asarray(x)
-    if x.dtype.kind != "f" or x.dtype.itemsize > 8:
-        raise ValueError(f"{name} must hold floats of at most 64 bits, got dtype {x.dtype}")
-    if not np.isfinite(x).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
-    return x
-
-
-def check_scale(scale: Any, name: str = "scale") -> np.ndarray:
-    """``scale`` as an array; ValueError unless every element is finite and above zero."""
-    scale = np.asarray(scale)
-    if scale.dtype.kind not in "fiu" or scale.dtype.itemsize > 8:
-        raise ValueError(f"{name} must be a number of at most 64 bits, got dtype {scale.dtype}")
-    if not (np.isfinite(scale).all() and (scale > 0).all()):
-        raise ValueError(f"{name} must be finite and > 0, got {scale[~(np.isfinite(scale) & (scale > 0))][0]}"
-                         if scale.ndim else f"{name} must be finite and > 0, got {scale}")
-    return scale
-
-
 def _along(parameter: np.ndarray, x: np.ndarray, axis: int | None, name: str) -> np.ndarray:
     """Shape a per-channel parameter so that it broadcasts along ``axis`` of x."""
     if axis is None:
         if parameter.ndim:
             raise ValueError(f"{name} must be a scalar when axis is None, got shape {parameter.shape}")
         return parameter
-    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) or not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"axis must be within the {x.ndim} axes of x, got {axis!r}")
+    axis = integer(axis, "axis", -x.ndim, x.ndim - 1)
     if parameter.ndim and parameter.shape != (x.shape[axis],):
         raise ValueError(f"{name} must be a scalar or have shape ({x.shape[axis]},), one per channel, "
                          f"got {parameter.shape}")
@@ -62,6 +42,11 @@ def _check_zero_point(zero_point: Any, fmt: IntFormat) -> np.ndarray:
     if ((zero_point < fmt.min) | (zero_point > fmt.max)).any():
         raise ValueError(f"zero_point must be a code of {fmt} ({fmt.min}..{fmt.max}), got {zero_point}")
     return zero_point
+
+
+def _check_ends(low: float, high: float) -> None:
+    if not (np.isfinite(low) and np.isfinite(high) and low <= high):
+        raise ValueError(f"low and high must be finite with low <= high, got {low} and {high}")
 
 
 def _check_width(fmt: IntFormat) -> None:
@@ -90,13 +75,11 @@ def quantize(x: Any, scale: Any, fmt: IntFormat, rounding: str = "half_away", *,
     >>> quantize(np.array([0.5, -0.24, 9.0]), 10.0, IntFormat(7, narrow=True))
     array([ 5, -2, 63], dtype=int8)
     """
-    x = _as_reals(x, "x")
+    x = finite(x, "x")
     _check_width(fmt)
-    if arithmetic not in ARITHMETICS:
-        raise ValueError(f"arithmetic must be one of {', '.join(ARITHMETICS)}, got {arithmetic!r}")
-    if zero not in ("after", "before"):
-        raise ValueError(f"zero must be after or before, got {zero!r}")
-    scale = _along(check_scale(scale), x, axis, "scale")
+    one_of(arithmetic, ARITHMETICS, "arithmetic")
+    one_of(zero, ("after", "before"), "zero")
+    scale = _along(positive(scale, "scale"), x, axis, "scale")
     zero_point = _along(_check_zero_point(zero_point, fmt), x, axis, "zero_point")
     if arithmetic != "exact":
         whole = _round_in_float32(x, scale, zero_point if zero == "before" else None, rounding, arithmetic)
@@ -136,7 +119,7 @@ def dequantize(x_q: Any, scale: Any, *, zero_point: Any = 0, axis: int | None = 
     array([ 0.5, -0.2])
     """
     x_q = as_integers(x_q, "x_q")
-    scale = _along(check_scale(scale), x_q, axis, "scale")
+    scale = _along(positive(scale, "scale"), x_q, axis, "scale")
     zero_point = _along(as_integers(zero_point, "zero_point"), x_q, axis, "zero_point")
     return (x_q.astype(np.float64) - zero_point) / scale
 
@@ -154,7 +137,7 @@ def max_scale(x: Any, fmt: IntFormat, axis: int | None = None) -> np.ndarray:
     >>> float(max_scale(np.array([0.5, -2.0]), IntFormat(8)))
     63.5
     """
-    x = _as_reals(x, "x")
+    x = finite(x, "x")
     if x.size == 0:
         raise ValueError(f"x must not be empty, got shape {x.shape}")
     _check_width(fmt)
@@ -187,8 +170,7 @@ def affine_parameters(low: float, high: float, fmt: IntFormat) -> tuple[float, i
     (63.75, 64)
     """
     _check_width(fmt)
-    if not (np.isfinite(low) and np.isfinite(high) and low <= high):
-        raise ValueError(f"low and high must be finite with low <= high, got {low} and {high}")
+    _check_ends(low, high)
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     if low == high:
         return 1.0, 0
@@ -206,8 +188,6 @@ def expected_squared_error(low: float, high: float, bits: int) -> float:
     >>> round(1 / expected_squared_error(0.0, 1.0, 8))
     780300
     """
-    if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)) or bits < 1:
-        raise ValueError(f"bits must be an integer >= 1, got {bits!r}")
-    if not (np.isfinite(low) and np.isfinite(high) and low <= high):
-        raise ValueError(f"low and high must be finite with low <= high, got {low} and {high}")
+    bits = integer(bits, "bits", 1)
+    _check_ends(low, high)
     return (float(high) - float(low)) ** 2 / (12.0 * (2.0 ** int(bits) - 1) ** 2)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from refquant.integers.checks import finite
+
 
 def _pair(reference: Any, other: Any) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(reference), np.asarray(other)
@@ -13,12 +15,7 @@ def _pair(reference: Any, other: Any) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"both tensors must have one shape, got {a.shape} and {b.shape}")
     if a.size == 0:
         raise ValueError(f"the tensors must not be empty, got shape {a.shape}")
-    for array in (a, b):
-        if array.dtype.kind not in "fiu":
-            raise ValueError(f"the tensors must hold real numbers, got dtype {array.dtype}")
-    a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError("the tensors must be finite, got NaN or infinity")
+    a, b = (finite(array, "the tensors", "fiu").astype(np.float64).ravel() for array in (a, b))
     return a, b
 
 

@@ -11,20 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from refquant.integers.formats import as_integers, frozen_copy, whole
+from refquant.integers.checks import as_integers, float32_or_float64, integer
+from refquant.integers.formats import frozen_copy
 
 BINS = 2048
 TOP_K = 10
 
 
 def _values(x: Any) -> np.ndarray:
-    x = np.asarray(x)
-    if x.dtype not in (np.float32, np.float64) or x.size == 0:
-        raise ValueError(f"calibration values must be float32 or float64 and not empty, got {x.dtype} of shape "
-                         f"{x.shape}")
-    if not np.isfinite(x).all():
-        raise ValueError("calibration values must be finite, got NaN or infinity")
-    return x.astype(np.float64).ravel()
+    return float32_or_float64(x, "calibration values").astype(np.float64).ravel()
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +82,7 @@ class Histogram:
     @classmethod
     def of(cls, x: Any, limit: float, bins: int = BINS) -> Histogram:
         """Of one array of floats within [-limit, limit]."""
-        magnitude, bins = np.abs(_values(x)), whole(bins, "bins", 1, 2**20)
+        magnitude, bins = np.abs(_values(x)), integer(bins, "bins", 1, 2**20)
         if not (np.isfinite(limit) and limit >= magnitude.max()):
             raise ValueError(f"limit must be finite and at least max|x| = {magnitude.max()}, got {limit}")
         index = np.minimum((magnitude / (limit or 1.0) * bins).astype(np.int64), bins - 1)

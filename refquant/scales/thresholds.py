@@ -14,7 +14,8 @@ from scipy.optimize import brentq
 from scipy.special import lambertw
 from scipy.stats import norm
 
-from refquant.integers.formats import IntFormat, whole
+from refquant.integers.checks import integer, one_of
+from refquant.integers.formats import IntFormat
 from refquant.scales.kl import (
     NVIDIA_START,
     best_bin,
@@ -47,9 +48,9 @@ def least_squares(histogram: Histogram, levels: int, candidates: int = 128) -> f
     c: the bins' centers, exact zeros left out. levels: the format's largest code, S = levels/T. Of errors
     that are equal to twelve digits the widest T wins, which clips least.
     """
-    thresholds = np.arange(1, whole(candidates, "candidates", 1, 2**16) + 1) / candidates  # in units of the limit
+    thresholds = np.arange(1, integer(candidates, "candidates", 1, 2**16) + 1) / candidates  # in units of the limit
     center = histogram.centers
-    step = thresholds[:, None] / whole(levels, "levels", 1, 2**32)
+    step = thresholds[:, None] / integer(levels, "levels", 1, 2**32)
     restored = np.minimum(np.floor(center / step + 0.5), levels) * step
     error = (restored - center) ** 2 @ histogram.nonzero_counts
     return float(thresholds[np.flatnonzero(error <= error.min() * (1 + 1e-12))[-1]]) * histogram.limit
@@ -70,7 +71,7 @@ def aciq_ratio(bits: int, distribution: str = "laplace") -> float:
     >>> round(aciq_ratio(4), 2), round(aciq_ratio(4, "gauss"), 2)
     (5.03, 2.56)
     """
-    power = 4.0 ** whole(bits, "bits", 1, 17)
+    power = 4.0 ** integer(bits, "bits", 1, 17)
     if distribution == "laplace":
         return float(lambertw(3 * power).real)
     if distribution == "gauss":
@@ -85,7 +86,7 @@ def aciq(histogram: Histogram, bits: int, distribution: str = "laplace", after_r
     then those of the values that are not zero, and the ratio is that of one more bit, since none is spent
     on the sign. Moments are those of the bins' centers.
     """
-    ratio = aciq_ratio(whole(bits, "bits", 1, 16) + after_relu, distribution)
+    ratio = aciq_ratio(integer(bits, "bits", 1, 16) + after_relu, distribution)
     counts = histogram.nonzero_counts
     total = counts.sum() if after_relu else histogram.counts.sum()
     if not counts.any():
@@ -146,6 +147,7 @@ def threshold(extremes: Extremes, histogram: Histogram, estimator: str, fmt: Int
     """
     if not isinstance(fmt, IntFormat) or fmt.max < 1:
         raise ValueError(f"fmt must be an IntFormat with positive codes, got {fmt}")
+    one_of(estimator, ESTIMATORS, "estimator")
     if estimator == "max":
         return extremes.magnitude
     if estimator == "percentile":
@@ -156,9 +158,7 @@ def threshold(extremes: Extremes, histogram: Histogram, estimator: str, fmt: Int
         return max(map(abs, topk_median(extremes)))
     if estimator in ("aciq_laplace", "aciq_gauss"):
         return aciq(histogram, fmt.bits, estimator.removeprefix("aciq_"), after_relu=not fmt.signed)
-    if estimator in ("kl_tensorrt", "kl_nvidia", "kl_ncnn"):
-        return kl(histogram, min(fmt.max + 1, len(histogram.counts) // 2), estimator.removeprefix("kl_"))
-    raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
+    return kl(histogram, min(fmt.max + 1, len(histogram.counts) // 2), estimator.removeprefix("kl_"))
 
 
 def threshold_scale(limit: float, fmt: IntFormat) -> float:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refquant.convolution.bounds import StageBound, direct_bounds, dot_product_range, largest_count
-from refquant.integers.formats import IntFormat, as_integers, whole
+from refquant.integers.checks import as_integers, integer
+from refquant.integers.formats import IntFormat
 from refquant.integers.simd import INT32, safe_schedule
 from refquant.winograd.transforms import transforms_for
 
@@ -68,7 +69,7 @@ def winograd_bounds(tile: Any, x_format: IntFormat, w_format: IntFormat, channel
     product 142884 int32 x 0000/0++0/0++0/0000, w +++/+++/+++
     sum 9144576 int32 x 0000/0++0/0++0/0000, w +++/+++/+++
     """
-    t, channels = transforms_for(tile), whole(channels, "channels", 1)
+    t, channels = transforms_for(tile), integer(channels, "channels", 1)
     v, u = _Transformed(t.bt, x_format), _Transformed(t.g, w_format)
     places = list(itertools.product(range(t.n), repeat=2))
     products = [(a * b, place, x_sign, w_sign) for place in places

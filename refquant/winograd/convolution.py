@@ -32,14 +32,8 @@ import numpy as np
 
 from refquant.convolution.geometry import Geometry, pad
 from refquant.convolution.work_arrays import work_array
-from refquant.integers.formats import (
-    IntFormat,
-    apply_policy,
-    check_codes,
-    fitting_int64,
-    frozen_copy,
-    smallest_format,
-)
+from refquant.integers.checks import fitting_int64
+from refquant.integers.formats import IntFormat, apply_policy, check_codes, frozen_copy, smallest_format
 from refquant.winograd.transforms import Transforms, transforms_for
 
 STAGES = ("input", "V", "U", "product", "sum", "output_scaled", "output")

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from refquant.integers.formats import as_integers, frozen_copy, whole
+from refquant.integers.checks import as_integers, integer, is_integer
+from refquant.integers.formats import frozen_copy
 
 MOST_OUTPUTS, MOST_TAPS = 8, 7
 
@@ -50,8 +51,8 @@ class Transforms:
     divisor: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "m", whole(self.m, "m", 1, MOST_OUTPUTS))
-        object.__setattr__(self, "r", whole(self.r, "r", 1, MOST_TAPS))
+        object.__setattr__(self, "m", integer(self.m, "m", 1, MOST_OUTPUTS))
+        object.__setattr__(self, "r", integer(self.r, "r", 1, MOST_TAPS))
         shapes = {"bt": (self.n, self.n), "g": (self.n, self.r), "at": (self.m, self.n)}
         for name, shape in shapes.items():
             matrix = as_integers(getattr(self, name), name)
@@ -59,7 +60,7 @@ class Transforms:
                 raise ValueError(f"{name} must be {shape} of int64 for F({self.m}, {self.r}), "
                                  f"got {matrix.shape} of {matrix.dtype}")
             object.__setattr__(self, name, frozen_copy(matrix))
-        object.__setattr__(self, "divisor", whole(self.divisor, "divisor", 1))
+        object.__setattr__(self, "divisor", integer(self.divisor, "divisor", 1))
         self._prove()
 
     @property
@@ -99,7 +100,7 @@ def cook_toom(m: int, r: int, points: Sequence[Any] | None = None,
     >>> cook_toom(2, 3, scaling="matrix").g.tolist()
     [[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]
     """
-    m, r = whole(m, "m", 1, MOST_OUTPUTS), whole(r, "r", 1, MOST_TAPS)
+    m, r = integer(m, "m", 1, MOST_OUTPUTS), integer(r, "r", 1, MOST_TAPS)
     finite = _points(points, m + r - 2)
     bt, g, columns = [], [], []
     for j, (p, q) in enumerate(finite):
@@ -130,7 +131,7 @@ def _points(points: Any, count: int) -> list[tuple[int, int]]:
     if points is None:
         points = POINTS[:count]
     if np.ndim(points) != 1 or not all(
-            isinstance(p, (int, np.integer, Fraction)) and not isinstance(p, bool) for p in points):
+            is_integer(p) or isinstance(p, Fraction) for p in points):
         raise ValueError(f"points must be integers or Fractions, got {points!r}")
     pairs = [(int(p.numerator), int(p.denominator)) for p in points]
     if len(pairs) != count or len(set(pairs)) != count:
@@ -261,5 +262,5 @@ def transforms_for(tile: Any) -> Transforms:
         return PRESETS[tile]
     if isinstance(tile, str) or not isinstance(tile, Sequence) or len(tile) != 2:
         raise ValueError(f"tile must be (m, r), Transforms or one of {', '.join(PRESETS)}, got {tile!r}")
-    m, r = whole(tile[0], "tile's m", 1, MOST_OUTPUTS), whole(tile[1], "tile's r", 1, MOST_TAPS)
+    m, r = integer(tile[0], "tile's m", 1, MOST_OUTPUTS), integer(tile[1], "tile's r", 1, MOST_TAPS)
     return PRESETS.get(f"F({m},{r})") or cook_toom(m, r)

@@ -211,7 +211,7 @@ def foreign(**changes):
     ({"conv1__weight": None}, "must hold every parameter of the digits network, got no conv1.weight"),
     ({"conv9__weight": np.ones(3)}, "parameter names must be among the network's, got 'conv9.weight'"),
     ({"logits__bias": np.ones(9)}, r"logits.bias must have shape \(10,\), got \(9,\)"),
-    ({"logits__bias": np.ones(10, np.int32)}, "bias must hold floats, got dtype int32"),
+    ({"logits__bias": np.ones(10, np.int32)}, "bias must hold floats of at most 64 bits, got dtype int32"),
     ({"logits__bias": np.full(10, np.nan)}, "bias must be finite, got NaN"),
     ({"conv1_bn__variance": np.full(16, -1.0)}, "variance must be >= 0"),
     ({"logits__bias": np.array([None] * 10)}, "must be an .npz file of plain arrays, got: "),

@@ -557,7 +557,7 @@ def test_the_simulation_refuses_unknown_dialects(name):
 
 
 @pytest.mark.parametrize(("real", "got"), [
-    (0, "0.0"), (0.0, "0.0"), (-0.0, "-0.0"), (-0.5, "-0.5"), (np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"),
+    (0, "0"), (0.0, "0.0"), (-0.0, "-0.0"), (-0.5, "-0.5"), (np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"),
     (F32(-2), "-2.0"), ([0.5, 0.0], "0.0"), ([[1.0], [np.nan]], "nan")])
 def test_multipliers_that_are_not_positive_and_finite_are_refused(real, got):
     message = rf"^a multiplier must be finite and > 0, got {re.escape(got)}$"

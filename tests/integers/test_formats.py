@@ -9,16 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from refquant.integers.formats import (
-    POLICIES,
-    IntFormat,
-    apply_policy,
-    as_integers,
-    frozen_copy,
-    saturate,
-    trap,
-    wrap,
-)
+from refquant.integers.checks import as_integers
+from refquant.integers.formats import POLICIES, IntFormat, apply_policy, frozen_copy, saturate, trap, wrap
 
 FORMATS = [IntFormat(bits, signed, narrow)
            for bits in range(1, 65) for signed, narrow in ((True, False), (True, True), (False, False))
@@ -109,7 +101,7 @@ def test_formats_are_values():
 
 @pytest.mark.parametrize("bits", [0, -1, 65, 2**70, np.int64(0), np.uint8(65)])
 def test_a_width_outside_1_to_64_is_refused(bits):
-    with pytest.raises(ValueError, match=rf"^bits must be from 1 to 64, got {int(bits)}$"):
+    with pytest.raises(ValueError, match=rf"^bits must be an integer from 1 to 64, got {int(bits)}$"):
         IntFormat(bits)
 
 

@@ -133,7 +133,8 @@ BAD_NODES = [
     (lambda: conv(shape=(2, 3, 3)), "weight must be a non-empty (O, C/groups, R, S), got shape (2, 3, 3)"),
     (lambda: conv(shape=(0, 3, 3, 3)), "weight must be a non-empty (O, C/groups, R, S), got shape (0, 3, 3, 3)"),
     (lambda: conv(bias=np.ones(3)), "bias must have shape (2,), got (3,)"),
-    (lambda: Conv("c", "input", np.ones((1, 1, 1, 1), int)), "weight must hold floats, got dtype int64"),
+    (lambda: Conv("c", "input", np.ones((1, 1, 1, 1), int)),
+     "weight must hold floats of at most 64 bits, got dtype int64"),
     (lambda: Conv("c", "input", np.full((1, 1, 1, 1), np.nan)), "weight must be finite, got NaN or infinity"),
     (lambda: conv(bias=np.array([0, np.inf])), "bias must be finite, got NaN or infinity"),
     (lambda: Linear("l", "input", np.ones(3)), "weight must be a non-empty (O, F), got shape (3,)"),
@@ -165,7 +166,7 @@ def test_lists_of_floats_are_taken_for_arrays():
     assert Conv("c", "input", [[[[1.0]]]]).weight.shape == (1, 1, 1, 1)
     assert Linear("l", "input", [[1.0, 2.0]], [3.0]).bias.tolist() == [3]
     assert BatchNorm("b", "input", [1.0], [1.0], [1.0], [1.0]).gamma.shape == (1,)
-    with pytest.raises(ValueError, match="weight must hold floats, got dtype int64"):
+    with pytest.raises(ValueError, match="weight must hold floats of at most 64 bits, got dtype int64"):
         Linear("l", "input", [[1]])
 
 

@@ -725,7 +725,7 @@ W = np.ones((2, 1, 1, 1), int)
     (lambda: Term(W, INT8, times(1.0), None, np.zeros(256)),
      "plane must hold integers of at most 64 bits, got dtype float64"),
     (lambda: conv(), "layer 'y' must have at least one term, got none"),
-    (lambda: Encoding(1.0, INT8, 128), "zero_point must be a code of int8, got 128"),
+    (lambda: Encoding(1.0, INT8, 128), "zero_point must be a code of int8 (-128..127), got 128"),
     (lambda: Encoding(0.0, INT8), "scale must be finite and > 0, got 0.0"),
     (lambda: Encoding(float("inf"), INT8), "scale must be finite and > 0, got inf"),
     (lambda: program(conv(term([[1]], plane=np.zeros(255, int)))),

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from test_rounding import RULES, rational_round
 from tools import require_module
 
+from refquant.integers.checks import positive
 from refquant.integers.formats import IntFormat
 from refquant.integers.requantization import Multiplier, requantize
 from refquant.scales.linear import (
     DEAD,
     affine_parameters,
-    check_scale,
     dequantize,
     expected_squared_error,
     max_scale,
@@ -286,7 +286,7 @@ def test_a_scale_that_is_not_finite_and_positive_is_refused(scale, got):
                  lambda: dequantize([[1]], scale),
                  lambda: quantize(X, [1.0, scale], IntFormat(8), axis=0),
                  lambda: dequantize([[1, 1]], [1.0, scale], axis=1),
-                 lambda: check_scale(np.array([[2.0, scale]]))):
+                 lambda: positive(np.array([[2.0, scale]]), "scale")):
         with pytest.raises(ValueError, match=message.replace("got 0$", r"got 0(\.0)?$").replace("-3$", r"-3(\.0)?$")):
             call()
 
@@ -297,7 +297,7 @@ def test_a_scale_that_is_no_number_is_refused(scale, dtype):
         with pytest.raises(ValueError, match=rf"^scale must be a number of at most 64 bits, got dtype {dtype}$"):
             call()
     with pytest.raises(ValueError, match=rf"^step must be a number of at most 64 bits, got dtype {dtype}$"):
-        check_scale(scale, "step")
+        positive(scale, "step")
 
 
 @pytest.mark.parametrize("zero_point, fmt", [(128, IntFormat(8)), (-129, IntFormat(8)),
@@ -341,7 +341,7 @@ def test_per_channel_parameters_of_a_wrong_shape_are_refused(parameter):
 
 @pytest.mark.parametrize("axis", [2, -3, 99])
 def test_an_axis_that_x_does_not_have_is_refused(axis):
-    message = rf"^axis must be within the 2 axes of x, got {axis}$"
+    message = rf"^axis must be an integer from -2 to 1, got {axis}$"
     for call in (lambda: quantize(X, 1.0, IntFormat(8), axis=axis), lambda: max_scale(X, IntFormat(8), axis),
                  lambda: dequantize(X.astype(np.int8), 1.0, axis=axis)):
         with pytest.raises(ValueError, match=message):
@@ -351,7 +351,7 @@ def test_an_axis_that_x_does_not_have_is_refused(axis):
 @pytest.mark.parametrize("axis", [1.0, "0", (0,), True])
 def test_an_axis_that_is_no_integer_is_refused(axis):
     for call in (lambda: quantize(X, [1.0, 2.0], IntFormat(8), axis=axis), lambda: max_scale(X, IntFormat(8), axis)):
-        with pytest.raises(ValueError, match=rf"^axis must be within the 2 axes of x, got {re.escape(repr(axis))}$"):
+        with pytest.raises(ValueError, match=rf"^axis must be an integer from -2 to 1, got {re.escape(repr(axis))}$"):
             call()
 
 
@@ -772,7 +772,7 @@ def test_torchs_way_by_hand():
 
 @pytest.mark.parametrize("options, message", [
     ({"arithmetic": "float32"}, "arithmetic must be one of exact, float32_divide, float32_multiply, got 'float32'"),
-    ({"zero": "first"}, "zero must be after or before, got 'first'"),
+    ({"zero": "first"}, "zero must be one of after, before, got 'first'"),
     ({"arithmetic": "float32_multiply", "scale": 1e39}, "scale must be finite and > 0 in float32, got inf..inf"),
     ({"arithmetic": "float32_divide", "scale": 1e-39},
      "step 1/scale must be finite and > 0 in float32, got inf..inf")])
