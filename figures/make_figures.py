@@ -16,8 +16,9 @@ from refquant.commands.demo import run_demo
 from refquant.commands.report import draw_accuracy, draw_headroom, png, write_atomically
 from refquant.convolution.geometry import taps
 from refquant.digits.weights import calibration_images
+from refquant.integers.dialects import DIALECTS
 from refquant.integers.formats import IntFormat
-from refquant.integers.requantization import DIALECTS, Multiplier
+from refquant.integers.multiplier import Multiplier
 from refquant.integers.rounding import RULES, round_values
 from refquant.integers.simd import dot_int16, product_range, safe_schedule
 from refquant.network.batchnorm import fold_batchnorm

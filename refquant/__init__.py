@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from refquant.digits.weights import calibration_images, load_digits
     from refquant.integers.formats import IntFormat
-    from refquant.integers.requantization import Multiplier, requantize
+    from refquant.integers.multiplier import Multiplier
+    from refquant.integers.requantization import requantize
     from refquant.network.float_forward import run_float
     from refquant.network.graph import Network
     from refquant.network.proof import QuantizedNetwork
@@ -50,7 +51,8 @@ _MODULES = {
     "network.proof": ("QuantizedNetwork",),
     "network.storage": ("load_quantized",),
     "recipes.quantize": ("quantize_network",),
-    "integers.requantization": ("Multiplier", "requantize"),
+    "integers.multiplier": ("Multiplier",),
+    "integers.requantization": ("requantize",),
     "scales.metrics": ("cosine", "sqnr_db"),
 }
 

@@ -67,7 +67,7 @@ def _write(files: dict[str, bytes], directory: Path) -> list[Path]:
 
 
 def _add_quantize(commands: Any) -> None:
-    from refquant.integers.requantization import DIALECTS
+    from refquant.integers.dialects import DIALECTS
     from refquant.recipes.settings import GRANULARITIES, RECIPES
     from refquant.scales.thresholds import ESTIMATORS
 

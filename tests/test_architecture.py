@@ -15,7 +15,8 @@ PACKAGE = Path(refquant.__file__).parent
 # ``batchnorm`` stands above ``float_forward``, whose gain and shift it shares; both interpreters stand above
 # ``proof``, so that QuantizedNetwork can prove its ranges and run.
 ORDER = """
-integers.checks integers.formats integers.rounding integers.requantization integers.simd integers
+integers.checks integers.formats integers.rounding integers.multiplier integers.dialects
+integers.requantization integers.simd integers
 scales.linear scales.metrics scales.statistics scales.kl scales.thresholds scales
 convolution.geometry convolution.work_arrays convolution.blas convolution.direct convolution.bounds convolution
 winograd.transforms winograd.convolution winograd.bounds winograd

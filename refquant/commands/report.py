@@ -14,8 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from refquant.convolution.bounds import headroom_bits
+from refquant.integers.dialects import FORMULAS, NAMED, NOTATION
 from refquant.integers.formats import IntFormat, smallest_format
-from refquant.integers.requantization import FORMULAS, NOTATION
 
 
 def check_directory(directory: Path) -> None:
@@ -211,8 +211,10 @@ def bounds_table(result: dict[str, Any]) -> str:
 def dialects_table() -> str:
     """The table of ``refquant dialects``."""
     rows = [(name, *texts) for name, texts in FORMULAS.items()]
+    words = [(name, *dialect.words.split(",")) for name, dialect in NAMED.items()]
     return (f"Value before zero point and clamping\n\n{table(('dialect', 'value', 'who computes so'), rows)}\n\n"
-            f"{NOTATION}")
+            f"{NOTATION}\n\nThe same in six words (refquant.integers.dialects)\n\n"
+            f"{table(('dialect', 'multiplier', 'left', 'first', 'last', 'zero', 'end'), words)}")
 
 
 def draw_layer_sqnr(entry: dict[str, Any]) -> Figure:

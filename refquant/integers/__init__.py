@@ -1,18 +1,22 @@
 """What registers hold and do: everything of which only integers are asked.
 
 Read in this order: ``formats`` (which codes a register holds; wrap, saturate, trap), ``rounding`` (ten rules by
-name), ``requantization`` (integer sums times a real, in nine dialects), ``simd`` (NEON's instructions as functions,
-and the int16 dot product made of them).
+name), ``multiplier`` (a real number as m·2^(shift-31)), ``dialects`` (how a device rounds a product, in six words),
+``requantization`` (the same on whole arrays), ``simd`` (NEON's instructions as functions, and the int16 dot product
+made of them). ``checks`` holds the checks of arguments.
 """
 
+from refquant.integers.dialects import DIALECTS, Dialect
 from refquant.integers.formats import IntFormat, apply_policy, saturate, smallest_format, trap, wrap
-from refquant.integers.requantization import DIALECTS, Multiplier, requantize
+from refquant.integers.multiplier import Multiplier
+from refquant.integers.requantization import requantize
 from refquant.integers.rounding import RULES, round_fraction, round_values, shift_right
 from refquant.integers.simd import dot_int16, overflow_witness, safe_schedule
 
 __all__ = [
     "DIALECTS",
     "RULES",
+    "Dialect",
     "IntFormat",
     "Multiplier",
     "apply_policy",

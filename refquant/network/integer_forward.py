@@ -11,7 +11,8 @@ import numpy as np
 from refquant.convolution.direct import convolve_exact
 from refquant.convolution.geometry import pad, taps
 from refquant.integers.checks import as_integers
-from refquant.integers.requantization import Multiplier, requantize
+from refquant.integers.multiplier import Multiplier
+from refquant.integers.requantization import requantize
 from refquant.integers.rounding import shift_right
 from refquant.network.program import (
     ADD_FORMAT,

@@ -13,8 +13,9 @@ import numpy as np
 
 from refquant.convolution.geometry import Geometry
 from refquant.integers.checks import as_integers, integer, one_of, positive
+from refquant.integers.dialects import DIALECTS
 from refquant.integers.formats import IntFormat, check_codes, check_zero_point, frozen_copy
-from refquant.integers.requantization import DIALECTS, Multiplier
+from refquant.integers.multiplier import Multiplier
 from refquant.scales.linear import dequantize, quantize
 
 # Operands that are added after requantization keep this many fractional bits until the sum is rounded.

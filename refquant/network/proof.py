@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refquant.convolution.bounds import dot_product_range
+from refquant.integers.dialects import dialect_of
 from refquant.integers.formats import IntFormat
-from refquant.integers.requantization import SHIFT_LEFT_FIRST, Multiplier, requantize
+from refquant.integers.multiplier import Multiplier
+from refquant.integers.requantization import requantize
 from refquant.network.float_forward import check_images
 from refquant.network.integer_forward import Context, Observer, compute, run_integer_tensors
 from refquant.network.program import (
@@ -140,7 +142,7 @@ def _layer_stages(layer: Layer, context: Context, ranges: list[tuple[int, int]])
 def _check_legal(context: Context, low: Any, high: Any, multiplier: Multiplier) -> None:
     """Refuse shifts that the dialect does not know, and sums that would wrap when shifted left."""
     context.to_output(np.zeros(multiplier.m.shape, np.int64), multiplier)
-    if context.dialect in SHIFT_LEFT_FIRST:
+    if dialect_of(context.dialect).left != "merged":
         factor = np.ldexp(1.0, np.maximum(multiplier.shift, 0))
         least, greatest = float(np.min(low * factor)), float(np.max(high * factor))
         if least < -(2.0**31) or greatest >= 2.0**31:

@@ -14,7 +14,7 @@ import numpy as np
 
 from refquant.convolution.direct import convolve
 from refquant.convolution.geometry import pad, taps
-from refquant.integers.requantization import Multiplier
+from refquant.integers.multiplier import Multiplier
 from refquant.network.program import (
     GUARD_BITS,
     Encoding,

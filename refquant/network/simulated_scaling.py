@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from refquant.integers.requantization import Multiplier
+from refquant.integers.multiplier import Multiplier
 
 
 def scale_by(acc: np.ndarray, multiplier: Multiplier, dialect: str, zero_point: int = 0) -> np.ndarray:

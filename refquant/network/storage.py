@@ -18,7 +18,7 @@ import numpy as np
 
 from refquant.convolution.geometry import Geometry
 from refquant.integers.formats import IntFormat
-from refquant.integers.requantization import Multiplier
+from refquant.integers.multiplier import Multiplier
 from refquant.network import program as layer_types
 from refquant.network.program import Encoding, Term
 from refquant.network.proof import QuantizedNetwork

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from refquant.integers.formats import IntFormat, frozen_copy
-from refquant.integers.requantization import Multiplier
+from refquant.integers.multiplier import Multiplier
 from refquant.integers.rounding import round_product
 from refquant.network.graph import (
     Add,

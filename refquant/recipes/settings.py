@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from refquant.integers.checks import is_integer, one_of
-from refquant.integers.requantization import DIALECTS
+from refquant.integers.dialects import DIALECTS
 from refquant.recipes.network_search import PREFIXES
 from refquant.scales.thresholds import ESTIMATORS
 

@@ -8,8 +8,10 @@ import sys
 import numpy as np
 from one_thread import best_seconds, print_machine, restart_on_one_thread
 
+from refquant.integers.dialects import DIALECTS
 from refquant.integers.formats import IntFormat
-from refquant.integers.requantization import DIALECTS, Multiplier, requantize
+from refquant.integers.multiplier import Multiplier
+from refquant.integers.requantization import requantize
 
 SUMS = 10**7
 TARGET = 1.0

@@ -18,7 +18,7 @@ from tools import require_module
 import refquant
 from refquant.cli import main
 from refquant.commands.quantize import load_data
-from refquant.integers.requantization import FORMULAS
+from refquant.integers.dialects import FORMULAS
 from refquant.network.storage import load_quantized
 
 onnx = require_module("onnx", "pip install 'refquant[onnx]'")

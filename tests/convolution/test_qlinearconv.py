@@ -17,7 +17,8 @@ from tools import require_module
 
 from refquant.convolution.direct import Geometry, convolve_exact
 from refquant.integers.formats import IntFormat
-from refquant.integers.requantization import Multiplier, requantize
+from refquant.integers.multiplier import Multiplier
+from refquant.integers.requantization import requantize
 from refquant.strategies import codes, geometries
 
 F32 = np.float32

@@ -12,7 +12,8 @@ from consumers.c.binary_files import build, call, lanes, rounding_cases, rows
 from tools import require_tool
 
 from refquant.integers.formats import IntFormat
-from refquant.integers.requantization import Multiplier, requantize
+from refquant.integers.multiplier import Multiplier
+from refquant.integers.requantization import requantize
 from refquant.integers.simd import dot_int16, overflow_witness, safe_schedule
 
 SOURCES = Path(__file__).parents[1] / "consumers" / "c"

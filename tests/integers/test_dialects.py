@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 
 from refquant import quantize_network
 from refquant.convolution.geometry import Geometry
+from refquant.integers.dialects import DIALECTS
 from refquant.integers.formats import IntFormat
-from refquant.integers.requantization import DIALECTS, Multiplier, requantize
+from refquant.integers.multiplier import Multiplier
+from refquant.integers.requantization import requantize
 from refquant.network import graph
 from refquant.network.integer_forward import run_integer_tensors
 from refquant.network.program import Encoding, QuantizedAdd, QuantizedConv, Term

@@ -14,7 +14,8 @@ from tools import require_tool
 
 import refquant.integers.simd as isa
 from refquant.integers.formats import IntFormat
-from refquant.integers.requantization import Multiplier, requantize
+from refquant.integers.multiplier import Multiplier
+from refquant.integers.requantization import requantize
 
 SOURCE = Path(__file__).parents[1] / "consumers" / "neon" / "neon.c"
 INSTALL = "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static"

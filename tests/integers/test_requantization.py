@@ -11,8 +11,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from refquant.integers.dialects import DIALECTS
 from refquant.integers.formats import IntFormat
-from refquant.integers.requantization import DIALECTS, Multiplier, requantize
+from refquant.integers.multiplier import Multiplier
+from refquant.integers.requantization import requantize
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 INT32 = IntFormat(32)

@@ -13,8 +13,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from refquant.convolution.geometry import Geometry
+from refquant.integers.dialects import DIALECTS
 from refquant.integers.formats import IntFormat
-from refquant.integers.requantization import DIALECTS, Multiplier
+from refquant.integers.multiplier import Multiplier
 from refquant.network import graph
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.integer_forward import run_integer_tensors

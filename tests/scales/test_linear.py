@@ -17,7 +17,8 @@ from tools import require_module
 
 from refquant.integers.checks import positive
 from refquant.integers.formats import IntFormat
-from refquant.integers.requantization import Multiplier, requantize
+from refquant.integers.multiplier import Multiplier
+from refquant.integers.requantization import requantize
 from refquant.scales.linear import (
     DEAD,
     affine_parameters,

@@ -1,0 +1,168 @@
+"""How a device turns a sum into a code: its dialect, said in six words, and one function that follows them.
+
+    word        values                        what it says
+    multiplier  real, float32, mW             M itself; M in float32; or m rounded to W bits, ties up
+    left        merged, wrap, saturate        a left shift is part of the right one; or x·2^L in int32 comes first
+    first       none or a rounding rule       the high half of x·m is rounded by itself (doubling high multiply)
+    last        a rounding rule               what is dropped at the end
+    zero        after, before                 the zero point is added after, or before, the last rounding
+    end         saturate, wrap                the code is clamped to its format, or wraps
+
+Nine have names, A to I of the tables that circulate; they differ in words, not in functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from refquant.integers.checks import one_of
+from refquant.integers.formats import IntFormat, saturate, wrap
+from refquant.integers.rounding import RULES, round_fraction, round_values, shift_right
+
+INT32 = IntFormat(32)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Six words that say how a device requantizes; the module's docstring explains them.
+
+    multiplier: "real", "float32", or "m1" to "m31". left other than "merged", and first other than "none", need
+    a multiplier of the kind "mW". ValueError for other words.
+
+    >>> Dialect("m31", "wrap", "half_up", "half_away") == GEMMLOWP_DOUBLE
+    True
+    """
+
+    multiplier: str
+    left: str = "merged"
+    first: str = "none"
+    last: str = "half_up"
+    zero: str = "after"
+    end: str = "saturate"
+
+    def __post_init__(self) -> None:
+        one_of(self.multiplier, ("real", "float32", *(f"m{bits}" for bits in range(1, 32))), "multiplier")
+        one_of(self.left, ("merged", "wrap", "saturate"), "left")
+        one_of(self.first, ("none", *RULES), "first")
+        one_of(self.last, RULES, "last")
+        one_of(self.zero, ("after", "before"), "zero")
+        one_of(self.end, ("saturate", "wrap"), "end")
+        if not self.shifts and (self.left, self.first) != ("merged", "none"):
+            raise ValueError(f"left and first must be merged and none with multiplier {self.multiplier}, got "
+                             f"{self.left} and {self.first}")
+
+    @property
+    def shifts(self) -> bool:
+        """Whether the sum is multiplied by m and shifted, not multiplied by a real."""
+        return self.multiplier not in ("real", "float32")
+
+    @property
+    def width(self) -> int:
+        """W of a multiplier mW."""
+        return int(self.multiplier[1:])
+
+    @property
+    def words(self) -> str:
+        """All six, as in "m31,wrap,half_up,half_away,after,saturate"."""
+        return ",".join((self.multiplier, self.left, self.first, self.last, self.zero, self.end))
+
+
+GEMMLOWP_DOUBLE = Dialect("m31", "wrap", "half_up", "half_away")
+NEON_DOUBLE = Dialect("m31", "wrap", "half_up", "half_up")
+SINGLE_ROUND = Dialect("m31", "merged", "none", "half_up")
+FLOAT32_HALF_EVEN = Dialect("float32", last="half_even")
+FLOAT32_HALF_AWAY = Dialect("float32", last="half_away")
+MULTIPLIER16 = Dialect("m15", "merged", "none", "half_up")
+SHIFT_FLOOR = Dialect("m31", "merged", "none", "floor")
+EXACT_HALF_EVEN = Dialect("real", last="half_even")
+ZERO_POINT_FIRST = Dialect("real", last="half_even", zero="before")
+
+NAMED = {
+    "gemmlowp_double": GEMMLOWP_DOUBLE,
+    "neon_double": NEON_DOUBLE,
+    "single_round": SINGLE_ROUND,
+    "float32_half_even": FLOAT32_HALF_EVEN,
+    "float32_half_away": FLOAT32_HALF_AWAY,
+    "multiplier16": MULTIPLIER16,
+    "shift_floor": SHIFT_FLOOR,
+    "exact_half_even": EXACT_HALF_EVEN,
+    "zero_point_first": ZERO_POINT_FIRST,
+}
+DIALECTS = tuple(NAMED)
+
+NOTATION = """\
+x: the integer sum. M: the real multiplier, M = m·2^(shift-31), 2^30 <= m < 2^31. z: the zero point.
+L = max(shift, 0), R = max(-shift, 0), t = 31 - shift. >> is floor. wrap32: two's complement of 32 bits.
+SRDHM(a, b) = (a·b + 2^30) >> 31: rounding doubling high multiply, ties up.
+RDBPOT(x, e) = x / 2^e: rounding divide by a power of two, ties away from zero.
+m16 = (m + 2^15) >> 16, but 0x7FFF for m >= 0x7FFF0000."""
+
+# name: (the value before zero point and clamping, who computes so)
+FORMULAS = {
+    "gemmlowp_double": ("RDBPOT(SRDHM(wrap32(x·2^L), m), R)", "gemmlowp, TFLite's reference kernels, CMSIS-NN"),
+    "neon_double": ("(SRDHM(wrap32(x·2^L), m) + 2^(R-1)) >> R", "TFLite's kernels on NEON (SQRDMULH, SRSHL)"),
+    "single_round": ("(x·m + 2^(t-1)) >> t", "TFLite with single rounding, ruy, TOSA; the default here"),
+    "float32_half_even": ("rint(float32(x)·float32(M)), ties to even", "ONNX Runtime, XNNPACK in float32"),
+    "float32_half_away": ("round(float32(x)·float32(M)), ties away", "ncnn, which clamps to ±127"),
+    "multiplier16": ("(x·m16 + 2^(14-shift)) >> (15-shift)", "CMSIS-NN and TFLite for int64 sums"),
+    "shift_floor": ("(x·m) >> t", "the cheapest hardware"),
+    "exact_half_even": ("x·M, exact, ties to even", "nobody: what the others approximate"),
+    "zero_point_first": ("rint(x·M + z) - z, exact", "ONNX's Python reference of QLinearConv"),
+}
+
+
+def evaluate(dialect: Dialect, x: np.ndarray, real: np.ndarray, m: np.ndarray, shift: np.ndarray,
+             zero_point: int = 0) -> np.ndarray:
+    """round(x·M) + zero_point as the words of ``dialect`` say, before the word ``end``.
+
+    x: int64 within int32. real, m, shift: of a ``Multiplier``, broadcasting against x, with a legal shift
+    (``legal_shifts``). Returns int64. For ``real`` it works in rationals, one element at a time; ``requantize``
+    has a faster way for those.
+
+    >>> x, real, m, shift = np.array([5, -5]), np.float64(0.5), np.int64(2**30), np.int64(0)
+    >>> evaluate(SINGLE_ROUND, x, real, m, shift), evaluate(EXACT_HALF_EVEN, x, real, m, shift)
+    (array([ 3, -2]), array([ 2, -2]))
+    """
+    early, late = (zero_point, 0) if dialect.zero == "before" else (0, zero_point)
+    if dialect.multiplier == "real":
+        pairs = zip(*(v.ravel().tolist() for v in np.broadcast_arrays(x, real)))
+        rounded = [round_fraction(Fraction(a) * Fraction(b) + early, dialect.last) for a, b in pairs]
+        return _clipped(rounded).reshape(np.broadcast_shapes(x.shape, real.shape)) + late
+    if dialect.multiplier == "float32":
+        with np.errstate(over="ignore"):
+            product = x.astype(np.float32) * real.astype(np.float32)
+            product = product + np.float32(early) if early else product
+        # Codes have at most 33 bits: beyond 2^33 only the sign still matters.
+        return round_values(np.clip(product, -(2.0**33), 2.0**33), dialect.last).astype(np.int64) + late
+    width = dialect.width
+    m = np.minimum(shift_right(m, 31 - width, "half_up"), 2**width - 1)
+    left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
+    if dialect.left != "merged" and left.max(initial=0) > 0:
+        x = (wrap if dialect.left == "wrap" else saturate)(x << left, INT32).astype(np.int64)
+    if dialect.left != "merged":
+        left = np.zeros_like(left)
+    if dialect.first == "none":
+        return shift_right(x * m, width - left + right, dialect.last, early) + late
+    high = shift_right(x * m, width - left, dialect.first)
+    return shift_right(high, right, dialect.last, early) + late
+
+
+def _clipped(values: list[int]) -> np.ndarray:
+    return np.array([min(max(v, -(2**33)), 2**33) for v in values], np.int64)
+
+
+def legal_shifts(dialect: Dialect) -> tuple[int, int] | None:
+    """The least and greatest shift that the dialect takes; None where it reads M itself, and takes any."""
+    return (-31, dialect.width - 1) if dialect.shifts else None
+
+
+def dialect_of(dialect: Any) -> Dialect:
+    """A ``Dialect`` as it is, or one of the nine by name; ValueError for anything else."""
+    if isinstance(dialect, Dialect):
+        return dialect
+    one_of(dialect, DIALECTS, "dialect")
+    return NAMED[dialect]

@@ -1,0 +1,112 @@
+"""The six words against rational arithmetic, written from their meanings; the nine against the table's formulas."""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+
+import dialects_oracle as oracle
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refquant.integers.dialects import DIALECTS, NAMED, Dialect, evaluate, legal_shifts
+from refquant.integers.formats import IntFormat
+from refquant.integers.multiplier import Multiplier
+from refquant.integers.requantization import requantize
+from refquant.integers.rounding import RULES, round_fraction
+
+FIRST = ("none", "floor", "half_up", "half_even", "to_odd")
+DESCRIPTIONS = [
+    *(Dialect("m31", left, first, last, zero) for left, first, last, zero in itertools.product(
+        ("merged", "wrap", "saturate"), FIRST, RULES, ("after", "before"))),
+    *(Dialect(f"m{bits}", left, "none", last, "after") for bits, left, last in itertools.product(
+        (1, 2, 8, 15, 30), ("merged", "wrap"), RULES)),
+    *(Dialect(kind, last=last, zero=zero) for kind, last, zero in itertools.product(
+        ("real", "float32"), RULES, ("after", "before")))]
+
+
+def by_meaning(dialect: Dialect, x: int, real: float, m: int, s: int, z: int) -> int:
+    """One sum, in Python integers and rationals."""
+    early, late = (z, 0) if dialect.zero == "before" else (0, z)
+    if dialect.multiplier == "real":
+        return round_fraction(x * Fraction(real) + early, dialect.last) + late
+    if dialect.multiplier == "float32":
+        product = oracle.float32(oracle.float32(x) * oracle.float32(Fraction(real)))
+        product = oracle.float32(product + early) if early else product
+        return round_fraction(product, dialect.last) + late
+    width = int(dialect.multiplier[1:])
+    m = min(round_fraction(Fraction(m, 2 ** (31 - width)), "half_up"), 2**width - 1)
+    shifted = x * 2 ** max(s, 0)
+    if dialect.left == "wrap":
+        shifted = oracle.wrap32(shifted)
+    elif dialect.left == "saturate":
+        shifted = oracle.clamp(shifted, -2**31, 2**31 - 1)
+    value = Fraction(shifted * m, 2**width)
+    if dialect.first != "none":
+        value = Fraction(round_fraction(value, dialect.first))
+    return round_fraction(value / 2 ** max(-s, 0) + early, dialect.last) + late
+
+
+@given(st.data())
+def test_any_description_is_what_its_words_mean(data):
+    dialect = data.draw(st.sampled_from(DESCRIPTIONS))
+    low, high = legal_shifts(dialect) or (-31, 30)
+    m = data.draw(st.one_of(st.integers(2**30, 2**31 - 1), st.sampled_from([2**30, 2**31 - 1, 3 * 2**29])))
+    s = data.draw(st.one_of(st.integers(low, high), st.integers(max(low, -4), min(high, 2))))
+    x = data.draw(st.one_of(st.integers(-2**31, 2**31 - 1), st.integers(-300, 300)))
+    z = data.draw(st.integers(-128, 127))
+    multiplier = Multiplier.from_real(m * 2.0 ** (s - 31))
+    expected = by_meaning(dialect, x, float(multiplier.real), m, s, z)
+    found = int(evaluate(dialect, np.array([x]), multiplier.real, multiplier.m, multiplier.shift, z)[0])
+    assert oracle.clamp(found, -2**33, 2**33) == oracle.clamp(expected, -2**33, 2**33)
+    assert int(requantize(x, multiplier, IntFormat(8), dialect, z)) == oracle.clamp(expected, -128, 127)
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_the_nine_are_their_formulas(name):
+    rng = np.random.default_rng(3)
+    for real in (0.25, 1 / 3, 0.0007, 0.75):
+        multiplier = Multiplier.from_real(real)
+        x = np.concatenate([np.arange(-300, 300), rng.integers(-2**31, 2**31, 200)])
+        for z in (0, 1, -2):
+            found = evaluate(NAMED[name], x, multiplier.real, multiplier.m, multiplier.shift, z)
+            fixed = int(multiplier.m), int(multiplier.shift)
+            assert found.tolist() == [oracle.whole(name, int(v), real, *fixed, z) + z for v in x]
+
+
+@pytest.mark.parametrize("last", RULES)
+@pytest.mark.parametrize("zero", ["after", "before"])
+def test_rationals_on_whole_arrays_equal_the_plain_ones(last, zero):
+    dialect = Dialect("real", last=last, zero=zero)
+    x = np.concatenate([np.arange(-200, 200), [-2**31, 2**31 - 1]])
+    for real, z in itertools.product((0.5, 0.1, 1.5, 2.0**-33), (0, 1, -6)):
+        multiplier = Multiplier.from_real(real)
+        plain = evaluate(dialect, x, multiplier.real, multiplier.m, multiplier.shift, z)
+        assert requantize(x, multiplier, IntFormat(33), dialect, z).tolist() == plain.tolist()
+
+
+def test_an_end_that_wraps():
+    sums, one = [127, 128, -129], Multiplier.from_real(1.0)
+    assert requantize(sums, one, IntFormat(8), Dialect("m31", end="wrap")).tolist() == [127, -128, 127]
+    assert requantize(sums, one, IntFormat(8)).tolist() == [127, 127, -128]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (("m32",), "multiplier must be one of real, float32, m1, .*, got 'm32'"),
+    (("m31", "left"), "left must be one of merged, wrap, saturate, got 'left'"),
+    (("m31", "wrap", "up"), "first must be one of none, .*, got 'up'"),
+    (("m31", "wrap", "none", "none"), "last must be one of half_away, .*, got 'none'"),
+    (("m31", "wrap", "none", "floor", 1), "zero must be one of after, before, got 1"),
+    (("m31", "wrap", "none", "floor", "after", "clip"), "end must be one of saturate, wrap, got 'clip'"),
+    (("real", "wrap"), "left and first must be merged and none with multiplier real, got wrap and none"),
+    (("float32", "merged", "floor"), "left and first must be .* with multiplier float32, got merged and floor")])
+def test_words_that_do_not_exist_are_refused(words, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Dialect(*words)
+
+
+def test_shifts_beyond_a_multipliers_width_are_refused():
+    with pytest.raises(ValueError, match=r"^this dialect takes shifts from -31 to 7, got 8\.\.8$"):
+        requantize(1, Multiplier.from_real(200.0), IntFormat(8), Dialect("m8"))
