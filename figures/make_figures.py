@@ -137,8 +137,9 @@ def _observed_lanes(count: int) -> tuple[list[int], list[int]]:
     seen = np.stack([view for _, view in taps(codes, (3, 3), layer.geometry)], axis=2)
     rows = seen.reshape(len(codes), -1, seen.shape[3] * seen.shape[4]).swapaxes(1, 2).reshape(-1, 1, 288)
     weight = term.weight_q.reshape(32, 288)
-    _, steps = dot_int16(rows[:, :, :8 * count], weight[:, :8 * count], fmt, fmt, count, "wrap", trace=True)
-    lanes = [step.lanes for step in steps if step.instruction == "SMLAL"]
+    lanes: list[np.ndarray] = []
+    dot_int16(rows[:, :, :8 * count], weight[:, :8 * count], fmt, fmt, count, "wrap",
+              trace=lambda stage, fmt, exact, kept: lanes.extend([exact] if stage == "SMLAL" else []))
     return [int(x.min()) for x in lanes], [int(x.max()) for x in lanes]
 
 

@@ -23,20 +23,20 @@ def draw_winograd_ranges() -> Figure:
     codes = IntFormat(BITS, narrow=True)
     figure = Figure(figsize=(8.4, 3.8), layout="constrained")
     for axes, tile in zip(figure.subplots(1, 2, sharex=True, sharey=True), ((2, 3), (4, 3))):
-        stages = [r for r in run_winograd(quantized, images[:IMAGES], tile) if r.layer == LAYER]
+        reports = run_winograd(quantized, images[:IMAGES], tile)
+        stages = [report.stage for report in reports if report.layer == LAYER]
         worst = {bound.stage: bound for bound in winograd_bounds(tile, codes, codes, CHANNELS)}
         places = np.arange(len(stages))
-        axes.barh(places, [worst[r.stage].bits for r in stages], color="0.85",
+        axes.barh(places, [worst[r.proven.stage].bits for r in stages], color="0.85",
                   label=f"proven, any {codes} weights")
-        axes.barh(places, [smallest_format(r.proven_min, r.proven_max).bits for r in stages], height=0.6, color="0.6",
-                  label="proven, these weights")
-        axes.barh(places, [smallest_format(r.min, r.max).bits for r in stages], height=0.3, color="C0",
-                  label=f"seen on {IMAGES} images")
+        axes.barh(places, [r.proven.bits for r in stages], height=0.6, color="0.6", label="proven, these weights")
+        seen = [smallest_format(r.observed.min, r.observed.max).bits for r in stages]
+        axes.barh(places, seen, height=0.3, color="C0", label=f"seen on {IMAGES} images")
         for limit in (16, 32):
             axes.axvline(limit, color="C3", linestyle="--", linewidth=1)
             axes.text(limit, 1.01, f"int{limit}", color="C3", ha="center", fontsize="small",
                       transform=axes.get_xaxis_transform())
-        axes.set_yticks(places, [r.stage for r in stages])
+        axes.set_yticks(places, [r.proven.stage for r in stages])
         axes.set_title(f"{LAYER}, {CHANNELS} channels, by F({tile[0]},{tile[1]})", pad=16)
         axes.set_xlabel("bits needed")
     figure.axes[0].invert_yaxis()

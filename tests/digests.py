@@ -23,6 +23,7 @@ from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
 from refquant.integers.simd import dot_int16
+from refquant.integers.stages import Recorder
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.graph import Network
 from refquant.network.integer_forward import run_integer_tensors
@@ -128,10 +129,12 @@ def winograd() -> dict[str, str]:
         fmt = IntFormat(bits)
         x = rng.integers(fmt.min, fmt.max + 1, (2, 3, *size))
         w = rng.choice([fmt.min, fmt.max, 0, 1], (4, 3, r, r))
-        y, stages = winograd_convolve(x, w, tile, padding, policy, formats, record=True)
+        seen = Recorder()
+        y = winograd_convolve(x, w, tile, padding, policy, formats, trace=seen)
         found[name] = digest(y)
-        for stage, seen in stages.items():
-            found[f"{name} {stage}"] = digest([seen.min, seen.max], *([] if seen.values is None else [seen.values]))
+        for stage, ends in seen.ranges.items():
+            values = [] if stage == "product" else [seen.values[stage]]
+            found[f"{name} {stage}"] = digest([ends.min, ends.max], *values)
     return found
 
 
@@ -162,8 +165,13 @@ def lanes() -> dict[str, str]:
             ("int8 saturating", IntFormat(8), IntFormat(8), 9, "saturate")):
         x = rng.choice([x_format.min, x_format.max, 0, 5], (6, 1, 77))
         w = rng.integers(w_format.min, w_format.max + 1, (4, 77))
-        total, steps = dot_int16(x, w, x_format, w_format, schedule, policy, trace=True)
-        found[name] = digest(total, *(step.lanes for step in steps))
+        lanes: list[np.ndarray] = []
+
+        def trace(stage: str, fmt: IntFormat, exact: np.ndarray, kept: np.ndarray, lanes: Any = lanes) -> None:
+            lanes.extend([exact] if stage != "ADDV" else [])
+
+        total = dot_int16(x, w, x_format, w_format, schedule, policy, trace=trace)
+        found[name] = digest(total, *lanes)
     return found
 
 

@@ -16,10 +16,11 @@ PACKAGE = Path(refquant.__file__).parent
 # ``proof``, so that QuantizedNetwork can prove its ranges and run.
 ORDER = """
 integers.checks integers.formats integers.rounding integers.multiplier integers.dialects
-integers.requantization integers.simd integers
+integers.requantization integers.stages integers.simd integers
 scales.linear scales.metrics scales.statistics scales.kl scales.thresholds scales
-convolution.geometry convolution.work_arrays convolution.blas convolution.direct convolution.bounds convolution
-winograd.transforms winograd.convolution winograd.bounds winograd
+convolution.geometry
+convolution.work_arrays convolution.blas convolution.direct convolution.int16 convolution.bounds convolution
+winograd.transforms winograd.blas winograd.convolution winograd.bounds winograd
 easyquant.candidate_cosines easyquant.initial_scales easyquant.search easyquant
 network.graph network.batchnorm network.float_forward network.program network.integer_forward
 network.simulated_scaling network.simulated_forward network.proof network.storage network

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from refquant import __version__
 from refquant.commands import report
 from refquant.commands.evaluation import Evaluation, StageReport, evaluate, top1
-from refquant.commands.kernel_check import LaneReport, WinogradReport, run_lanes, run_winograd
+from refquant.commands.kernel_check import run_lanes, run_winograd
 from refquant.digits.weights import calibration_images, load_digits
 from refquant.network.float_forward import run_float64_tensors
 from refquant.recipes.quantize import quantize_network
@@ -63,7 +63,7 @@ def run_demo(everything: bool = False, progress: Progress = list) -> dict[str, A
     return {"refquant": __version__, "network": "digits", "calibration": {"source": "training images",
                                                                           "images": len(calibration)},
             "float_top1": top1(logits, labels), "chance": 100 / logits.shape[1], "images": len(images), "rows": rows,
-            "stages_of": _describe(STAGES_OF), "stages": [_stage_entry(stage) for stage in stages],
+            "stages_of": _describe(STAGES_OF), "stages": [stage.entry() for stage in stages],
             "lane_images": KERNEL_IMAGES, **run_kernels()}
 
 
@@ -73,8 +73,8 @@ def run_kernels() -> dict[str, Any]:
     quantized = quantize_network(network, calibration_images(), "channelwise-int8", weight_bits=KERNEL_BITS,
                                  activation_bits=KERNEL_BITS, activations="signed")
     images = images[:KERNEL_IMAGES]
-    return {"lanes": [_lane_entry(lane) for lane in run_lanes(quantized, images)],
-            "winograd": [_winograd_entry(tile, stage) for tile in WINOGRAD_TILES
+    return {"lanes": [lane.entry() for lane in run_lanes(quantized, images)],
+            "winograd": [{"tile": f"F({tile[0]},{tile[1]})", **stage.entry()} for tile in WINOGRAD_TILES
                          for stage in run_winograd(quantized, images, tile)]}
 
 
@@ -89,18 +89,6 @@ def _row_entry(row: Row, result: Evaluation) -> dict[str, Any]:
             "dialect": chosen.dialect, "simulated_top1": result.simulated_top1,
             "integer_top1": result.integer_top1, "codes_equal": result.codes_equal, "cosine": result.cosine,
             "sqnr_db": result.sqnr_db, "weight_bytes": result.weight_bytes}
-
-
-def _stage_entry(stage: StageReport) -> dict[str, Any]:
-    return {**asdict(stage), "format": str(stage.format), "headroom_bits": stage.headroom_bits}
-
-
-def _lane_entry(lane: LaneReport) -> dict[str, Any]:
-    return {**asdict(lane), "x_format": str(lane.x_format), "w_format": str(lane.w_format)}
-
-
-def _winograd_entry(tile: tuple[int, int], stage: WinogradReport) -> dict[str, Any]:
-    return {"tile": f"F({tile[0]},{tile[1]})", **asdict(stage), "format": str(stage.format)}
 
 
 def demo_figures(result: dict[str, Any]) -> Iterator[tuple[str, bytes]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from refquant.convolution.bounds import headroom_bits
-from refquant.integers.formats import IntFormat
+from refquant.integers.stages import StageRange
 from refquant.network.float_forward import run_float64_tensors
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.integer_forward import run_integer_tensors
@@ -21,22 +20,18 @@ from refquant.scales.metrics import cosine, sqnr_db
 BATCH = 50
 
 
-@dataclass(frozen=True)
-class StageReport:
-    """One stage's sums: smallest and largest value seen and proven, and the spare bits of the proof."""
+class StageReport(NamedTuple):
+    """What one stage's sums were, and what they are proven to be, in one format."""
 
-    layer: str
-    stage: str
-    format: IntFormat
-    min: int
-    max: int
-    proven_min: int
-    proven_max: int
+    observed: StageRange
+    proven: StageRange
 
-    @property
-    def headroom_bits(self) -> float:
-        """How often the proven range could double within the format."""
-        return headroom_bits(self.proven_min, self.proven_max, self.format)
+    def entry(self) -> dict[str, Any]:
+        """In plain types, as reports hold it."""
+        proven = self.proven
+        return {"layer": proven.layer, "stage": proven.stage, "format": str(proven.format), "min": self.observed.min,
+                "max": self.observed.max, "proven_min": proven.min, "proven_max": proven.max,
+                "headroom_bits": proven.headroom_bits}
 
 
 @dataclass(frozen=True)
@@ -128,19 +123,20 @@ def evaluate(quantized: QuantizedNetwork, images: Any, labels: Any, float_logits
     if len(float_logits) != len(images) or (labels is not None and np.shape(labels) != (len(images),)):
         raise ValueError(f"float_logits and labels must be one per image, got {len(float_logits)} and "
                          f"{'no' if labels is None else np.shape(labels)} for {len(images)} images")
-    seen: dict[tuple[str, str], tuple[int, int]] = {}
+    proven = {(bound.layer, bound.stage): bound for bound in quantized.stages}
+    seen: dict[tuple[str, str], StageRange] = {}
 
-    def observe(layer: str, stage: str, values: np.ndarray) -> None:
+    def trace(layer: str, stage: str, values: np.ndarray) -> None:
         low, high = int(values.min()), int(values.max())
-        before = seen.get((layer, stage), (low, high))
-        seen[layer, stage] = min(low, before[0]), max(high, before[1])
+        before = seen.get((layer, stage), StageRange(stage, proven[layer, stage].format, low, high, layer))
+        seen[layer, stage] = before.merge(low, high)
 
     integer, simulated, codes_equal = [], [], True
     likeness = {layer.output: _Likeness() for layer in quantized.layers}
     for start in range(0, len(images), BATCH):
         batch = images[start:start + BATCH]
         x_q = quantized.quantize_images(batch)
-        codes = run_integer_tensors(quantized, x_q, observe)
+        codes = run_integer_tensors(quantized, x_q, trace)
         twins = run_simulated_tensors(quantized, x_q)
         codes_equal = codes_equal and all(np.array_equal(codes[name], twins[name]) for name in codes)
         integer.append(codes[quantized.output])
@@ -152,8 +148,7 @@ def evaluate(quantized: QuantizedNetwork, images: Any, labels: Any, float_logits
     decode = quantized.encodings[quantized.output].dequantize
     logits = decode(np.concatenate(integer))
     twin_logits = decode(np.concatenate(simulated).astype(np.int64))
-    stages = tuple(StageReport(s.layer, s.stage, s.format, *seen[s.layer, s.stage], s.min, s.max)
-                   for s in quantized.stages)
+    stages = tuple(StageReport(seen[place], bound) for place, bound in proven.items())
     return Evaluation(
         integer_top1=None if labels is None else top1(logits, labels),
         simulated_top1=None if labels is None else top1(twin_logits, labels),
@@ -180,6 +175,6 @@ def _layer_report(layer: Layer, network: Network, sums: _Likeness, stages: tuple
         live = ranges[ranges >= max(DEAD * ranges.max(), np.finfo(float).tiny)]
         disparity = float(live.max() / live.min()) if live.size else None
         dead, limited = len(ranges) - len(live), len(layer.limited)
-    headroom = [stage.headroom_bits for stage in stages if stage.layer == layer.name]
+    headroom = [stage.proven.headroom_bits for stage in stages if stage.proven.layer == layer.name]
     return LayerReport(layer.name, type(node).__name__, sums.cosine, sums.sqnr_db, disparity, dead, limited,
                        sums.saturated / sums.size, min(headroom, default=None))

@@ -11,44 +11,50 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refquant.convolution.direct import convolve_int16
+from refquant.commands.evaluation import StageReport
+from refquant.convolution.int16 import convolve_int16
 from refquant.integers.formats import IntFormat
+from refquant.integers.simd import safe_schedule
+from refquant.integers.stages import Recorder, StageRange
 from refquant.network.integer_forward import run_integer_tensors
 from refquant.network.program import Encoding, QuantizedConv, Term
 from refquant.network.proof import QuantizedNetwork
 from refquant.winograd.bounds import winograd_bounds_of_weights
-from refquant.winograd.convolution import Stage, winograd_convolve
+from refquant.winograd.convolution import winograd_convolve
 
 
 @dataclass(frozen=True)
 class LaneReport:
-    """One layer through int16 lanes: products per lane, the lanes' extremes, and whether all sums agree."""
+    """One layer through int16 lanes: products per lane, what the lanes held, and whether all sums agree."""
 
     layer: str
     x_format: IntFormat
     w_format: IntFormat
     schedule: int
-    int16_min: int
-    int16_max: int
+    lanes: StageRange
     sums_equal: bool
+
+    def entry(self) -> dict[str, Any]:
+        """In plain types, as reports hold it."""
+        return {"layer": self.layer, "x_format": str(self.x_format), "w_format": str(self.w_format),
+                "schedule": self.schedule, "int16_min": self.lanes.min, "int16_max": self.lanes.max,
+                "sums_equal": self.sums_equal}
 
 
 @dataclass(frozen=True)
 class WinogradReport:
-    """One stage of one layer through Winograd: its extremes, seen and proven for these weights and any input.
+    """One stage of one layer through Winograd: observed, and proven for these weights and any input.
 
-    headroom_bits: the spare bits of the proof in the smallest register that holds it. sums_equal: of the layer.
+    sums_equal: of the layer.
     """
 
     layer: str
-    stage: str
-    format: IntFormat
-    min: int
-    max: int
-    proven_min: int
-    proven_max: int
-    headroom_bits: float
+    stage: StageReport
     sums_equal: bool
+
+    def entry(self) -> dict[str, Any]:
+        """In plain types, as reports hold it."""
+        return {**self.stage.entry(), "layer": self.layer, "sums_equal": self.sums_equal}
 
 
 class _Convolution(NamedTuple):
@@ -63,10 +69,10 @@ def _convolutions(quantized: QuantizedNetwork, images: Any, kernel: tuple[int, i
     """The convolutions of one kernel size with one term and no zero point: their input's codes, and their sums."""
     sums: dict[str, np.ndarray] = {}
 
-    def observe(layer: str, stage: str, values: np.ndarray) -> None:
+    def trace(layer: str, stage: str, values: np.ndarray) -> None:
         sums[layer] = values
 
-    codes = run_integer_tensors(quantized, quantized.quantize_images(images), observe)
+    codes = run_integer_tensors(quantized, quantized.quantize_images(images), trace)
     for layer in quantized.layers:
         encoding = quantized.encodings[layer.inputs[0]]
         if not isinstance(layer, QuantizedConv) or len(layer.terms) > 1 or encoding.zero_point:
@@ -85,14 +91,15 @@ def run_lanes(quantized: QuantizedNetwork, images: Any, kernel: tuple[int, int] 
     reports = []
     for layer, term, encoding, codes, sums in _convolutions(quantized, images, kernel):
         x_format, w_format = encoding.format, term.weight_format
-        acc, seen = convolve_int16(codes, term.weight_q, x_format, w_format, record=True, **layer.geometry._asdict())
-        reports.append(LaneReport(layer.name, x_format, w_format, seen.schedule, seen.int16_min, seen.int16_max,
-                                  np.array_equal(acc, sums)))
+        seen = Recorder()
+        acc = convolve_int16(codes, term.weight_q, x_format, w_format, trace=seen, **layer.geometry._asdict())
+        reports.append(LaneReport(layer.name, x_format, w_format, safe_schedule(x_format, w_format),
+                                  seen.ranges["SMLAL"], np.array_equal(acc, sums)))
     return reports
 
 
 def run_winograd(quantized: QuantizedNetwork, images: Any, tile: tuple[int, int] = (2, 3)) -> list[WinogradReport]:
-    """Run every dense stride-1 convolution of the tile's kernel size through Winograd, every stage recorded.
+    """Run every dense stride-1 convolution of the tile's kernel size through Winograd, every stage observed.
 
     images: floats (N, *input_shape). Layers with zero points, several terms, groups or dilation are left out.
     """
@@ -101,11 +108,10 @@ def run_winograd(quantized: QuantizedNetwork, images: Any, tile: tuple[int, int]
         geometry = layer.geometry
         if geometry != geometry._replace(stride=(1, 1), dilation=(1, 1), groups=1):
             continue
-        acc, trace = winograd_convolve(codes, term.weight_q, tile, geometry.padding, record=True)
+        seen = Recorder()
+        acc = winograd_convolve(codes, term.weight_q, tile, geometry.padding, trace=seen)
         equal = np.array_equal(acc, sums)
-        for bound in winograd_bounds_of_weights(tile, encoding.format, term.weight_q):
-            if bound.stage in trace:
-                stage: Stage = trace[bound.stage]
-                reports.append(WinogradReport(layer.name, bound.stage, bound.format, stage.min, stage.max, bound.min,
-                                              bound.max, bound.headroom_bits(), equal))
+        reports += [WinogradReport(layer.name, StageReport(seen.ranges[bound.stage], bound), equal)
+                    for bound in winograd_bounds_of_weights(tile, encoding.format, term.weight_q)
+                    if bound.stage in seen.ranges]
     return reports

@@ -141,13 +141,11 @@ def origin(model: Path) -> dict[str, Any]:
 def _entry(built: Built, float_top1: float | None, images: int, result: Evaluation, seconds: float
            ) -> dict[str, Any]:
     parts = asdict(result)
-    stages, layers = parts.pop("stages"), parts.pop("layers")
-    for stage, source in zip(stages, result.stages):
-        stage |= {"format": str(source.format), "headroom_bits": source.headroom_bits}
+    layers = parts.pop("layers")
+    parts["stages"] = [stage.entry() for stage in result.stages]
     return _finite({**built.settings._asdict(), "label": built.settings.label, "images": images,
                     "float_top1": float_top1, **parts, "codes_equal_images": images,
-                    "seconds": {"search": built.seconds, "evaluation": seconds}, "layers": layers,
-                    "stages": stages})
+                    "seconds": {"search": built.seconds, "evaluation": seconds}, "layers": layers})
 
 
 def _finite(value: Any) -> Any:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from refquant.convolution.bounds import headroom_bits
 from refquant.integers.dialects import FORMULAS, NAMED, NOTATION
 from refquant.integers.formats import IntFormat, smallest_format
+from refquant.integers.stages import headroom_bits
 
 
 def check_directory(directory: Path) -> None:

@@ -16,6 +16,32 @@ BLOCK = 1 << 20
 PLANES = 1 << 15
 
 
+def largest_weight_sum(w_q: np.ndarray) -> int:
+    """max over outputs of Σ|w_q|, exactly; w_q: integers (O, ...). Times the largest |x| it bounds every sum.
+
+    >>> largest_weight_sum(np.array([[3, -2], [1, 1]]))
+    5
+    """
+    rows = w_q.reshape(len(w_q), -1)
+    if max(-int(rows.min()), int(rows.max())) * rows.shape[1] < 2**63:
+        return int(np.abs(rows.astype(np.int64)).sum(axis=1).max())
+    return max(sum(abs(v) for v in row) for row in rows.tolist())
+
+
+def exact_dtype(largest: int, what: str = "sums") -> type:
+    """The type in which sums of integers are exact, in any order, while none exceeds ``largest``.
+
+    float32 below 2^24 and float64 below 2^53, which have fast matrix products; else int64. OverflowError, naming
+    ``what``, where int64 does not hold them.
+
+    >>> exact_dtype(2**24 - 1), exact_dtype(2**24)
+    (<class 'numpy.float32'>, <class 'numpy.float64'>)
+    """
+    if largest >= 2**63:
+        raise OverflowError(f"{what} can reach {largest}, which int64 does not hold")
+    return np.float32 if largest < 2**24 else np.float64 if largest < 2**53 else np.int64
+
+
 def correlate(x: np.ndarray, w: np.ndarray, geometry: Geometry, dtype: type,
               result: type | None = None) -> np.ndarray:
     """Σ w·x in floats of ``dtype``, padded with zeros, given as ``result`` (by default dtype too).

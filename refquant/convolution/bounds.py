@@ -6,15 +6,15 @@ least or the greatest code. ``winograd_bounds`` applies this to the stages of Wi
 
 from __future__ import annotations
 
-import math
-import sys
 from dataclasses import dataclass
 
 import numpy as np
 
+from refquant.convolution.blas import exact_dtype, largest_weight_sum
 from refquant.integers.checks import as_integers, integer
 from refquant.integers.formats import IntFormat, smallest_format
 from refquant.integers.simd import INT16, LANES, product_range, safe_schedule
+from refquant.integers.stages import StageRange
 
 
 def dot_product_range(w_q: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
@@ -32,52 +32,26 @@ def dot_product_range(w_q: np.ndarray, low: int, high: int) -> tuple[np.ndarray,
     if not low <= 0 <= high:
         raise ValueError(f"the range must contain 0, got {low}..{high}")
     w_q = as_integers(w_q, "weight").reshape(len(w_q), -1)
-    # Python integers: the check itself must not overflow.
-    largest = max(sum(abs(v) for v in row) for row in w_q.tolist()) * max(-low, high, 1)
-    if largest >= 2**63:
-        raise OverflowError(f"sums can reach {largest}, which int64 does not hold")
+    exact_dtype(largest_weight_sum(w_q) * max(-low, high, 1))
     w_q = w_q.astype(np.int64)
     positive, negative = np.maximum(w_q, 0).sum(axis=1), np.minimum(w_q, 0).sum(axis=1)
     return positive * low + negative * high, positive * high + negative * low
 
 
-def headroom_bits(low: int, high: int, fmt: IntFormat) -> float:
-    """How many times the range [low, high] can double before it leaves ``fmt``.
-
-    min(log2(fmt.max / high), log2(fmt.min / low)) over the sides that are not zero: 0 or more where
-    the range fits, below 0 where it does not, infinite for the range [0, 0].
-
-    >>> headroom_bits(-31752, 31752, IntFormat(16)) > 0 > headroom_bits(-40000, 0, IntFormat(16))
-    True
-    """
-    sides = [(fmt.max, high)] * (high > 0) + [(fmt.min, low)] * (low < 0)
-    if any(limit == 0 for limit, _ in sides):
-        return -math.inf
-    bits = min((math.log2(limit / value) for limit, value in sides), default=math.inf)
-    # The quotient of large integers can round to 1; then the comparison of integers decides.
-    return bits if fmt.min <= low and high <= fmt.max else min(bits, -sys.float_info.min)
-
-
 @dataclass(frozen=True, eq=False)
-class StageBound:
+class StageBound(StageRange):
     """The exact range of one stage over all codes of its operands, with operands that attain both ends.
 
-    stage: its name. min, max: the least and greatest value that any element of it can take. x_min, w_min:
-    read-only codes (C, ., .) of input and kernel that make the stage contain ``min``, None for an operand the
-    stage does not depend on; x_max and w_max likewise. OverflowError where int64 does not hold the range.
+    x_min, w_min: read-only codes (C, ., .) of input and kernel that make the stage contain ``min``, None for an
+    operand the stage does not depend on; x_max and w_max likewise. ``stage_bound`` chooses the format.
     """
 
-    stage: str
-    min: int
-    max: int
-    x_min: np.ndarray | None
-    w_min: np.ndarray | None
-    x_max: np.ndarray | None
-    w_max: np.ndarray | None
+    x_min: np.ndarray | None = None
+    w_min: np.ndarray | None = None
+    x_max: np.ndarray | None = None
+    w_max: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.min < -2**63 or self.max >= 2**63:
-            raise OverflowError(f"stage {self.stage} can reach {self.min}..{self.max}, which int64 does not hold")
         for name in ("x_min", "w_min", "x_max", "w_max"):
             if getattr(self, name) is not None:
                 view = getattr(self, name).view()  # no copy: witnesses that repeat one channel cost no memory
@@ -88,18 +62,6 @@ class StageBound:
     def bits(self) -> int:
         """The fewest bits that hold the range: with a sign, or without where nothing is negative."""
         return smallest_format(self.min, self.max).bits
-
-    @property
-    def format(self) -> IntFormat:
-        """The smallest register, of 8, 16, 32 or 64 bits, that holds the range; lanes are int16 by design."""
-        if self.stage == "lane":
-            return INT16
-        fewest = smallest_format(self.min, self.max)
-        return IntFormat(8 * fewest.dtype.itemsize, fewest.signed)
-
-    def headroom_bits(self, fmt: IntFormat | None = None) -> float:
-        """How often the range can double within ``fmt``, by default within ``format``."""
-        return headroom_bits(self.min, self.max, self.format if fmt is None else fmt)
 
     @property
     def witness(self) -> str:
@@ -114,6 +76,19 @@ class StageBound:
     def witness_min(self) -> str:
         """The operands at ``min``, likewise."""
         return _shown(self.x_min, self.w_min)
+
+
+def stage_bound(stage: str, low: int, high: int, x_min: np.ndarray | None = None, w_min: np.ndarray | None = None,
+                x_max: np.ndarray | None = None, w_max: np.ndarray | None = None) -> StageBound:
+    """A ``StageBound`` in the smallest register, of 8, 16, 32 or 64 bits, that holds it; lanes are int16 by design.
+
+    OverflowError where int64 does not hold the range.
+    """
+    if low < -2**63 or high >= 2**63:
+        raise OverflowError(f"stage {stage} can reach {low}..{high}, which int64 does not hold")
+    fewest = smallest_format(low, high)
+    fmt = INT16 if stage == "lane" else IntFormat(8 * fewest.dtype.itemsize, fewest.signed)
+    return StageBound(stage, fmt, low, high, "", x_min, w_min, x_max, w_max)
 
 
 def _shown(x: np.ndarray | None, w: np.ndarray | None) -> str:
@@ -146,7 +121,7 @@ def direct_bounds(x_format: IntFormat, w_format: IntFormat, channels: int,
     witnesses = [np.broadcast_to(np.int64(code), (channels, *kernel)) for code in (*low[1:], *high[1:])]
 
     def repeated(stage: str, count: int) -> StageBound:
-        return StageBound(stage, count * low[0], count * high[0], *witnesses)
+        return stage_bound(stage, count * low[0], count * high[0], *witnesses)
 
     direct = repeated("direct", products)
     bytes_only = max(x_format.bits, w_format.bits) <= 8

@@ -2,8 +2,9 @@
 
 Read in this order: ``formats`` (which codes a register holds; wrap, saturate, trap), ``rounding`` (ten rules by
 name), ``multiplier`` (a real number as m·2^(shift-31)), ``dialects`` (how a device rounds a product, in six words),
-``requantization`` (the same on whole arrays), ``simd`` (NEON's instructions as functions, and the int16 dot product
-made of them). ``checks`` holds the checks of arguments.
+``requantization`` (the same on whole arrays), ``stages`` (a stage's range; traces), ``simd`` (NEON's instructions as
+functions, the int16 dot product made of them, and one that adds in a single register). ``checks`` holds the checks
+of arguments.
 """
 
 from refquant.integers.dialects import DIALECTS, Dialect
@@ -11,7 +12,8 @@ from refquant.integers.formats import IntFormat, apply_policy, saturate, smalles
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
 from refquant.integers.rounding import RULES, round_fraction, round_values, shift_right
-from refquant.integers.simd import dot_int16, overflow_witness, safe_schedule
+from refquant.integers.simd import dot_int16, dot_sequential, overflow_witness, safe_schedule
+from refquant.integers.stages import Recorder, StageRange, headroom_bits
 
 __all__ = [
     "DIALECTS",
@@ -19,8 +21,12 @@ __all__ = [
     "Dialect",
     "IntFormat",
     "Multiplier",
+    "Recorder",
+    "StageRange",
     "apply_policy",
     "dot_int16",
+    "dot_sequential",
+    "headroom_bits",
     "overflow_witness",
     "requantize",
     "round_fraction",

@@ -8,14 +8,14 @@ work along the last axis.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from refquant.integers.checks import is_integer
+from refquant.integers.checks import as_integers, is_integer
 from refquant.integers.formats import IntFormat, apply_policy, check_codes, saturate, wrap
 from refquant.integers.rounding import shift_right
+from refquant.integers.stages import Trace
 
 INT8, INT16, INT32 = IntFormat(8), IntFormat(16), IntFormat(32)
 LANES = 8
@@ -37,6 +37,15 @@ def smlal(acc: Any, a: Any, b: Any) -> np.ndarray:
     array([-32768], dtype=int16)
     """
     return wrap(check_codes(acc, INT16, "acc") + check_codes(a, INT8, "a") * check_codes(b, INT8, "b"), INT16)
+
+
+def mla(acc: Any, a: Any, b: Any) -> np.ndarray:
+    """MLA on int16 lanes: acc + a·b modulo 2^16; for operands that were widened because int8 does not hold them.
+
+    >>> mla([0], [255], [127])
+    array([32385], dtype=int16)
+    """
+    return wrap(check_codes(acc, INT16, "acc") + check_codes(a, INT16, "a") * check_codes(b, INT16, "b"), INT16)
 
 
 def sadalp(acc: Any, x: Any) -> np.ndarray:
@@ -136,14 +145,6 @@ def overflow_witness(x_format: IntFormat, w_format: IntFormat) -> tuple[int, int
     raise ValueError(f"no number of products of {x_format} and {w_format} leaves int16")
 
 
-class LaneStep(NamedTuple):
-    """What one instruction of ``dot_int16`` would leave in its lanes, before the policy is applied."""
-
-    instruction: str  # SMLAL or SADALP
-    step: int  # counts the groups of eight elements
-    lanes: np.ndarray  # int64 (..., 8) after SMLAL, (..., 4) after SADALP
-
-
 def check_schedule(schedule: int | str, x_format: IntFormat, w_format: IntFormat) -> int:
     """Products per int16 lane: computed from the formats for "safe", else the given integer >= 1."""
     for fmt, name in ((x_format, "x_format"), (w_format, "w_format")):
@@ -158,18 +159,20 @@ def check_schedule(schedule: int | str, x_format: IntFormat, w_format: IntFormat
 
 
 def dot_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, schedule: int | str = "safe",
-              policy: str = "trap", trace: bool = False) -> Any:
+              policy: str = "trap", trace: Trace | None = None) -> np.ndarray:
     """Σ x_q·w_q along the last axis, through int16 lanes.
 
     Element i goes to lane i mod 8. Each step multiplies eight elements into eight int16 lanes (SMLAL);
     after ``schedule`` steps, and at the end, SADALP adds the lanes in pairs into four int32 lanes and the
-    int16 lanes restart from zero; last, the four are added to one int32.
+    int16 lanes restart from zero; last, ADDV adds the four to one int32.
 
-    x_q, w_q: integers (..., K) that broadcast, codes of their formats, at most 8 bits each. (SMLAL takes
-    unsigned codes of up to 7 bits as they are; uint8 codes are widened first, then MLA.) schedule:
-    "safe" computes the products per lane from the formats, an integer forces it. policy: what happens
-    to a lane that leaves its format: wrap, saturate, or trap (OverflowError naming instruction, step,
-    lane, value). Returns int32 (...), with ``trace`` the pair (sums, list of LaneStep).
+    x_q, w_q: integers (..., K) that broadcast, codes of their formats, at most 8 bits each. Where a format reaches
+    beyond int8, as uint8 does, operands are widened first, and MLA stands in the place of SMLAL.
+    schedule: "safe" computes the products per lane from the formats; an integer forces it.
+    policy: what happens to a lane that leaves its format: wrap, as the instructions do, saturate, or trap
+    (OverflowError naming instruction, step, lane, value).
+    trace: is shown every step's lanes, as SMLAL, SADALP and ADDV (``stages.Trace``).
+    Returns int32 (...).
 
     >>> seven = IntFormat(7, narrow=True)
     >>> int(dot_int16([63] * 72, [63] * 72, seven, seven))
@@ -180,6 +183,39 @@ def dot_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, sche
     OverflowError: SMLAL at step 8, lane[0] is 35721, outside int16 (-32768..32767)
     """
     every = check_schedule(schedule, x_format, w_format)
+    x_q, w_q = check_operands(x_q, w_q, x_format, w_format)
+    shape, k = np.broadcast_shapes(x_q.shape, w_q.shape)[:-1], x_q.shape[-1]
+    bytes_only = all(INT8.min <= fmt.min and fmt.max <= INT8.max for fmt in (x_format, w_format))
+    multiply_add = smlal if bytes_only else mla
+
+    def settle(stage: str, fmt: IntFormat, exact: np.ndarray, wrapped: np.ndarray, where: str) -> np.ndarray:
+        kept = wrapped if policy == "wrap" else apply_policy(exact, fmt, policy, where)
+        if trace is not None:
+            trace(stage, fmt, exact, kept)
+        return kept
+
+    apply_policy(0, INT32, policy)
+    narrow, wide = np.zeros((*shape, LANES), np.int16), np.zeros((*shape, LANES // 2), np.int32)
+    steps = -(-k // LANES)
+    for step in range(steps):
+        x, w = (_eight(operand, step) for operand in (x_q, w_q))
+        narrow = settle("SMLAL", INT16, narrow + x * w, multiply_add(narrow, x, w), f"SMLAL at step {step}, lane")
+        if (step + 1) % every == 0 or step + 1 == steps:
+            exact = wide + narrow[..., 0::2].astype(np.int64) + narrow[..., 1::2]
+            wide = settle("SADALP", INT32, exact, sadalp(wide, narrow), f"SADALP at step {step}, lane")
+            narrow = np.zeros_like(narrow)
+    total = wide.sum(axis=-1, dtype=np.int64)
+    return settle("ADDV", INT32, total, wrap(total, INT32), "ADDV")
+
+
+def _eight(operand: np.ndarray, step: int) -> np.ndarray:
+    """Elements 8·step to 8·step + 7, zeros beyond the end."""
+    some = operand[..., LANES * step:LANES * (step + 1)]
+    return np.pad(some, [(0, 0)] * (some.ndim - 1) + [(0, LANES - some.shape[-1])])
+
+
+def check_operands(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat) -> tuple[np.ndarray, np.ndarray]:
+    """Both as int64; ValueError unless they are codes of their formats that broadcast, with one last axis."""
     x_q, w_q = check_codes(x_q, x_format, "x_q"), check_codes(w_q, w_format, "w_q")
     if not (x_q.ndim and w_q.ndim) or x_q.shape[-1] != w_q.shape[-1] or x_q.shape[-1] == 0:
         raise ValueError(f"x_q and w_q must share a last axis of length >= 1, got {x_q.shape} and {w_q.shape}")
@@ -187,33 +223,53 @@ def dot_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, sche
         np.broadcast_shapes(x_q.shape, w_q.shape)
     except ValueError:
         raise ValueError(f"x_q and w_q must broadcast, got {x_q.shape} and {w_q.shape}") from None
-    steps: list[LaneStep] = []
-    total = run_lanes(x_q, w_q, every, policy, steps.append if trace else None)
-    return (total, steps) if trace else total
+    return x_q, w_q
 
 
-def run_lanes(x_q: np.ndarray, w_q: np.ndarray, every: int, policy: str,
-              seen: Callable[[LaneStep], None] | None = None, place: str = "") -> np.ndarray:
-    """``dot_int16`` on checked int64 operands; ``seen`` is shown every step, ``place`` begins each error."""
-    def settle(instruction: str, step: int, lanes: np.ndarray, fmt: IntFormat) -> np.ndarray:
-        if seen is not None:
-            seen(LaneStep(instruction, step, lanes))
-        return apply_policy(lanes, fmt, policy, f"{place}{instruction} at step {step}, lane").astype(np.int64)
+def dot_sequential(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, accumulator: IntFormat,
+                   policy: str = "trap", order: Any = None, trace: Trace | None = None) -> np.ndarray:
+    """Σ x_q·w_q along the last axis in one register: product after product, as an array of MACs adds.
 
-    count = -(-x_q.shape[-1] // LANES)
-    x_q, w_q = (_in_steps(operand, count) for operand in (x_q, w_q))
-    wide: Any = 0
-    narrow: Any = 0
-    for step in range(count):
-        narrow = settle("SMLAL", step, narrow + x_q[..., step, :] * w_q[..., step, :], INT16)
-        if (step + 1) % every == 0 or step + 1 == count:
-            wide = settle("SADALP", step, wide + narrow[..., 0::2] + narrow[..., 1::2], INT32)
-            narrow = 0
-    return apply_policy(wide.sum(axis=-1), INT32, policy, f"{place}ADDV")
+    acc <- policy(acc + x_q[k]·w_q[k]) for each k in ``order``, from acc = 0.
 
+    x_q, w_q: integers (..., K) that broadcast, codes of their formats; a product must fit 63 bits.
+    accumulator: a signed format of at most 64 bits.
+    policy: wrap, saturate, or trap (OverflowError naming product and value). Under saturate the order matters.
+    order: the indices 0..K-1, each once; by default ascending.
+    trace: is shown the register after every product, as "sum".
+    Returns int64 (...).
 
-def _in_steps(operand: np.ndarray, count: int) -> np.ndarray:
-    """(..., K) as (..., count, 8), the last step filled up with zeros."""
-    missing = count * LANES - operand.shape[-1]
-    operand = np.pad(operand, [(0, 0)] * (operand.ndim - 1) + [(0, missing)])
-    return operand.reshape(*operand.shape[:-1], count, LANES)
+    >>> eight, nine = IntFormat(8), IntFormat(9)
+    >>> [int(dot_sequential([100, 100, -100], [2, 2, 2], eight, eight, nine, "saturate", order))
+    ...  for order in ([0, 1, 2], [0, 2, 1])]
+    [55, 200]
+    """
+    x_q, w_q = check_operands(x_q, w_q, x_format, w_format)
+    if not isinstance(accumulator, IntFormat) or not accumulator.signed:
+        raise ValueError(f"accumulator must be a signed IntFormat, got {accumulator}")
+    apply_policy(0, accumulator, policy)
+    low, high = product_range(x_format, w_format)
+    if low < -2**62 or high >= 2**62:
+        raise ValueError(f"one product must fit 63 bits, got {low}..{high}")
+    steps = np.arange(x_q.shape[-1]) if order is None else as_integers(order, "order")
+    if sorted(steps.tolist()) != list(range(x_q.shape[-1])):
+        raise ValueError(f"order must hold 0..{x_q.shape[-1] - 1}, each once, got {order!r}")
+    acc = np.zeros(np.broadcast_shapes(x_q.shape, w_q.shape)[:-1], np.int64)
+    for k in steps.tolist():
+        product = x_q[..., k] * w_q[..., k]
+        with np.errstate(over="ignore"):
+            total = np.asarray(acc + product)
+        if accumulator.bits == 64:
+            # int64 itself wraps; it did where both operands have one sign and the sum has the other.
+            left = ((acc ^ total) & (product ^ total)) < 0
+            if policy == "trap" and left.any():
+                raise OverflowError(f"the sum after product {k} leaves {accumulator}")
+            if policy == "saturate":
+                total = np.where(left, np.where(product < 0, accumulator.min, accumulator.max), total)
+            kept = total
+        else:
+            kept = apply_policy(total, accumulator, policy, f"the sum after product {k}").astype(np.int64)
+        if trace is not None:
+            trace("sum", accumulator, total, kept)
+        acc = kept
+    return acc

@@ -29,23 +29,23 @@ from refquant.network.program import (
     QuantizedMaxPool,
 )
 
-# observe(layer name, stage, values): sees every integer sum before it is requantized.
-Observer = Callable[[str, str, np.ndarray], None]
+# trace(layer name, stage, values): sees every integer sum before it is requantized.
+LayerTrace = Callable[[str, str, np.ndarray], None]
 
 
 class Context:
     """What a layer needs beside its codes: the encodings around it, and who watches."""
 
-    def __init__(self, program: IntegerProgram, layer: Layer, observe: Observer | None) -> None:
+    def __init__(self, program: IntegerProgram, layer: Layer, trace: LayerTrace | None) -> None:
         self.inputs = [program.encodings[name] for name in layer.inputs]
         self.output: Encoding = program.encodings[layer.output]
         self.dialect = program.dialect
-        self._layer, self._observe = layer.name, observe
+        self._layer, self._trace = layer.name, trace
 
     def seen(self, stage: str, values: np.ndarray) -> np.ndarray:
-        """Show ``values`` to the observer and pass them on."""
-        if self._observe is not None:
-            self._observe(self._layer, stage, values)
+        """Show ``values`` to the tracer and pass them on."""
+        if self._trace is not None:
+            self._trace(self._layer, stage, values)
         return values
 
     def to_output(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
@@ -63,11 +63,11 @@ class Context:
         return np.clip(whole, fmt.min, fmt.max).astype(fmt.dtype)
 
 
-def run_integer_tensors(program: IntegerProgram, x_q: Any, observe: Observer | None = None
+def run_integer_tensors(program: IntegerProgram, x_q: Any, trace: LayerTrace | None = None
                         ) -> dict[str, np.ndarray]:
     """Every tensor's codes, by name, for a batch of input codes.
 
-    x_q: integers (N, *input_shape) within the input's format. observe: called with every stage's
+    x_q: integers (N, *input_shape) within the input's format. trace: called with every stage's
     sums. ValueError for other shapes, floats, and codes outside the format.
     """
     x_q, fmt = as_integers(x_q, "input codes"), program.encodings[program.input].format
@@ -80,7 +80,7 @@ def run_integer_tensors(program: IntegerProgram, x_q: Any, observe: Observer | N
     tensors = {program.input: x_q.astype(fmt.dtype)}
     for layer in program.layers:
         codes = [tensors[name] for name in layer.inputs]
-        tensors[layer.output] = compute(layer, Context(program, layer, observe), *codes)
+        tensors[layer.output] = compute(layer, Context(program, layer, trace), *codes)
     return tensors
 
 

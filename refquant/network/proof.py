@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +12,9 @@ from refquant.integers.dialects import dialect_of
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
+from refquant.integers.stages import StageRange
 from refquant.network.float_forward import check_images
-from refquant.network.integer_forward import Context, Observer, compute, run_integer_tensors
+from refquant.network.integer_forward import Context, LayerTrace, compute, run_integer_tensors
 from refquant.network.program import (
     ADD_FORMAT,
     ClippedLayer,
@@ -26,16 +27,6 @@ from refquant.network.program import (
     Term,
 )
 from refquant.network.simulated_forward import run_simulated_tensors
-
-
-class ProvenRange(NamedTuple):
-    """The least and greatest value a stage can take, over all inputs, and the format that holds it."""
-
-    layer: str
-    stage: str
-    format: IntFormat
-    min: int
-    max: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,15 +42,15 @@ class QuantizedNetwork(IntegerProgram):
         super().__post_init__()
         object.__setattr__(self, "stages", tuple(_prove(self)))
 
-    stages: tuple[ProvenRange, ...] = field(init=False)
+    stages: tuple[StageRange, ...] = field(init=False)
 
     def quantize_images(self, images: Any) -> np.ndarray:
         """Float images (N, *input_shape) to input codes."""
         return self.encodings[self.input].quantize(check_images(images, self.input_shape))
 
-    def run(self, images: Any, observe: Observer | None = None) -> np.ndarray:
+    def run(self, images: Any, trace: LayerTrace | None = None) -> np.ndarray:
         """Integer-only inference. images: floats (N, *input_shape). Returns float64 outputs."""
-        codes = run_integer_tensors(self, self.quantize_images(images), observe)[self.output]
+        codes = run_integer_tensors(self, self.quantize_images(images), trace)[self.output]
         return self.encodings[self.output].dequantize(codes)
 
     def simulate(self, images: Any) -> np.ndarray:
@@ -73,13 +64,13 @@ class QuantizedNetwork(IntegerProgram):
         return sum(-(-layer.weight_bits // 8) for layer in self.layers if isinstance(layer, QuantizedConv))
 
 
-def _prove(network: IntegerProgram) -> list[ProvenRange]:
+def _prove(network: IntegerProgram) -> list[StageRange]:
     """Follow the range of codes from tensor to tensor; check every sum's range against its format."""
     entry = network.encodings[network.input]
     codes = {network.input: (entry.format.min, entry.format.max)}
     # One image of real zeros goes along, so that shapes that do not fit are found here, by name.
     trial = {network.input: np.full((1, *network.input_shape), entry.zero_point, entry.format.dtype)}
-    stages: list[ProvenRange] = []
+    stages: list[StageRange] = []
     for layer in network.layers:
         context = Context(network, layer, None)
         # Ranges of code - zero_point, widened to 0, which padding brings in.
@@ -94,10 +85,10 @@ def _prove(network: IntegerProgram) -> list[ProvenRange]:
     return stages
 
 
-def _stage(layer: Layer, stage: str, fmt: IntFormat, low: int, high: int) -> ProvenRange:
+def _stage(layer: Layer, stage: str, fmt: IntFormat, low: int, high: int) -> StageRange:
     if low < fmt.min or high > fmt.max:
         raise ValueError(f"the {stage} is proven to lie within {low}..{high}, which does not fit {fmt}")
-    return ProvenRange(layer.name, stage, fmt, low, high)
+    return StageRange(stage, fmt, low, high, layer.name)
 
 
 def _output_codes(layer: Layer, context: Context, codes: dict[str, tuple[int, int]]) -> tuple[int, int]:
@@ -109,7 +100,7 @@ def _output_codes(layer: Layer, context: Context, codes: dict[str, tuple[int, in
     return layer.low, layer.high
 
 
-def _layer_stages(layer: Layer, context: Context, ranges: list[tuple[int, int]]) -> list[ProvenRange]:
+def _layer_stages(layer: Layer, context: Context, ranges: list[tuple[int, int]]) -> list[StageRange]:
     if isinstance(layer, QuantizedConv):
         several = len(layer.terms) > 1
         stages, totals = [], []
@@ -181,5 +172,5 @@ def _guarded_range(context: Context, low: np.ndarray, high: np.ndarray, multipli
     return ends[0], ends[1]
 
 
-def _total(layer: Layer, ranges: list[tuple[int, int]]) -> ProvenRange:
+def _total(layer: Layer, ranges: list[tuple[int, int]]) -> StageRange:
     return _stage(layer, "sum", ADD_FORMAT, sum(r[0] for r in ranges), sum(r[1] for r in ranges))

@@ -8,36 +8,34 @@ are its extremes. Padding changes nothing: 0 is a code of every format.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from refquant.convolution.bounds import StageBound, direct_bounds, dot_product_range, largest_count
+from refquant.convolution.blas import exact_dtype
+from refquant.convolution.bounds import StageBound, direct_bounds, dot_product_range, largest_count, stage_bound
 from refquant.integers.checks import as_integers, integer
 from refquant.integers.formats import IntFormat
 from refquant.integers.simd import INT32, safe_schedule
 from refquant.winograd.transforms import transforms_for
 
 
-class _Transformed(NamedTuple):
-    """M·a·Mᵀ for all a of codes of ``fmt``: entry (i, j) is Σ M[i, k]·M[j, l]·a[k, l]."""
+class _Transformed:
+    """The n² entries of M·a·Mᵀ as linear forms of a, codes of ``fmt``: the rows of kron(M, M)."""
 
-    matrix: np.ndarray
-    fmt: IntFormat
+    def __init__(self, matrix: np.ndarray, fmt: IntFormat) -> None:
+        self.rows, self.side, self.fmt = np.kron(matrix, matrix), matrix.shape[1], fmt
+        self.least, self.greatest = (ends.tolist() for ends in dot_product_range(self.rows, fmt.min, fmt.max))
 
-    def ends(self, i: int, j: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(1, the greatest value of an entry) and (-1, the least), in Python's integers."""
-        (above_i, below_i), (above_j, below_j) = (
-            [sum(v for v in self.matrix[k].tolist() if v * sign > 0) for sign in (1, -1)] for k in (i, j))
-        positive, negative = above_i * above_j + below_i * below_j, above_i * below_j + below_i * above_j
-        return ((1, positive * self.fmt.max + negative * self.fmt.min),
-                (-1, positive * self.fmt.min + negative * self.fmt.max))
+    def ends(self, row: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(1, the greatest value of an entry) and (-1, the least)."""
+        return (1, self.greatest[row]), (-1, self.least[row])
 
-    def corner(self, i: int, j: int, sign: Any) -> np.ndarray:
-        """The a at which an entry is least (sign -1) or greatest (1), 0 where it does not look; sign: (...)."""
-        return _codes(np.multiply.outer(sign, np.outer(np.sign(self.matrix[i]), np.sign(self.matrix[j]))), self.fmt)
+    def corner(self, row: int, sign: Any) -> np.ndarray:
+        """The a that makes an entry greatest (sign 1) or least (-1): by the signs of its row; sign: (...)."""
+        signs = np.sign(self.rows[row]).reshape(self.side, self.side)
+        return _codes(np.multiply.outer(sign, signs), self.fmt)
 
 
 def _codes(signs: np.ndarray, fmt: IntFormat) -> np.ndarray:
@@ -47,7 +45,7 @@ def _codes(signs: np.ndarray, fmt: IntFormat) -> np.ndarray:
 def _bound(stage: str, cases: list[tuple[Any, ...]], operands: Callable[..., tuple[Any, Any]]) -> StageBound:
     """The first of the least and of the greatest cases (value, *how), with their operands(*how)."""
     low, high = (find(cases, key=lambda case: case[0]) for find in (min, max))
-    return StageBound(stage, low[0], high[0], *operands(*low[1:]), *operands(*high[1:]))
+    return stage_bound(stage, low[0], high[0], *operands(*low[1:]), *operands(*high[1:]))
 
 
 def winograd_bounds(tile: Any, x_format: IntFormat, w_format: IntFormat, channels: int) -> tuple[StageBound, ...]:
@@ -71,26 +69,25 @@ def winograd_bounds(tile: Any, x_format: IntFormat, w_format: IntFormat, channel
     """
     t, channels = transforms_for(tile), integer(channels, "channels", 1)
     v, u = _Transformed(t.bt, x_format), _Transformed(t.g, w_format)
-    places = list(itertools.product(range(t.n), repeat=2))
-    products = [(a * b, place, x_sign, w_sign) for place in places
-                for x_sign, a in v.ends(*place) for w_sign, b in u.ends(*place)]
+    entries = range(t.n**2)
+    products = [(a * b, k, x_sign, w_sign) for k in entries for x_sign, a in v.ends(k) for w_sign, b in u.ends(k)]
     corners = [(x * w, x, w) for x in (x_format.max, x_format.min) for w in (w_format.max, w_format.min)]
     taps = channels * t.r**2
 
     def in_every_channel(plane: Any) -> np.ndarray:
         return np.broadcast_to(plane, (channels, *np.shape(plane)))
 
-    def transformed(place: tuple[int, int], x_sign: int, w_sign: int) -> tuple[Any, Any]:
-        return (in_every_channel(v.corner(*place, x_sign)) if x_sign else None,
-                in_every_channel(u.corner(*place, w_sign)) if w_sign else None)
+    def transformed(k: int, x_sign: int, w_sign: int) -> tuple[Any, Any]:
+        return (in_every_channel(v.corner(k, x_sign)) if x_sign else None,
+                in_every_channel(u.corner(k, w_sign)) if w_sign else None)
 
     def constant(x: int, w: int) -> tuple[np.ndarray, np.ndarray]:
         return in_every_channel(np.full((t.n, t.n), x)), in_every_channel(np.full((t.r, t.r), w))
 
     return (
         _bound("input", [(code, code) for code in (x_format.min, x_format.max)], lambda x: (constant(x, 0)[0], None)),
-        _bound("V", [(value, p, sign, 0) for p in places for sign, value in v.ends(*p)], transformed),
-        _bound("U", [(value, p, 0, sign) for p in places for sign, value in u.ends(*p)], transformed),
+        _bound("V", [(value, k, sign, 0) for k in entries for sign, value in v.ends(k)], transformed),
+        _bound("U", [(value, k, 0, sign) for k in entries for sign, value in u.ends(k)], transformed),
         _bound("product", products, transformed),
         _bound("sum", [(channels * value, *how) for value, *how in products], transformed),
         _bound("output_scaled", [(t.divisor**2 * taps * value, *how) for value, *how in corners], constant),
@@ -122,34 +119,29 @@ def winograd_bounds_of_weights(tile: Any, x_format: IntFormat, w_q: Any) -> tupl
         raise ValueError(f"weight must be a non-empty (O, C, {t.r}, {t.r}) for F({t.m}, {t.r}), "
                          f"got shape {w_q.shape}")
     gain = max(sum(abs(c) for c in row) for row in t.g.tolist()) ** 2
-    reach = gain * w_q.shape[1] * max(abs(int(w_q.min())), abs(int(w_q.max())))
-    if reach >= 2**63:
-        raise OverflowError(f"the sum of |U| can reach {reach}, which int64 does not hold")
+    exact_dtype(gain * w_q.shape[1] * max(abs(int(w_q.min())), abs(int(w_q.max()))), "the sum of |U|")
     w_q = w_q.astype(np.int64)
-    u = np.einsum("ik,ockl,jl->ijoc", t.g, w_q, t.g, optimize=True)
     v = _Transformed(t.bt, x_format)
-    places = list(itertools.product(range(t.n), repeat=2))
+    u = np.einsum("kl,ocl->koc", np.kron(t.g, t.g), w_q.reshape(*w_q.shape[:2], -1))
+    entries = range(t.n**2)
     kernels, products, sums = [], [], []
-    for place in places:
-        rows, ((_, high), (_, low)) = u[place], v.ends(*place)
-        for where in (int(rows.argmin()), int(rows.argmax())):
-            value, output = int(rows.flat[where]), where // rows.shape[1]
+    for k in entries:
+        for where in (int(u[k].argmin()), int(u[k].argmax())):
+            value, output = int(u[k].flat[where]), where // u.shape[2]
             kernels.append((value, output))
-            products += [(value * low, place, -1, output), (value * high, place, 1, output)]
-        parts = np.maximum(rows, 0).sum(axis=1).tolist(), np.minimum(rows, 0).sum(axis=1).tolist()
-        for output, (positive, negative) in enumerate(zip(*parts)):
-            sums += [(positive * low + negative * high, place, -1, output),
-                     (positive * high + negative * low, place, 1, output)]
-    least, greatest = dot_product_range(w_q, x_format.min, x_format.max)
-    outputs = [(value, sign, output) for sign, values in ((-1, least), (1, greatest))
-               for output, value in enumerate(values.tolist())]
+            products += [(value * end, k, sign, output) for sign, end in v.ends(k)]
+        for sign, ends in zip((-1, 1), dot_product_range(u[k], v.least[k], v.greatest[k])):
+            sums += [(value, k, sign, output) for output, value in enumerate(ends.tolist())]
+    direct = dot_product_range(w_q, x_format.min, x_format.max)
+    outputs = [(value, sign, output) for sign, ends in zip((-1, 1), direct)
+               for output, value in enumerate(ends.tolist())]
 
-    def alike(place: tuple[int, int], sign: int, output: int | None) -> tuple[Any, Any]:
-        x = np.broadcast_to(v.corner(*place, sign), (w_q.shape[1], t.n, t.n))
+    def alike(k: int, sign: int, output: int | None) -> tuple[Any, Any]:
+        x = np.broadcast_to(v.corner(k, sign), (w_q.shape[1], t.n, t.n))
         return x, None if output is None else w_q[output]
 
-    def by_channel(place: tuple[int, int], sign: int, output: int) -> tuple[Any, Any]:
-        return v.corner(*place, sign * np.sign(u[place][output])), w_q[output]
+    def by_channel(k: int, sign: int, output: int) -> tuple[Any, Any]:
+        return v.corner(k, sign * np.sign(u[k, output])), w_q[output]
 
     def window(sign: int, output: int) -> tuple[Any, Any]:
         return _codes(sign * np.sign(w_q[output]), x_format), w_q[output]
@@ -161,7 +153,7 @@ def winograd_bounds_of_weights(tile: Any, x_format: IntFormat, w_q: Any) -> tupl
     return (
         _bound("input", [(code, code) for code in (x_format.min, x_format.max)],
                lambda x: (np.broadcast_to(x, (w_q.shape[1], t.n, t.n)), None)),
-        _bound("V", [(value, p, sign, None) for p in places for sign, value in v.ends(*p)], alike),
+        _bound("V", [(value, k, sign, None) for k in entries for sign, value in v.ends(k)], alike),
         _bound("U", kernels, lambda output: (None, w_q[output])),
         _bound("product", products, alike),
         _bound("sum", sums, by_channel),
@@ -233,9 +225,9 @@ def _describe(bound: StageBound, accumulator: IntFormat, bias: IntFormat | None)
         low, high = low + bias.min, high + bias.max
         witness, witness_min = f"{witness}, bias +", f"{witness_min}, bias -"
         biases = {"bias_min": bias.min, "bias_max": bias.max}
-    whole_range = StageBound(bound.stage, low, high, bound.x_min, bound.w_min, bound.x_max, bound.w_max)
+    whole_range = stage_bound(bound.stage, low, high)
     fits = accumulator.min <= low and high <= accumulator.max if bound.stage in ADDED_UP else None
     return {"stage": bound.stage, "min": low, "max": high, "bits": whole_range.bits,
-            "format": str(whole_range.format), "headroom_bits": whole_range.headroom_bits(), "fits_accumulator": fits,
+            "format": str(whole_range.format), "headroom_bits": whole_range.headroom_bits, "fits_accumulator": fits,
             "witness": witness, "witness_min": witness_min, "x_min": plane(bound.x_min), "w_min": plane(bound.w_min),
             "x_max": plane(bound.x_max), "w_max": plane(bound.w_max), **biases}

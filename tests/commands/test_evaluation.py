@@ -47,12 +47,12 @@ def test_extremes_cover_all_batches(network):
     images = np.zeros((2 * evaluation.BATCH, 2, 5, 5))
     images[-1] = 3.0
     quantized = quantize_network(network, np.concatenate([images, -images]))
-    stages = {s.layer: s for s in evaluate(quantized, images, None, run_float(network, images)).stages}
+    stages = {s.proven.layer: s for s in evaluate(quantized, images, None, run_float(network, images)).stages}
     x_q = quantized.quantize_images(images[-1:]).astype(int)
     conv = quantized.layers[0].terms[0]
     centre = [(conv.weight_q[o].astype(int) * x_q[0, :, :3, :3]).sum() + conv.bias_q[o] for o in range(6)]
-    assert stages["conv"].min <= min(centre) and max(centre) <= stages["conv"].max
-    assert stages["conv"].proven_min <= stages["conv"].min
+    assert stages["conv"].observed.min <= min(centre) and max(centre) <= stages["conv"].observed.max
+    assert stages["conv"].proven.min <= stages["conv"].observed.min
 
 
 def test_accuracies_are_none_without_labels(network):

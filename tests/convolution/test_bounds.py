@@ -2,25 +2,28 @@
 
 import itertools
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from recording import convolve_with_lanes
 
 from refquant.convolution.bounds import (
     StageBound,
     direct_bounds,
     dot_product_range,
-    headroom_bits,
     l1_budget,
     largest_count,
+    stage_bound,
     widest_operand,
 )
-from refquant.convolution.direct import convolve_exact, convolve_int16
+from refquant.convolution.direct import convolve_exact
 from refquant.integers.formats import IntFormat, smallest_format
 from refquant.integers.simd import dot_int16, product_range, safe_schedule
+from refquant.integers.stages import headroom_bits
 from refquant.strategies import codes, int_formats
 
 
@@ -170,7 +173,7 @@ def test_the_smallest_format_holds_the_range_and_one_bit_less_does_not(low, widt
 
 
 def stage(low: int, high: int, name: str = "sum") -> StageBound:
-    return StageBound(name, low, high, None, None, None, None)
+    return stage_bound(name, low, high)
 
 
 @pytest.mark.parametrize(("low", "high", "bits", "register"), [
@@ -184,8 +187,8 @@ def stage(low: int, high: int, name: str = "sum") -> StageBound:
 ])
 def test_a_stage_tells_the_bits_it_needs_and_the_register_they_go_into(low, high, bits, register):
     assert (stage(low, high).bits, stage(low, high).format) == (bits, register)
-    assert stage(low, high).headroom_bits() == headroom_bits(low, high, register) >= 0
-    assert stage(low, high).headroom_bits(IntFormat(4)) == headroom_bits(low, high, IntFormat(4)) < 0
+    assert stage(low, high).headroom_bits == headroom_bits(low, high, register) >= 0
+    assert stage(low, high).fits and not replace(stage(low, high), format=IntFormat(4)).fits
 
 
 def test_a_lane_is_int16_however_little_it_holds():
@@ -225,7 +228,7 @@ def test_the_witnesses_of_direct_convolution_attain_its_bounds(x_format, w_forma
         assert x.shape == w.shape == (channels, *kernel) and not x.flags.writeable
         assert convolve_exact(x[None], w[None]).tolist() == [[[[value]]]]
     for lane in lanes:
-        low, high = (convolve_int16(x[None], w[None], x_format, w_format, record=True)[1]
+        low, high = (convolve_with_lanes(x[None], w[None], x_format, w_format)[1]
                      for x, w in ((lane.x_min, lane.w_min), (lane.x_max, lane.w_max)))
         assert (low.int16_min, high.int16_max) == (lane.min, lane.max)
 
@@ -235,7 +238,7 @@ def test_no_operands_take_a_direct_sum_or_a_lane_beyond_its_bound(x_format, w_fo
     x, w = data.draw(codes(x_format, (1, channels, 2, 3))), data.draw(codes(w_format, (1, channels, 2, 3)))
     direct, lane = direct_bounds(x_format, w_format, channels, (2, 3))
     assert direct.min <= convolve_exact(x, w).item() <= direct.max
-    seen = convolve_int16(x, w, x_format, w_format, record=True)[1]
+    seen = convolve_with_lanes(x, w, x_format, w_format)[1]
     assert lane.min <= seen.int16_min and seen.int16_max <= lane.max
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tools import require_module
 
 from refquant.convolution import direct as convolution
-from refquant.convolution.direct import convolve, convolve_exact, convolve_int64
+from refquant.convolution.direct import convolve, convolve_direct, convolve_exact
 from refquant.convolution.geometry import Geometry, pad, taps
 from refquant.integers.formats import IntFormat
 from refquant.strategies import ConvolutionCase, codes, convolution_cases, int_formats, reals
@@ -78,7 +78,7 @@ def test_exact_convolution_equals_the_defining_sum(given_case, data):
 @given(convolution_cases(int_formats(2, 24), int_formats(2, 31)))
 def test_all_roads_give_the_same_sums_where_their_bounds_allow_them(given_case):
     x, w = given_case.x_q.astype(np.int64) - given_case.zero_point, given_case.w_q.astype(np.int64)
-    judge = convolve_int64(x, w, given_case.geometry)
+    judge = convolve_direct(x, w, given_case.geometry)
     assert judge.dtype == np.int64
     assert judge.tolist() == loop(x, w, given_case.geometry)
     exact = convolve_exact(given_case.x_q, given_case.w_q, **keywords(given_case.geometry),
@@ -120,7 +120,7 @@ class Roads:
 
     def __init__(self, monkeypatch):
         self.taken = []
-        for name in ("correlate", "convolve_int64"):
+        for name in ("correlate", "convolve_direct"):
             monkeypatch.setattr(convolution, name, self._spy(getattr(convolution, name)))
 
     def _spy(self, road):

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from recording import LaneRange, convolve_with_lanes, dot_with_steps
 from test_simd import POLICIES, Overflow, plain_dot
 
-from refquant.convolution.direct import Geometry, LaneRange, convolve_exact, convolve_int16
+from refquant.convolution.direct import convolve_exact
+from refquant.convolution.geometry import Geometry
+from refquant.convolution.int16 import convolve_int16
 from refquant.integers.formats import IntFormat
 from refquant.integers.simd import dot_int16, overflow_witness, safe_schedule
 from refquant.strategies import ConvolutionCase, codes, convolution_cases, geometries, int_formats
@@ -77,6 +80,11 @@ def through_lanes(case: ConvolutionCase, **keywords):
     return convolve_int16(case.x_q, case.w_q, case.x_format, case.w_format, **case.geometry._asdict(), **keywords)
 
 
+def with_lanes(case: ConvolutionCase, **keywords):
+    return convolve_with_lanes(case.x_q, case.w_q, case.x_format, case.w_format, **case.geometry._asdict(),
+                               **keywords)
+
+
 # --- 7-bit operands never leave INT16 under the safe schedule ---------------------------------------------------
 
 @given(dot_operands())
@@ -86,7 +94,7 @@ def through_lanes(case: ConvolutionCase, **keywords):
 @example((np.full(64, 127), np.full(64, 127), IntFormat(7, signed=False), IntFormat(7, signed=False)))
 def test_7_bit_operands_never_leave_int16_under_the_safe_schedule(case):
     x, w, x_format, w_format = case
-    sums, steps = dot_int16(x, w, x_format, w_format, "safe", "trap", trace=True)
+    sums, steps = dot_with_steps(x, w, x_format, w_format, "safe", "trap")
     for step in steps:
         if step.instruction == "SMLAL":
             assert INT16_MIN <= step.lanes.min() and step.lanes.max() <= INT16_MAX
@@ -101,7 +109,7 @@ def test_7_bit_operands_never_leave_int16_under_the_safe_schedule(case):
 @example(same_everywhere(-64, -64, (1, 64, 3, 3), (1, 64, 3, 3), fmt=FULL_SEVEN))
 @example(same_everywhere(63, 63, (1, 8, 2, 2), (1, 8, 3, 3), Geometry((1, 1), (1, 1, 1, 1))))  # zeros around
 def test_7_bit_operands_never_leave_int16_under_the_safe_schedule_in_a_whole_convolution(case):
-    y, reached = through_lanes(case, record=True)
+    y, reached = with_lanes(case)
     assert reached.schedule == safe_schedule(case.x_format, case.w_format)
     assert INT16_MIN <= reached.int16_min <= 0 <= reached.int16_max <= INT16_MAX
     assert y.dtype == np.int64 and np.array_equal(y, exact(case))
@@ -109,18 +117,18 @@ def test_7_bit_operands_never_leave_int16_under_the_safe_schedule_in_a_whole_con
 
 def test_the_lanes_really_come_close_to_the_ends_of_int16():
     full = same_everywhere(63, 63, (1, 64, 3, 3), (1, 64, 3, 3))
-    assert through_lanes(full, record=True)[1] == LaneRange(8, 0, 31752, 0, 9 * 2 * 31752)
+    assert with_lanes(full)[1] == LaneRange(8, 0, 31752, 0, 9 * 2 * 31752)
     mixed = full._replace(x_q=-full.x_q)
-    assert through_lanes(mixed, record=True)[1] == LaneRange(8, -31752, 0, -9 * 2 * 31752, 0)
+    assert with_lanes(mixed)[1] == LaneRange(8, -31752, 0, -9 * 2 * 31752, 0)
     mixed = same_everywhere(-64, -64, (1, 64, 3, 3), (1, 64, 3, 3), fmt=FULL_SEVEN)
-    assert through_lanes(mixed, record=True)[1] == LaneRange(7, 0, 28672, 0, 2 * 72 * 4096)
+    assert with_lanes(mixed)[1] == LaneRange(7, 0, 28672, 0, 2 * 72 * 4096)
 
 
 def test_a_layer_of_64_channels_at_the_extremes_is_exact_through_the_lanes():
     rng = np.random.default_rng(0)
     x, w = rng.choice([-63, 63], (2, 64, 9, 9)), rng.choice([-63, 63], (16, 64, 3, 3))
     w[0], w[1] = np.where(x[0, :, :3, :3] > 0, 63, -63), np.where(x[1, :, 6:, 6:] > 0, -63, 63)  # the worst windows
-    y, reached = convolve_int16(x, w, SEVEN, SEVEN, padding=1, record=True)
+    y, reached = convolve_with_lanes(x, w, SEVEN, SEVEN, padding=1)
     assert np.array_equal(y, convolve_exact(x, w, padding=1))
     assert (y.max(), y.min()) == (576 * 3969, -576 * 3969)
     assert reached[1:3] == (-31752, 31752)
@@ -149,7 +157,7 @@ def test_convolution_through_safe_lanes_equals_the_exact_one_in_every_geometry(c
 def test_any_shorter_schedule_is_as_exact(case, data):
     safe = safe_schedule(case.x_format, case.w_format)
     schedule = data.draw(st.integers(1, min(safe, 40)))
-    y, reached = through_lanes(case, schedule=schedule, record=True)
+    y, reached = with_lanes(case, schedule=schedule)
     assert reached.schedule == schedule and np.array_equal(y, exact(case))
 
 
@@ -340,9 +348,9 @@ def test_sums_recorded_extremes_and_the_first_overflow_equal_the_plain_loop(poli
         for record in (False, True):
             message = rf"^image \d+: SMLAL at step {step}, lane\[(\d+, )*{lane}\] is {value}, "
             with pytest.raises(OverflowError, match=message):
-                through_lanes(case, schedule=schedule, record=record)
+                (with_lanes if record else through_lanes)(case, schedule=schedule)
         return
-    y, reached = through_lanes(case, schedule=schedule, policy=policy, record=True)
+    y, reached = with_lanes(case, schedule=schedule, policy=policy)
     assert isinstance(reached, LaneRange) and y.dtype == np.int64
     assert {index: int(y[index]) for index in np.ndindex(y.shape)} == sums
     assert reached == (schedule, min(held["SMLAL"]), max(held["SMLAL"]), min(held["SADALP"]), max(held["SADALP"]))
@@ -354,16 +362,16 @@ def test_recorded_extremes_by_hand():
     w[0, [0, 8, 16, 17]] = 1, 10, 100, -1  # in lane 0 8, 80, 800; -8 in lane 1 of the last step
     w[1, [2, 10]] = -3  # twice -24 in lane 2
     x, w = np.full((1, 18, 1, 1), 8), w.reshape(2, 18, 1, 1)
-    y, reached = convolve_int16(x, w, SEVEN, EIGHT, schedule=2, record=True)
+    y, reached = convolve_with_lanes(x, w, SEVEN, EIGHT, schedule=2)
     assert y.tolist() == [[[[880]], [[-48]]]]
     assert reached == LaneRange(schedule=2, int16_min=-48, int16_max=800, int32_min=-48, int32_max=880)
-    assert convolve_int16(x, w, SEVEN, EIGHT, schedule=1, record=True)[1] == LaneRange(1, -24, 800, -48, 880)
+    assert convolve_with_lanes(x, w, SEVEN, EIGHT, schedule=1)[1] == LaneRange(1, -24, 800, -48, 880)
 
 
 def test_images_are_convolved_one_by_one_and_recorded_together():
     x = np.zeros((3, 8, 1, 1), int)
     x[0, 0], x[1, 1], x[2, 2] = 5, -7, 6
-    y, reached = convolve_int16(x, np.ones((1, 8, 1, 1), int), SEVEN, SEVEN, record=True)
+    y, reached = convolve_with_lanes(x, np.ones((1, 8, 1, 1), int), SEVEN, SEVEN)
     assert y.ravel().tolist() == [5, -7, 6]
     assert reached == (8, -7, 6, -7, 6)
 
@@ -401,7 +409,7 @@ BAD_CALLS = [
     (X, W, {"schedule": "fast"}, "schedule must be 'safe' or an integer >= 1, got 'fast'"),
     (X, W, {"schedule": True}, "schedule must be 'safe' or an integer >= 1, got True"),
     (X, W, {"policy": "clip"}, "policy must be one of wrap, saturate, trap, got 'clip'"),
-    (X, W, {"policy": "clip", "record": True}, "policy must be one of wrap, saturate, trap, got 'clip'"),
+    (X, W, {"policy": "clip"}, "policy must be one of wrap, saturate, trap, got 'clip'"),
     (X[0], W, {}, "input must be a non-empty (N, C, H, W), got shape (4, 5, 5)"),
     (X[:0], W, {}, "input must be a non-empty (N, C, H, W), got shape (0, 4, 5, 5)"),
     (X, W[0], {}, "weight must be a non-empty (O, C/groups, R, S), got shape (4, 3, 3)"),

@@ -10,8 +10,10 @@ import pytest
 from consumers.c.binary_files import corners, lanes
 from hypothesis import example, given
 from hypothesis import strategies as st
+from recording import dot_with_steps
 
 import refquant.integers.simd as isa
+from refquant.convolution.int16 import dot_lanes
 from refquant.integers.formats import IntFormat
 from refquant.integers.simd import dot_int16, overflow_witness, product_range, safe_schedule
 from refquant.strategies import codes, int_formats
@@ -396,7 +398,7 @@ def compare_with_the_loop(case, schedule, policy: str, wide_bits: int = 32) -> N
     expected = outcome(plain_dot, x.tolist(), w.tolist(), schedule, policy, wide_bits)
     if isinstance(expected, str) and wide_bits != 32:
         expected = expected.replace("int32 (-2147483648..2147483647)", f"{IntFormat(wide_bits)} (-65536..65535)")
-    got = outcome(dot_int16, x, w, x_format, w_format, schedule, policy, trace=True)
+    got = outcome(dot_with_steps, x, w, x_format, w_format, schedule, policy)
     if isinstance(expected, str):
         assert got == expected == outcome(dot_int16, x, w, x_format, w_format, schedule, policy)
         return
@@ -457,7 +459,7 @@ def test_a_sum_of_int32_lanes_that_int32_does_not_hold_obeys_the_policy(policy):
 
 def test_the_trace_lists_every_instruction_and_the_lanes_before_the_policy():
     x, w = np.arange(1, 20), np.ones(19, int)
-    total, steps = dot_int16(x, w, SEVEN, SEVEN, schedule=2, trace=True)
+    total, steps = dot_with_steps(x, w, SEVEN, SEVEN, schedule=2)
     assert [(s.instruction, s.step, s.lanes.tolist()) for s in steps] == [
         ("SMLAL", 0, [1, 2, 3, 4, 5, 6, 7, 8]),
         ("SMLAL", 1, [10, 12, 14, 16, 18, 20, 22, 24]),
@@ -466,7 +468,7 @@ def test_the_trace_lists_every_instruction_and_the_lanes_before_the_policy():
         ("SADALP", 2, [57, 49, 38, 46])]
     assert int(total) == 190
     for policy, first in (("saturate", 32767), ("wrap", 35721 - 2**16)):
-        steps = dot_int16([63] * 80, [63] * 80, SEVEN, SEVEN, 10, policy, trace=True)[1]
+        steps = dot_with_steps([63] * 80, [63] * 80, SEVEN, SEVEN, 10, policy)[1]
         assert steps[8].lanes.tolist() == [35721] * 8  # what would be left
         assert steps[9].lanes.tolist() == [first + 3969] * 8  # added to what was left
 
@@ -479,6 +481,21 @@ def test_trap_names_the_lane_the_step_and_the_value(lane):
         expected = (f"SMLAL at step {step}, lane[{lane}] is -35721, outside int16 (-32768..32767)" if step
                     else -12 * 3969)
         assert outcome(dot_int16, x, w, SEVEN, SEVEN, schedule) == expected
+
+
+@policies
+@given(case=operands(), schedule=st.integers(1, 12))
+def test_the_fast_lanes_are_the_instructions(policy, case, schedule):
+    x, w, x_format, w_format = case
+    plain, fast = [], []
+    expected = outcome(dot_int16, x, w, x_format, w_format, schedule, policy, lambda *step: plain.append(step))
+    found = outcome(dot_lanes, x.astype(int), w.astype(int), schedule, policy, lambda *step: fast.append(step))
+    if isinstance(expected, str):
+        assert found == expected
+        return
+    assert int(found) == int(expected) and len(plain) == len(fast)
+    for one, other in zip(plain, fast):
+        assert one[:2] == other[:2] and np.array_equal(one[2], other[2]) and np.array_equal(one[3], other[3])
 
 
 # --- batches ----------------------------------------------------------------------------------------------------
@@ -502,7 +519,7 @@ def test_batches_broadcast_and_every_row_is_its_own_dot_product(policy, data, sc
             except Overflow as overflow:
                 instruction, step, lane, value = overflow.args
                 firsts.append((step, instruction != "SMLAL", (*index, lane), value))
-    got = outcome(dot_int16, x, w, FULL_SEVEN, EIGHT, schedule, policy, trace=True)
+    got = outcome(dot_with_steps, x, w, FULL_SEVEN, EIGHT, schedule, policy)
     if firsts:
         # All rows execute an instruction together; within it the first lane in C order is named.
         step, _, place, value = min(firsts)

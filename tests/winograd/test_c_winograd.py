@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from consumers.c.binary_files import build, call
+from recording import winograd_with_stages
 from tools import require_tool
 
 from refquant.integers.formats import IntFormat
 from refquant.winograd.bounds import largest_channels, winograd_bounds
-from refquant.winograd.convolution import winograd_convolve
 from refquant.winograd.transforms import PRESETS
 
 SOURCE = Path(__file__).parents[1] / "consumers" / "c" / "winograd_f43.c"
@@ -66,7 +66,7 @@ def compare(program, tile: str, x: np.ndarray, w: np.ndarray) -> None:
     """Fails unless C agrees with winograd_convolve in every stage, and with a plain loop in the output."""
     expected = {"V": [], "U": [], "sum": [], "output": []}
     for group in range(len(x)):
-        _, trace = winograd_convolve(x[group, None], w[group, None], tile, record=True)
+        _, trace = winograd_with_stages(x[group, None], w[group, None], tile)
         for stage, values in expected.items():
             values.append(trace[stage].values.ravel())
     for stage, values in expected.items():

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from consumers.c.binary_files import build
+from recording import winograd_with_stages
 from tools import require_tool
 
 from refquant.integers.formats import IntFormat
 from refquant.winograd.bounds import winograd_bounds
-from refquant.winograd.convolution import winograd_convolve
 
 SOURCES = Path(__file__).parents[1] / "consumers" / "verilog"
 BENCH = "winograd_f23_tb"
@@ -55,7 +55,7 @@ def vectors(groups: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray
     """The words of each file: stages from winograd_convolve, outputs from the plain loop, which must agree."""
     words: dict[str, list] = {name: [] for name in WORDS}
     for x, w in groups:
-        y, trace = winograd_convolve(x[None], w[None], (2, 3), record=True)
+        y, trace = winograd_with_stages(x[None], w[None], (2, 3))
         assert y[0, 0].tolist() == convolved(x, w)
         for name, values in (("d", x), ("g", w), ("v", trace["V"].values), ("u", trace["U"].values),
                              ("sum", trace["sum"].values), ("y", np.array(convolved(x, w)))):

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from recording import convolve_with_lanes, winograd_with_stages
 from tools import require_module
 
 from refquant.convolution.bounds import StageBound
-from refquant.convolution.direct import convolve_exact, convolve_int16
+from refquant.convolution.direct import convolve_exact
 from refquant.integers.formats import IntFormat
 from refquant.integers.simd import INT16, INT32
+from refquant.integers.stages import headroom_bits
 from refquant.strategies import codes, int_formats
 from refquant.winograd.bounds import largest_channels, winograd_bounds, winograd_bounds_of_weights
 from refquant.winograd.convolution import STAGES, winograd_convolve
@@ -93,7 +95,7 @@ def test_int16_holds_u_of_f43_for_weights_up_to(tile, largest):
     corners = np.array(list(itertools.product((-1, 1), repeat=9))).reshape(-1, 1, 3, 3)
     for magnitude, fits in ((largest, True), (largest + 1, False)):
         u = by_name(winograd_bounds_of_weights(tile, SEVEN, magnitude * corners))["U"]
-        assert (u.headroom_bits(INT16) >= 0) == fits
+        assert (headroom_bits(u.min, u.max, INT16) >= 0) == fits
 
 
 @pytest.mark.parametrize(("tile", "channels"), [
@@ -107,7 +109,7 @@ def test_so_many_channels_are_proven_in_int32_at_7_bits(tile, channels):
     for stage, count in channels.items():
         for more in (0, 1):
             bound = by_name(winograd_bounds(tile, SEVEN, SEVEN, max(count + more, 1)))[stage]
-            assert (bound.headroom_bits(INT32) >= 0) == (0 < count + more <= count)
+            assert (headroom_bits(bound.min, bound.max, INT32) >= 0) == (0 < count + more <= count)
 
 
 @pytest.mark.parametrize(("tile", "term", "partial_sum", "channels"), [
@@ -280,7 +282,7 @@ def test_witnesses_are_codes_that_attain_the_bounds_exactly(tile, x_format, w_fo
             elif name == "direct":
                 assert convolve_exact(x[None], w[None]).tolist() == [[[[value]]]]
             else:
-                seen = convolve_int16(x[None], w[None], x_format, w_format, record=True)[1]
+                seen = convolve_with_lanes(x[None], w[None], x_format, w_format)[1]
                 assert end(seen.int16_min, seen.int16_max) == value
 
 
@@ -289,7 +291,7 @@ def traced(t, x, w) -> dict[str, tuple[int, int]]:
     channels = len(w if x is None else x)
     x = np.zeros((channels, t.n, t.n), int) if x is None else x
     w = np.zeros((channels, t.r, t.r), int) if w is None else w
-    y, trace = winograd_convolve(x[None], w[None], t, record=True)
+    y, trace = winograd_with_stages(x[None], w[None], t)
     assert (y == convolve_exact(x[None], w[None])).all()
     return {stage: (seen.min, seen.max) for stage, seen in trace.items()}
 
@@ -320,7 +322,7 @@ def test_no_operands_take_a_stage_beyond_its_bounds(tile, x_format, w_format, ch
 def test_padding_and_tiles_beyond_the_input_stay_within_the_bounds(tile, x_format, w_format, padding, data):
     x, w = data.draw(codes(x_format, (1, 2, 5, 7))), data.draw(codes(w_format, (2, 2, 3, 3)))
     bounds = by_name(winograd_bounds(tile, x_format, w_format, 2))
-    _, trace = winograd_convolve(x, w, tile, padding, record=True)
+    _, trace = winograd_with_stages(x, w, tile, padding)
     for stage, seen in trace.items():
         assert bounds[stage].min <= seen.min <= seen.max <= bounds[stage].max
 
