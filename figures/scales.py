@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from refquant import load_digits
 from refquant.digits.weights import calibration_images
-from refquant.easyquant.search import ScaleSearch, search_layer
+from refquant.easyquant import ScaleSearch, search_paper
 from refquant.integers.formats import IntFormat
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import run_float_tensors
@@ -78,7 +78,7 @@ def _search() -> ScaleSearch:
     inputs = run_float_tensors(folded, calibration_images())[TENSOR]
     node = next(node for node in folded.nodes if node.name == LAYER)
     assert isinstance(node, Conv)
-    return search_layer(inputs, node.weight, bits=BITS, **node.geometry._asdict())
+    return search_paper(inputs, node.weight, bits=BITS, **node.geometry._asdict())
 
 
 def draw_candidates() -> Figure:

@@ -17,11 +17,12 @@ PACKAGE = Path(refquant.__file__).parent
 ORDER = """
 integers.checks integers.formats integers.rounding integers.multiplier integers.dialects
 integers.requantization integers.stages integers.simd integers
-scales.linear scales.metrics scales.statistics scales.kl scales.thresholds scales
+scales.float32_codes scales.linear scales.metrics scales.statistics scales.kl scales.thresholds scales
 convolution.geometry
 convolution.work_arrays convolution.blas convolution.direct convolution.int16 convolution.bounds convolution
 winograd.transforms winograd.blas winograd.convolution winograd.bounds winograd
-easyquant.candidate_cosines easyquant.initial_scales easyquant.search easyquant
+easyquant.layer easyquant.candidate_cosines easyquant.gram easyquant.initial_scales
+easyquant.paper easyquant.demo easyquant.ncnn easyquant
 network.graph network.batchnorm network.float_forward network.program network.integer_forward
 network.simulated_scaling network.simulated_forward network.proof network.storage network
 recipes.calibration recipes.lowering recipes.network_search recipes.settings recipes.quantize recipes

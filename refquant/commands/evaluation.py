@@ -15,7 +15,7 @@ from refquant.network.program import Encoding, Layer, QuantizedConv
 from refquant.network.proof import QuantizedNetwork
 from refquant.network.simulated_forward import run_simulated_tensors
 from refquant.scales.linear import DEAD
-from refquant.scales.metrics import cosine, sqnr_db
+from refquant.scales.metrics import Likeness, cosine, sqnr_db
 
 BATCH = 50
 
@@ -78,38 +78,20 @@ def top1(logits: np.ndarray, labels: Any) -> float:
     return 100.0 * float(np.mean(logits.argmax(axis=1) == np.asarray(labels)))
 
 
-class _Likeness:
-    """Sums over batches from which a cosine and an SQNR follow, in float64."""
+class _LayerSums(Likeness):
+    """A layer's likeness, and how many of its output codes are at an end of their format."""
 
     def __init__(self) -> None:
-        self.dot = self.signal = self.other = self.noise = 0.0
+        super().__init__()
         self.saturated = self.size = 0
 
-    def add(self, reference: np.ndarray, codes: np.ndarray, encoding: Encoding) -> None:
+    def add_codes(self, reference: np.ndarray, codes: np.ndarray, encoding: Encoding) -> None:
         """Take one batch of a tensor."""
-        x, y = reference.astype(np.float64).ravel(), encoding.dequantize(codes).ravel()
-        self.dot += float(x @ y)
-        self.signal += float(x @ x)
-        self.other += float(y @ y)
-        self.noise += float((x - y) @ (x - y))
+        self.add(reference, encoding.dequantize(codes))
         fmt = encoding.format
         # Where the lowest code is real zero, it is ReLU that put values there.
         at_end = (codes == fmt.max) | ((codes == fmt.min) & (encoding.zero_point != fmt.min))
         self.saturated, self.size = self.saturated + int(at_end.sum()), self.size + codes.size
-
-    @property
-    def cosine(self) -> float:
-        """As ``similarity.cosine``."""
-        if not (self.signal and self.other):
-            return 1.0 if self.signal == self.other else 0.0
-        return float(np.clip(self.dot / np.sqrt(self.signal * self.other), -1.0, 1.0))
-
-    @property
-    def sqnr_db(self) -> float:
-        """As ``similarity.sqnr_db``."""
-        if not self.noise:
-            return float("inf")
-        return 10 * float(np.log10(self.signal / self.noise)) if self.signal else float("-inf")
 
 
 def evaluate(quantized: QuantizedNetwork, images: Any, labels: Any, float_logits: np.ndarray,
@@ -132,7 +114,7 @@ def evaluate(quantized: QuantizedNetwork, images: Any, labels: Any, float_logits
         seen[layer, stage] = before.merge(low, high)
 
     integer, simulated, codes_equal = [], [], True
-    likeness = {layer.output: _Likeness() for layer in quantized.layers}
+    likeness = {layer.output: _LayerSums() for layer in quantized.layers}
     for start in range(0, len(images), BATCH):
         batch = images[start:start + BATCH]
         x_q = quantized.quantize_images(batch)
@@ -144,7 +126,7 @@ def evaluate(quantized: QuantizedNetwork, images: Any, labels: Any, float_logits
         if network is not None:
             tensors = run_float64_tensors(network, batch, start)
             for name, sums in likeness.items():
-                sums.add(tensors[name], codes[name], quantized.encodings[name])
+                sums.add_codes(tensors[name], codes[name], quantized.encodings[name])
     decode = quantized.encodings[quantized.output].dequantize
     logits = decode(np.concatenate(integer))
     twin_logits = decode(np.concatenate(simulated).astype(np.int64))
@@ -167,7 +149,7 @@ def channel_ranges(weight: np.ndarray) -> np.ndarray:
     return np.abs(weight.reshape(len(weight), -1)).max(axis=1)
 
 
-def _layer_report(layer: Layer, network: Network, sums: _Likeness, stages: tuple[StageReport, ...]) -> LayerReport:
+def _layer_report(layer: Layer, network: Network, sums: _LayerSums, stages: tuple[StageReport, ...]) -> LayerReport:
     disparity = dead = limited = None
     node = next(node for node in network.nodes if node.name == layer.name)
     if isinstance(node, (Conv, Linear)) and isinstance(layer, QuantizedConv):

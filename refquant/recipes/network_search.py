@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from refquant.easyquant.search import ScaleSearch, search_layer
+from refquant.easyquant.layer import ScaleSearch
+from refquant.easyquant.paper import search_paper
 from refquant.network.float_forward import evaluate
 from refquant.network.graph import Conv, Linear, Network, Node
 from refquant.network.program import Encoding
@@ -77,7 +78,7 @@ def as_planes(x: np.ndarray) -> np.ndarray:
 
 def search_node(batches: LayerBatches, weight_bits: int, granularity: str, weight_scale: np.ndarray,
                 activation_scale: float, keep_activation: bool, widen: bool = False) -> ScaleSearch:
-    """``easyquant.search_layer`` in mode ``paper`` on what one node of the network reads, from these two scales.
+    """``easyquant.search_paper`` on what one node of the network reads, from these two scales.
 
     keep_activation: where a node before has already settled the input's scale.
     """
@@ -87,6 +88,6 @@ def search_node(batches: LayerBatches, weight_bits: int, granularity: str, weigh
     fmt = batches.encodings[encoding_sources(batches.network)[node.inputs[0]]].format
     geometry = node.geometry if isinstance(node, Conv) else Conv.geometry
     weight = node.weight if isinstance(node, Conv) else node.weight[:, :, None, None]
-    return search_layer(walked, weight, bits=(weight_bits, fmt.bits), granularity=granularity,
+    return search_paper(walked, weight, bits=(weight_bits, fmt.bits), granularity=granularity,
                         unsigned=not fmt.signed, initial=[(weight_scale, activation_scale)],
                         widen=widen, keep_activation=keep_activation, **geometry._asdict())

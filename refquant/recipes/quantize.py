@@ -45,7 +45,7 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     signed narrow), ``signed`` (always signed narrow, as EasyQuant's), ``affine`` (signed with an integer
     zero point, as TFLite's; not with KL or EasyQuant). estimator: of the activations' ranges, one of
     ``ranges.ESTIMATORS``. All five are the recipe's by default. widen: EasyQuant's ranges, as
-    ``easyquant.search_layer`` says. prefix: whether EasyQuant sees a layer's inputs through the layers already
+    ``easyquant.search_paper`` says. prefix: whether EasyQuant sees a layer's inputs through the layers already
     ``quantized`` or from the ``float`` network.
     accumulator_bits: 16, 24 or 32. dialect: how sums are requantized, one of ``requantization.DIALECTS``.
     Raises ValueError for other values, bad images, and accumulators that are proven too narrow.

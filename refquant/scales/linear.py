@@ -15,6 +15,7 @@ import numpy as np
 from refquant.integers.checks import as_integers, finite, integer, one_of, positive
 from refquant.integers.formats import IntFormat
 from refquant.integers.rounding import round_fraction, round_product, round_product_sum, round_values
+from refquant.scales.float32_codes import can_round_in_float32, round_in_float32
 
 # A channel whose largest weight is below this fraction of the layer's is dead: at any width up to 23
 # bits all its codes would be zero under the layer's scale, and a scale of its own would be absurd.
@@ -81,7 +82,12 @@ def quantize(x: Any, scale: Any, fmt: IntFormat, rounding: str = "half_away", *,
     one_of(zero, ("after", "before"), "zero")
     scale = _along(positive(scale, "scale"), x, axis, "scale")
     zero_point = _along(_check_zero_point(zero_point, fmt), x, axis, "zero_point")
-    if arithmetic != "exact":
+    if (arithmetic, zero, rounding) == ("exact", "after", "half_away") and can_round_in_float32(x, scale, fmt):
+        rounded = round_in_float32(x, scale, fmt)
+        if not zero_point.any():  # without a detour over int64
+            return np.clip(rounded, fmt.min, fmt.max).astype(fmt.dtype)
+        whole = rounded.astype(np.int64)
+    elif arithmetic != "exact":
         whole = _round_in_float32(x, scale, zero_point if zero == "before" else None, rounding, arithmetic)
     elif zero == "before":
         whole = round_product_sum(x, scale, zero_point, rounding, limit=2.0**33)

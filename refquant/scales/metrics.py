@@ -1,4 +1,7 @@
-"""How alike two tensors are: cosine similarity and signal-to-quantization-noise ratio."""
+"""How alike two tensors are: cosine similarity and signal-to-quantization-noise ratio.
+
+Both follow from four sums over the elements, <A, B>, |A|², |B|² and |A - B|²; ``Likeness`` adds them up over batches.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,55 @@ def _pair(reference: Any, other: Any) -> tuple[np.ndarray, np.ndarray]:
     return a, b
 
 
+def cosine_of_sums(dot: Any, a_squared: Any, b_squared: Any) -> np.ndarray:
+    """<A, B> / (|A|·|B|) from the sums; 1 where both tensors are zero, 0 where one is. Arrays broadcast."""
+    dot, a_squared, b_squared = (np.asarray(v, np.float64) for v in (dot, a_squared, b_squared))
+    # |A|·|B| by mantissas, whose product neither overflows nor vanishes, and is exact for A = B.
+    (a, a_power), (b, b_power) = np.frexp(a_squared), np.frexp(b_squared)
+    power = a_power + b_power
+    lengths = np.ldexp(np.sqrt(np.ldexp(a * b, power % 2)), power // 2)
+    ratio = np.divide(dot, lengths, out=np.zeros(np.broadcast_shapes(dot.shape, lengths.shape)), where=lengths > 0)
+    return np.where((a_squared == 0) & (b_squared == 0), 1.0, np.clip(ratio, -1.0, 1.0))
+
+
+def sqnr_of_sums(signal: float, noise: float) -> float:
+    """10·log10(signal / noise): infinite without noise, -infinite without signal."""
+    if not noise:
+        return float("inf")
+    return 10 * float(np.log10(signal / noise)) if signal else float("-inf")
+
+
+class Likeness:
+    """The four sums of a tensor and its approximation, in float64, over any number of batches.
+
+    >>> sums = Likeness()
+    >>> sums.add(np.array([1.0, 2.0]), np.array([1.0, 1.9]))
+    >>> round(sums.cosine, 4), round(sums.sqnr_db, 2)
+    (0.9998, 26.99)
+    """
+
+    def __init__(self) -> None:
+        self.dot = self.signal = self.other = self.noise = 0.0
+
+    def add(self, reference: np.ndarray, approximation: np.ndarray) -> None:
+        """One batch: two arrays of one shape."""
+        x, y = reference.astype(np.float64).ravel(), approximation.astype(np.float64).ravel()
+        self.dot += float(x @ y)
+        self.signal += float(x @ x)
+        self.other += float(y @ y)
+        self.noise += float((x - y) @ (x - y))
+
+    @property
+    def cosine(self) -> float:
+        """cos(A, B)."""
+        return float(cosine_of_sums(self.dot, self.signal, self.other))
+
+    @property
+    def sqnr_db(self) -> float:
+        """In decibels."""
+        return sqnr_of_sums(self.signal, self.noise)
+
+
 def cosine(a: Any, b: Any) -> float:
     """cos(A, B) = <A, B> / (|A|·|B|), accumulated in float64: what EasyQuant maximises.
 
@@ -34,7 +86,7 @@ def cosine(a: Any, b: Any) -> float:
     if peak_x == 0 or peak_y == 0:
         return 1.0 if peak_x == peak_y else 0.0
     x, y = x / peak_x, y / peak_y
-    return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1.0, 1.0))
+    return float(cosine_of_sums(x @ y, x @ x, y @ y))
 
 
 def sqnr_db(reference: Any, approximation: Any) -> float:

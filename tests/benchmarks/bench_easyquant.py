@@ -18,7 +18,7 @@ import numpy as np
 from one_thread import best_seconds, print_machine, restart_on_one_thread
 
 from refquant.convolution.direct import convolve, convolve_exact
-from refquant.easyquant.search import search_layer
+from refquant.easyquant import search_ncnn, search_paper
 
 LAYERS = ((3, 32, 3), (32, 64, 3), (64, 64, 3), (64, 32, 1))  # input and output channels, kernel; ReLU between
 BATCH = 8
@@ -48,10 +48,11 @@ class Prefix:
 
 def search_net(mode: str, images: int) -> None:
     """Search every layer, 100 + 100 candidates, one round; prints CPU seconds and the peak of memory."""
-    options = {"mode": mode.removesuffix("-direct"), "direct": mode.endswith("-direct"), "rounds": 1}
+    search, options = ((search_ncnn, {"relu": True}) if mode == "ncnn" else
+                       (search_paper, {"direct": mode.endswith("-direct"), "rounds": 1}))
     start = time.process_time()
     for depth, w in enumerate(weights()):
-        search_layer(Prefix(depth, images), w, bits=8, padding=w.shape[2] // 2, relu=True, **options)
+        search(Prefix(depth, images), w, bits=8, padding=w.shape[2] // 2, **options)
     print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
@@ -79,7 +80,7 @@ def main() -> None:
     x = np.maximum(rng.normal(size=(1, 64, 56, 56)), 0).astype(np.float32)
     w = rng.normal(size=(64, 64, 3, 3)).astype(np.float32)
     x_q, w_q = rng.integers(-127, 128, x.shape), rng.integers(-127, 128, w.shape)
-    search = best_seconds(lambda: search_layer(x, w, bits=8, padding=1, rounds=1), 3)
+    search = best_seconds(lambda: search_paper(x, w, bits=8, padding=1, rounds=1), 3)
     convolutions = best_seconds(lambda: [convolve_exact(x_q, w_q, padding=1) for _ in range(100)], 3)
     print(f"1x64x56x56 * 64x64x3x3, 100 + 100 candidates: {search:.2f} s, {search / convolutions:.2f}x the "
           f"{convolutions:.2f} s of 100 exact convolutions (PTQ4ViT quoted 1.0 s)")

@@ -12,19 +12,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from refquant.convolution.geometry import Geometry
-from refquant.easyquant import candidate_cosines as output_likeness
-from refquant.easyquant.candidate_cosines import (
-    QuantizedLayer,
-    Table,
-    codes_as_floats,
-    cosines,
-    direct_table,
-    gram,
-    weight_codes,
-    weight_table,
-)
+from refquant.easyquant import gram as gram_module
+from refquant.easyquant import layer as layer_module
+from refquant.easyquant.candidate_cosines import Table, direct_table, weight_codes
+from refquant.easyquant.gram import gram, weight_table
+from refquant.easyquant.layer import QuantizedLayer
 from refquant.integers.formats import IntFormat
 from refquant.scales.linear import quantize
+from refquant.scales.metrics import cosine_of_sums
 from refquant.strategies import geometries, reals
 
 INT8 = IntFormat(8, narrow=True)
@@ -117,12 +112,11 @@ def values_near_ties(draw):
 @example((np.array([1.5], np.float32), 1 + 2.0**-52, IntFormat(2, narrow=True)))  # a tie only for a float32 scale
 @example((np.array([-0.5, -0.6, 255.5, 254.5]), 1.0, IntFormat(8, signed=False)))
 @example((np.array([65534.5, 65535.5, 32767.5, 65534.49]), 1.0, IntFormat(16, signed=False)))
-def test_codes_as_floats_are_those_of_rational_arithmetic(case):
+def test_codes_are_those_of_rational_arithmetic(case):
     x, scale, fmt = case
-    found = codes_as_floats(x, scale, fmt)
-    assert found.dtype == np.float32 and found.shape == x.shape
+    found = quantize(x, scale, fmt)
+    assert found.dtype == fmt.dtype and found.shape == x.shape
     assert found.tolist() == rational_codes(x, scale, fmt)
-    assert np.array_equal(found, quantize(x, scale, fmt))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -130,7 +124,7 @@ def test_every_tie_of_sixteen_bits_falls_away_from_zero(dtype):
     whole = np.arange(-32768, 32768)
     for fmt in (IntFormat(16, narrow=True), IntFormat(16, signed=False)):
         for scale in (1.0, 2.0**-40):
-            found = codes_as_floats(((whole + 0.5) / scale).astype(dtype), scale, fmt)
+            found = quantize(((whole + 0.5) / scale).astype(dtype), scale, fmt)
             away = np.where(whole >= 0, whole + 1, whole)
             assert np.array_equal(found, np.clip(away, fmt.min, fmt.max))
 
@@ -144,7 +138,7 @@ def test_codes_of_huge_and_tiny_values_are_right_and_warn_of_nothing(x, scale):
     values = np.array([x, -x, 0.0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = codes_as_floats(values, scale, INT8)
+        found = quantize(values, scale, INT8)
     assert found.tolist() == rational_codes(values, scale, INT8)
 
 
@@ -153,7 +147,7 @@ def test_codes_do_not_depend_on_memory_layout_and_leave_their_input_alone():
     expected = np.reshape(rational_codes(x, 8.0, INT8), x.shape)
     for view in (x, np.asfortranarray(x), x[::-1].copy()[::-1], x.swapaxes(1, 3).copy().swapaxes(1, 3)):
         view.flags.writeable = False
-        assert np.array_equal(codes_as_floats(view, 8.0, INT8), expected)
+        assert np.array_equal(quantize(view, 8.0, INT8), expected)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -290,7 +284,8 @@ def test_how_many_images_are_taken_at_a_time_does_not_matter(case, block):
     plain = replace(layer, bias=None, relu=False)
     sums = gram(plain, s_a)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(output_likeness, "BLOCK", block)
+        patch.setattr(layer_module, "BLOCK", block)
+        patch.setattr(gram_module, "BLOCK", block)
         parted, parted_sums = direct_table(layer, [s_w], [s_a]), gram(plain, s_a)
     for a, b in zip(whole, parted):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-20)
@@ -361,19 +356,20 @@ def test_where_gram_sums_cancel_candidates_are_convolved():
 # --- cosines and what precedes them ---------------------------------------------------------------------------
 
 def test_cosines_of_zero_outputs_are_one_among_themselves_and_zero_beside_others():
-    found = cosines(np.array([0.0, 0.0, 0.0, 2.0]), np.array([0.0, 3.0, 0.0, 4.0]), np.array([0.0, 0.0, 3.0, 1.0]))
+    found = cosine_of_sums([0.0, 0.0, 0.0, 2.0], [0.0, 3.0, 0.0, 4.0], [0.0, 0.0, 3.0, 1.0])
     assert found.tolist() == [1.0, 0.0, 0.0, 1.0]
 
 
 def test_cosines_stay_within_one_and_broadcast_over_candidates():
     dot = np.array([[5.0, -10.0], [-5.0, 8.0]])
     # The first column would come out at 1 + 2^-52 without a clip.
-    assert cosines(dot, np.full((2, 2), 25.0), np.array([1 - 2.0**-53, 4.0])).tolist() == [[1.0, -1.0], [-1.0, 0.8]]
+    found = cosine_of_sums(dot, np.full((2, 2), 25.0), np.array([1 - 2.0**-53, 4.0]))
+    assert found.tolist() == [[1.0, -1.0], [-1.0, 0.8]]
 
 
 @pytest.mark.parametrize("power", [-500, -300, 300, 500])
 def test_cosines_see_no_gain_of_the_outputs(power):
-    """As ``similarity.cosine``: the layer times a power of two has the very same cosines."""
+    """As ``metrics.cosine``: the layer times a power of two has the very same cosines."""
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(1, 2, 4, 4)), rng.normal(size=(3, 2, 2, 2))
     plain = direct_table(QuantizedLayer([x], w, Geometry(), INT8, INT8), [30.0], [40.0]).over_channels().cosines()
@@ -407,7 +403,8 @@ def test_slices_cover_every_image_once_with_its_own_outputs(case, block):
     given_outputs = np.random.default_rng(0).normal(size=outputs.shape).astype(np.float32)
     halves = [x[:1], x[1:]] if len(x) > 1 else [x]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(output_likeness, "BLOCK", block)
+        patch.setattr(layer_module, "BLOCK", block)
+        patch.setattr(gram_module, "BLOCK", block)
         for batches, wanted in (([x], outputs), (halves, outputs), ([(x, given_outputs)], given_outputs)):
             found = list(replace(layer, batches=batches).slices())
             assert np.array_equal(np.concatenate([some for some, _ in found]), x)

@@ -12,9 +12,9 @@ import pytest
 from easyquant_oracle import BruteForce, Found, Step, cosine, first_maximum, quantized
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from searches import search_layer
 
 from refquant.convolution.geometry import Geometry
-from refquant.easyquant.search import search_layer
 from refquant.integers.formats import IntFormat
 from refquant.scales.statistics import Extremes, Histogram
 from refquant.scales.thresholds import ESTIMATORS, kl, threshold, threshold_scale
@@ -629,12 +629,12 @@ def test_memory_does_not_grow_with_the_number_of_images(granularity):
 
 SCRIPT = """
 import numpy as np
-from refquant.easyquant.search import search_layer
+from refquant.easyquant import search_demo, search_ncnn, search_paper
 rng = np.random.default_rng(0)
 for outputs, width, groups in ((5, 6, 1), (6, 1, 6)):
     x, w = rng.normal(size=(2, 6, 8, 8)).astype(np.float32), rng.normal(size=(outputs, width, 3, 3))
-    for mode in ("paper", "demo", "ncnn"):
-        found = search_layer(x, w, bits=(3, 7), mode=mode, granularity="channel", groups=groups, padding=1)
+    for search, options in ((search_paper, {"granularity": "channel"}), (search_demo, {}), (search_ncnn, {})):
+        found = search(x, w, bits=(3, 7), groups=groups, padding=1, **options)
         print([h.chosen for h in found.history], found.weight_scale.tobytes().hex(), found.activation_scale.hex())
 """
 MACHINES = [{"OPENBLAS_NUM_THREADS": "1"}, {"OPENBLAS_NUM_THREADS": "2"},
@@ -830,11 +830,7 @@ BAD_OPTIONS = [
     ({"bits": (True, 8)}, BITS_MUST + "(True, 8)"),
     ({"bits": (8,)}, BITS_MUST + "(8,)"),
     ({"bits": (8, 8, 8)}, BITS_MUST + "(8, 8, 8)"),
-    ({"mode": "eq"}, "mode must be one of paper, demo, ncnn, got 'eq'"),
-    ({"mode": None}, "mode must be one of paper, demo, ncnn, got None"),
-    ({"granularity": "tensor"}, "granularity must be layer or channel in mode paper, got 'tensor'"),
-    ({"mode": "demo", "granularity": "layer"}, "granularity must be channel in mode demo, got 'layer'"),
-    ({"mode": "ncnn", "granularity": "layer"}, "granularity must be channel in mode ncnn, got 'layer'"),
+    ({"granularity": "tensor"}, "granularity must be one of layer, channel, got 'tensor'"),
     ({"initial": "mean"}, INITIAL_MUST + "'mean'"),
     ({"initial": []}, INITIAL_MUST + "[]"),
     ({"initial": [(1.0,)]}, INITIAL_MUST + "[(1.0,)]"),
@@ -851,12 +847,12 @@ BAD_OPTIONS = [
      "initial scales must have shapes (4,) and (), got (3,) and ()"),
     ({"initial": [(1.0, np.ones(4))], "granularity": "channel"},
      "initial scales must have shapes (4,) and (), got () and (4,)"),
-    ({"bias": np.ones(3)}, "bias must have shape (4,), got (3,)"),
-    ({"bias": np.ones((4, 1))},
+    ({"mode": "demo", "bias": np.ones(3)}, "bias must have shape (4,), got (3,)"),
+    ({"mode": "demo", "bias": np.ones((4, 1))},
      "bias must hold float32 or float64 in 1 dimensions and not be empty, got float64 of shape (4, 1)"),
-    ({"bias": np.ones(4, int)},
+    ({"mode": "demo", "bias": np.ones(4, int)},
      "bias must hold float32 or float64 in 1 dimensions and not be empty, got int64 of shape (4,)"),
-    ({"bias": np.array([1, 2, np.nan, 3])}, "bias must be finite, got NaN or infinity"),
+    ({"mode": "demo", "bias": np.array([1, 2, np.nan, 3])}, "bias must be finite, got NaN or infinity"),
     ({"alpha": 2.0, "beta": 2.0}, "alpha and beta must be numbers with 0 < alpha < beta < 1e6, got 2.0 and 2.0"),
     ({"alpha": 3.0}, "alpha and beta must be numbers with 0 < alpha < beta < 1e6, got 3.0 and 2.0"),
     ({"alpha": 0.0}, "alpha and beta must be numbers with 0 < alpha < beta < 1e6, got 0.0 and 2.0"),
@@ -870,11 +866,6 @@ BAD_OPTIONS = [
     ({"rounds": 1.5}, "rounds must be an integer >= 1, got 1.5"),
     ({"tolerance": -1e-9}, "tolerance must be a number >= 0, got -1e-09"),
     ({"tolerance": np.nan}, "tolerance must be a number >= 0, got nan"),
-    *[({"mode": mode, **given}, f"alpha, beta and n must be left alone in mode {mode}, whose candidates are fixed, "
-                                f"got {named}")
-      for mode in ("demo", "ncnn") for given, named in (({"alpha": 0.6}, "0.6, 2.0 and 100"),
-                                                        ({"beta": 3.0}, "0.5, 3.0 and 100"),
-                                                        ({"n": 50}, "0.5, 2.0 and 50"))],
     ({"stride": 0}, "stride must be >= 1, got 0"),
     ({"groups": 2}, "groups must divide the channels, got groups 2 for 3 input and 4 output channels"),
 ]
@@ -888,7 +879,7 @@ def test_options_that_make_no_sense_are_refused_in_one_sentence(options, message
 
 def test_nothing_is_walked_through_before_the_options_are_checked():
     batches = Recomputed(lambda k: X, 1)
-    for options in ({"bits": 99}, {"mode": "eq"}, {"rounds": 0}, {"granularity": "x"}, {"stride": 0}):
+    for options in ({"bits": 99}, {"rounds": 0}, {"granularity": "x"}, {"stride": 0}):
         with pytest.raises(ValueError, match="must"):
             search_layer(batches, W, **{"bits": 8, **options})
     assert batches.walks == 0

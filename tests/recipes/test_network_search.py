@@ -5,7 +5,7 @@ import pytest
 
 from refquant import quantize_network
 from refquant.convolution.geometry import Geometry
-from refquant.easyquant.search import search_layer
+from refquant.easyquant import search_paper
 from refquant.integers.formats import IntFormat
 from refquant.network.graph import Add, Clip, Conv, Flatten, Linear, MaxPool, Network
 from refquant.network.program import Encoding
@@ -88,7 +88,7 @@ def test_a_linear_layer_sees_planes_of_one_element():
 def test_the_first_layer_gets_the_scales_of_its_own_search(granularity):
     quantized = quantize_network(NETWORK, IMAGES, "easyquant-int8", weight_bits=5, activation_bits=5,
                                  granularity=granularity)
-    found = search_layer(IMAGES, FIRST.weight, bits=5, granularity=granularity, padding=1)
+    found = search_paper(IMAGES, FIRST.weight, bits=5, granularity=granularity, padding=1)
     assert quantized.encodings["input"].scale == found.activation_scale
     codes = np.sign(FIRST.weight) * np.floor(
         np.abs(FIRST.weight.astype(np.float64)) * found.weight_scale.reshape(-1, 1, 1, 1) + 0.5)
@@ -99,9 +99,9 @@ def test_a_tensor_read_twice_keeps_the_scale_of_its_first_reader():
     side = Conv("side", "input", RNG.normal(size=(4, 2, 3, 3)).astype(np.float32), None, PADDED)
     network = Network((2, 6, 6), (FIRST, side, Add("sum", ("first", "side"))))
     quantized = quantize_network(network, IMAGES, "easyquant-int8", weight_bits=4, activation_bits=4)
-    alone = search_layer(IMAGES, FIRST.weight, bits=4, granularity="channel", padding=1)
+    alone = search_paper(IMAGES, FIRST.weight, bits=4, granularity="channel", padding=1)
     assert quantized.encodings["input"].scale == alone.activation_scale
-    kept = search_layer(IMAGES, side.weight, bits=4, granularity="channel", padding=1, keep_activation=True,
+    kept = search_paper(IMAGES, side.weight, bits=4, granularity="channel", padding=1, keep_activation=True,
                         initial=[(max_scale(side.weight, IntFormat(4, narrow=True), 0), alone.activation_scale)])
     assert kept.activation_scale == alone.activation_scale
     codes = np.floor(np.abs(side.weight.astype(np.float64)) * kept.weight_scale.reshape(-1, 1, 1, 1) + 0.5)
