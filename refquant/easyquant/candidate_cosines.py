@@ -14,6 +14,7 @@ import numpy as np
 
 from refquant.convolution.blas import correlate, exact_dtype, largest_weight_sum
 from refquant.easyquant.layer import HalfStep, QuantizedLayer, ScaleSearch, choose
+from refquant.scales.float32_codes import can_round_in_float32, round_in_float32
 from refquant.scales.linear import quantize
 from refquant.scales.metrics import cosine_of_sums
 
@@ -52,6 +53,14 @@ def weight_codes(layer: QuantizedLayer, scale: Any) -> np.ndarray:
     return quantize(layer.weight, scale, layer.w_format, axis=0 if scale.ndim else None)
 
 
+def activation_codes(layer: QuantizedLayer, x: np.ndarray, scale: float) -> np.ndarray:
+    """Q(A, S_a) in float32; x is finite: ``check_batches`` has seen it."""
+    fmt, factor = layer.x_format, np.asarray(scale, np.float64)
+    if can_round_in_float32(x, factor, fmt):
+        return round_in_float32(x, factor, fmt.min, fmt.max)
+    return quantize(x, factor, fmt).astype(np.float32)
+
+
 def direct_table(layer: QuantizedLayer, weight_scales: Sequence[Any] | np.ndarray,
                  activation_scales: Sequence[float] | np.ndarray, pooled: bool = False) -> Table:
     """The table of candidate pairs (S_w, S_a), by convolving; one of both may be a single entry for all.
@@ -73,7 +82,7 @@ def direct_table(layer: QuantizedLayer, weight_scales: Sequence[Any] | np.ndarra
         dot, norm = np.empty((2, count, len(layer.weight), len(x)))
         for k in range(count):
             if k == 0 or len(activation_scales) > 1:
-                x_q = quantize(x, activation_scales[k], layer.x_format).astype(np.float32)
+                x_q = activation_codes(layer, x, activation_scales[k])
             y = layer.finish(correlate(x_q, weights[k], layer.geometry, exact, np.float64), units[k])
             dot[k] = np.einsum("nopq,nopq->on", outputs, y)
             norm[k] = np.einsum("nopq,nopq->on", y, y)

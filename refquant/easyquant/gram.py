@@ -13,9 +13,8 @@ import numpy as np
 
 from refquant.convolution.blas import largest_weight_sum
 from refquant.convolution.geometry import taps
-from refquant.easyquant.candidate_cosines import Table, direct_table, weight_codes
+from refquant.easyquant.candidate_cosines import Table, activation_codes, direct_table, weight_codes
 from refquant.easyquant.layer import BLOCK, QuantizedLayer
-from refquant.scales.linear import quantize
 
 # Terms of a sum may be so many times larger than what it is divided by: then it is right to about 1e-13.
 WORST_CONDITION = 2.0**11
@@ -43,7 +42,7 @@ def gram(layer: QuantizedLayer, activation_scale: float) -> Gram | None:
     for x, o in layer.slices():
         count = max(1, 4 * BLOCK // (groups * terms * o[0, 0].size))
         for some, wanted in ((x[i:i + count], o[i:i + count]) for i in range(0, len(x), count)):
-            x_q = quantize(some, activation_scale, layer.x_format).astype(np.float32)
+            x_q = activation_codes(layer, some, activation_scale)
             views = np.stack([view for _, view in taps(x_q, layer.weight.shape[2:], layer.geometry)])
             # From (R·S, N, C, P, Q) to what each output sees, K over channel, row, column.
             seen = views.transpose(2, 0, 1, 3, 4).reshape(groups, terms, -1).astype(exact, copy=False)

@@ -83,10 +83,9 @@ def quantize(x: Any, scale: Any, fmt: IntFormat, rounding: str = "half_away", *,
     scale = _along(positive(scale, "scale"), x, axis, "scale")
     zero_point = _along(_check_zero_point(zero_point, fmt), x, axis, "zero_point")
     if (arithmetic, zero, rounding) == ("exact", "after", "half_away") and can_round_in_float32(x, scale, fmt):
-        rounded = round_in_float32(x, scale, fmt)
         if not zero_point.any():  # without a detour over int64
-            return np.clip(rounded, fmt.min, fmt.max).astype(fmt.dtype)
-        whole = rounded.astype(np.int64)
+            return round_in_float32(x, scale, fmt.min, fmt.max).astype(fmt.dtype)
+        whole = round_in_float32(x, scale, fmt.min - fmt.max, fmt.max - fmt.min).astype(np.int64)
     elif arithmetic != "exact":
         whole = _round_in_float32(x, scale, zero_point if zero == "before" else None, rounding, arithmetic)
     elif zero == "before":
