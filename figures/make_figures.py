@@ -20,7 +20,7 @@ from refquant.integers.dialects import DIALECTS
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.rounding import RULES, round_values
-from refquant.integers.simd import dot_int16, product_range, safe_schedule
+from refquant.integers.simd import dot_int16, product_range, safe_products_per_lane
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.graph import Conv
 from refquant.network.integer_forward import run_integer_tensors
@@ -105,7 +105,7 @@ def draw_lanes() -> Figure:
     products = np.arange(1, 10)
     for fmt, color in ((IntFormat(7, narrow=True), "C0"), (IntFormat(7), "C1")):
         low, high = product_range(fmt, fmt)
-        label = f"worst case, {fmt.min}..{fmt.max}: {safe_schedule(fmt, fmt)} products fit"
+        label = f"worst case, {fmt.min}..{fmt.max}: {safe_products_per_lane(fmt, fmt)} products fit"
         axes.plot(products, products * high, "o-", color=color, label=label)
         axes.plot(products, products * low, "o-", color=color)
     low, high = _observed_lanes(len(products))

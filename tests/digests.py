@@ -27,7 +27,7 @@ from refquant.integers.stages import Recorder
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.graph import Network
 from refquant.network.integer_forward import run_integer_tensors
-from refquant.network.program import Encoding
+from refquant.network.program import QuantParams
 from refquant.recipes.lowering import QuantizedWeight, assemble
 from refquant.recipes.quantize import quantize_network
 from refquant.recipes.settings import RECIPES
@@ -83,11 +83,11 @@ def find_scales(network: Network, calibration: np.ndarray, recipe: str, bits: in
     """What a recipe finds, written down: every tensor's encoding, every layer's weight scales."""
     found: dict[str, Any] = {}
 
-    def keep(network: Network, encodings: Any, weights: Any, *more: Any) -> Any:
+    def keep(network: Network, qparams: Any, weights: Any, *more: Any) -> Any:
         found["encodings"] = {name: [e.scale, e.format.bits, e.format.signed, e.format.narrow, e.zero_point]
-                              for name, e in encodings.items()}
+                              for name, e in qparams.items()}
         found["weights"] = {name: w.scale.tolist() for name, w in weights.items()}
-        return assemble(network, encodings, weights, *more)
+        return assemble(network, qparams, weights, *more)
 
     with unittest.mock.patch("refquant.recipes.quantize.assemble", keep):
         quantize_network(network, calibration, recipe, weight_bits=bits, activation_bits=bits)
@@ -96,7 +96,7 @@ def find_scales(network: Network, calibration: np.ndarray, recipe: str, bits: in
 
 def tensors_at(network: Network, images: np.ndarray, bits: int, scales: dict[str, Any]) -> dict[str, str]:
     """The digest of every code tensor of the integer network with these scales."""
-    encodings = {name: Encoding(scale, IntFormat(*fmt), zero_point)
+    qparams = {name: QuantParams(scale, IntFormat(*fmt), zero_point)
                  for name, (scale, *fmt, zero_point) in scales["encodings"].items()}
     fmt, weights = IntFormat(bits, narrow=True), {}
     for node in network.nodes:
@@ -104,7 +104,7 @@ def tensors_at(network: Network, images: np.ndarray, bits: int, scales: dict[str
             scale = np.array(scales["weights"][node.name])
             weights[node.name] = QuantizedWeight(quantize(node.weight, scale, fmt, axis=0 if scale.ndim else None),
                                                  scale, fmt)
-    quantized = assemble(network, encodings, weights)
+    quantized = assemble(network, qparams, weights)
     codes = run_integer_tensors(quantized, quantized.quantize_images(images))
     return {name: digest(x) for name, x in codes.items()}
 
@@ -156,7 +156,7 @@ def lanes() -> dict[str, str]:
     """Every lane after every instruction, with the safe schedule and beyond it."""
     rng = np.random.default_rng(1)
     found = {}
-    for name, x_format, w_format, schedule, policy in (
+    for name, x_format, w_format, products_per_lane, policy in (
             ("int7 narrow", IntFormat(7, narrow=True), IntFormat(7, narrow=True), "safe", "trap"),
             ("int7", IntFormat(7), IntFormat(7), "safe", "trap"),
             ("int8", IntFormat(8), IntFormat(8), "safe", "trap"),
@@ -170,7 +170,7 @@ def lanes() -> dict[str, str]:
         def trace(stage: str, fmt: IntFormat, exact: np.ndarray, kept: np.ndarray, lanes: Any = lanes) -> None:
             lanes.extend([exact] if stage != "ADDV" else [])
 
-        total = dot_int16(x, w, x_format, w_format, schedule, policy, trace=trace)
+        total = dot_int16(x, w, x_format, w_format, products_per_lane, policy, trace=trace)
         found[name] = digest(total, *lanes)
     return found
 

@@ -235,7 +235,7 @@ def test_reals_tie_when_they_are_rounded_and_have_dead_channels():
     assert reaches(reals((3, 2)), lambda x: not x.any())
 
 
-# --- the door -------------------------------------------------------------------------------------------------
+# --- imports -------------------------------------------------------------------------------------------------
 
 def test_without_hypothesis_the_error_names_the_command_that_installs_it():
     script = "import sys; sys.modules['hypothesis'] = None; import refquant.strategies"

@@ -11,10 +11,10 @@ from refquant.integers.stages import StageRange
 from refquant.network.float_forward import run_float64_tensors
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.integer_forward import run_integer_tensors
-from refquant.network.program import Encoding, Layer, QuantizedConv
+from refquant.network.program import Layer, QuantizedConv, QuantParams
 from refquant.network.proof import QuantizedNetwork
 from refquant.network.simulated_forward import run_simulated_tensors
-from refquant.scales.linear import DEAD
+from refquant.scales.linear import DEAD_CHANNEL
 from refquant.scales.metrics import Likeness, cosine, sqnr_db
 
 BATCH = 50
@@ -49,7 +49,7 @@ class LayerReport:
     sqnr_db: float
     weight_range_disparity: float | None
     dead_channels: int | None
-    limited_channels: int | None
+    rescaled_channels: int | None
     saturated_fraction: float
     headroom_bits: float | None
 
@@ -85,18 +85,18 @@ class _LayerSums(Likeness):
         super().__init__()
         self.saturated = self.size = 0
 
-    def add_codes(self, reference: np.ndarray, codes: np.ndarray, encoding: Encoding) -> None:
+    def add_codes(self, reference: np.ndarray, codes: np.ndarray, qparam: QuantParams) -> None:
         """Take one batch of a tensor."""
-        self.add(reference, encoding.dequantize(codes))
-        fmt = encoding.format
+        self.add(reference, qparam.dequantize(codes))
+        fmt = qparam.format
         # Where the lowest code is real zero, it is ReLU that put values there.
-        at_end = (codes == fmt.max) | ((codes == fmt.min) & (encoding.zero_point != fmt.min))
+        at_end = (codes == fmt.max) | ((codes == fmt.min) & (qparam.zero_point != fmt.min))
         self.saturated, self.size = self.saturated + int(at_end.sum()), self.size + codes.size
 
 
 def evaluate(quantized: QuantizedNetwork, images: Any, labels: Any, float_logits: np.ndarray,
              network: Network | None = None) -> Evaluation:
-    """Run every image by both roads and compare.
+    """Run every image in integers and in simulation, and compare.
 
     images: floats (N, *input_shape). labels: N integers or None. float_logits: (N, classes).
     network: the float network, folded, for a report on every layer; without it ``layers`` is empty.
@@ -126,8 +126,8 @@ def evaluate(quantized: QuantizedNetwork, images: Any, labels: Any, float_logits
         if network is not None:
             tensors = run_float64_tensors(network, batch, start)
             for name, sums in likeness.items():
-                sums.add_codes(tensors[name], codes[name], quantized.encodings[name])
-    decode = quantized.encodings[quantized.output].dequantize
+                sums.add_codes(tensors[name], codes[name], quantized.qparams[name])
+    decode = quantized.qparams[quantized.output].dequantize
     logits = decode(np.concatenate(integer))
     twin_logits = decode(np.concatenate(simulated).astype(np.int64))
     stages = tuple(StageReport(seen[place], bound) for place, bound in proven.items())
@@ -150,13 +150,13 @@ def channel_ranges(weight: np.ndarray) -> np.ndarray:
 
 
 def _layer_report(layer: Layer, network: Network, sums: _LayerSums, stages: tuple[StageReport, ...]) -> LayerReport:
-    disparity = dead = limited = None
+    disparity = dead = rescaled_channels = None
     node = next(node for node in network.nodes if node.name == layer.name)
     if isinstance(node, (Conv, Linear)) and isinstance(layer, QuantizedConv):
         ranges = channel_ranges(node.weight.astype(np.float64))
-        live = ranges[ranges >= max(DEAD * ranges.max(), np.finfo(float).tiny)]
+        live = ranges[ranges >= max(DEAD_CHANNEL * ranges.max(), np.finfo(float).tiny)]
         disparity = float(live.max() / live.min()) if live.size else None
-        dead, limited = len(ranges) - len(live), len(layer.limited)
+        dead, rescaled_channels = len(ranges) - len(live), len(layer.rescaled_channels)
     headroom = [stage.proven.headroom_bits for stage in stages if stage.proven.layer == layer.name]
-    return LayerReport(layer.name, type(node).__name__, sums.cosine, sums.sqnr_db, disparity, dead, limited,
+    return LayerReport(layer.name, type(node).__name__, sums.cosine, sums.sqnr_db, disparity, dead, rescaled_channels,
                        sums.saturated / sums.size, min(headroom, default=None))

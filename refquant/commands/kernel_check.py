@@ -14,10 +14,10 @@ import numpy as np
 from refquant.commands.evaluation import StageReport
 from refquant.convolution.int16 import convolve_int16
 from refquant.integers.formats import IntFormat
-from refquant.integers.simd import safe_schedule
+from refquant.integers.simd import safe_products_per_lane
 from refquant.integers.stages import Recorder, StageRange
 from refquant.network.integer_forward import run_integer_tensors
-from refquant.network.program import Encoding, QuantizedConv, Term
+from refquant.network.program import QuantizedConv, QuantParams, Term
 from refquant.network.proof import QuantizedNetwork
 from refquant.winograd.bounds import winograd_bounds_of_weights
 from refquant.winograd.convolution import winograd_convolve
@@ -30,14 +30,14 @@ class LaneReport:
     layer: str
     x_format: IntFormat
     w_format: IntFormat
-    schedule: int
+    products_per_lane: int
     lanes: StageRange
     sums_equal: bool
 
     def entry(self) -> dict[str, Any]:
         """In plain types, as reports hold it."""
         return {"layer": self.layer, "x_format": str(self.x_format), "w_format": str(self.w_format),
-                "schedule": self.schedule, "int16_min": self.lanes.min, "int16_max": self.lanes.max,
+                "products_per_lane": self.products_per_lane, "int16_min": self.lanes.min, "int16_max": self.lanes.max,
                 "sums_equal": self.sums_equal}
 
 
@@ -60,7 +60,7 @@ class WinogradReport:
 class _Convolution(NamedTuple):
     layer: QuantizedConv
     term: Term
-    encoding: Encoding
+    qparam: QuantParams
     codes: np.ndarray
     sums: np.ndarray  # without bias
 
@@ -74,13 +74,13 @@ def _convolutions(quantized: QuantizedNetwork, images: Any, kernel: tuple[int, i
 
     codes = run_integer_tensors(quantized, quantized.quantize_images(images), trace)
     for layer in quantized.layers:
-        encoding = quantized.encodings[layer.inputs[0]]
-        if not isinstance(layer, QuantizedConv) or len(layer.terms) > 1 or encoding.zero_point:
+        qparam = quantized.qparams[layer.inputs[0]]
+        if not isinstance(layer, QuantizedConv) or len(layer.terms) > 1 or qparam.zero_point:
             continue
         term = layer.terms[0]
-        if term.weight_q.shape[2:] == kernel and term.plane is None:
+        if term.weight_q.shape[2:] == kernel and term.lookup_table is None:
             bias = 0 if term.bias_q is None else term.bias_q[:, None, None]
-            yield _Convolution(layer, term, encoding, codes[layer.inputs[0]], sums[layer.name] - bias)
+            yield _Convolution(layer, term, qparam, codes[layer.inputs[0]], sums[layer.name] - bias)
 
 
 def run_lanes(quantized: QuantizedNetwork, images: Any, kernel: tuple[int, int] = (3, 3)) -> list[LaneReport]:
@@ -89,11 +89,11 @@ def run_lanes(quantized: QuantizedNetwork, images: Any, kernel: tuple[int, int] 
     images: floats (N, *input_shape). Layers with zero points or several terms are left out.
     """
     reports = []
-    for layer, term, encoding, codes, sums in _convolutions(quantized, images, kernel):
-        x_format, w_format = encoding.format, term.weight_format
+    for layer, term, qparam, codes, sums in _convolutions(quantized, images, kernel):
+        x_format, w_format = qparam.format, term.weight_format
         seen = Recorder()
         acc = convolve_int16(codes, term.weight_q, x_format, w_format, trace=seen, **layer.geometry._asdict())
-        reports.append(LaneReport(layer.name, x_format, w_format, safe_schedule(x_format, w_format),
+        reports.append(LaneReport(layer.name, x_format, w_format, safe_products_per_lane(x_format, w_format),
                                   seen.ranges["SMLAL"], np.array_equal(acc, sums)))
     return reports
 
@@ -104,7 +104,7 @@ def run_winograd(quantized: QuantizedNetwork, images: Any, tile: tuple[int, int]
     images: floats (N, *input_shape). Layers with zero points, several terms, groups or dilation are left out.
     """
     reports = []
-    for layer, term, encoding, codes, sums in _convolutions(quantized, images, (tile[1], tile[1])):
+    for layer, term, qparam, codes, sums in _convolutions(quantized, images, (tile[1], tile[1])):
         geometry = layer.geometry
         if geometry != geometry._replace(stride=(1, 1), dilation=(1, 1), groups=1):
             continue
@@ -112,6 +112,6 @@ def run_winograd(quantized: QuantizedNetwork, images: Any, tile: tuple[int, int]
         acc = winograd_convolve(codes, term.weight_q, tile, geometry.padding, trace=seen)
         equal = np.array_equal(acc, sums)
         reports += [WinogradReport(layer.name, StageReport(seen.ranges[bound.stage], bound), equal)
-                    for bound in winograd_bounds_of_weights(tile, encoding.format, term.weight_q)
+                    for bound in winograd_bounds_of_weights(tile, qparam.format, term.weight_q)
                     if bound.stage in seen.ranges]
     return reports

@@ -171,8 +171,8 @@ def figure_files(result: dict[str, Any], built: dict[str, Built], network: Netwo
     tensors = run_float_tensors(network, data.calibration)
     for entry in result.get("recipes", [result]):
         quantized = built[entry["recipe"]].quantized
-        thresholds = {name: (tensors[name], encoding.dequantize([encoding.format.min, encoding.format.max]))
-                      for name, encoding in quantized.encodings.items() if name in tensors}
+        thresholds = {name: (tensors[name], qparam.dequantize([qparam.format.min, qparam.format.max]))
+                      for name, qparam in quantized.qparams.items() if name in tensors}
         folder = _folder(result, entry)
         yield f"{folder}sqnr.png", report.png(report.draw_layer_sqnr(entry))
         if weights:

@@ -95,7 +95,8 @@ def demo_tables(result: dict[str, Any]) -> str:
           str(s["proven_max"]), f"{s['headroom_bits']:.1f}") for s in result["stages"]])
     lanes = table(
         ("layer", "input", "weights", "products per lane", "lane min", "lane max", "of int16 %", "sums equal"),
-        [(r["layer"], r["x_format"], r["w_format"], str(r["schedule"]), str(r["int16_min"]), str(r["int16_max"]),
+        [(r["layer"], r["x_format"], r["w_format"], str(r["products_per_lane"]), str(r["int16_min"]),
+          str(r["int16_max"]),
           f"{100 * max(-r['int16_min'] / 32768, r['int16_max'] / 32767):.0f}", "yes" if r["sums_equal"] else "NO")
          for r in result["lanes"]])
     by_layer: dict[tuple[str, str], dict[str, Any]] = {}

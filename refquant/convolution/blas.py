@@ -1,6 +1,6 @@
 """The float engine under convolution: few large matrix products, and little copying.
 
-Three roads by the kind of layer. Whether floats may stand for integers here is the caller's proof.
+Three ways by the kind of layer. Whether floats may stand for integers here is the caller's proof.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy as np
 from refquant.convolution.blas import exact_dtype, largest_weight_sum
 from refquant.integers.checks import as_integers, integer
 from refquant.integers.formats import IntFormat, smallest_format
-from refquant.integers.simd import INT16, LANES, product_range, safe_schedule
+from refquant.integers.simd import INT16, LANES, product_range, safe_products_per_lane
 from refquant.integers.stages import StageRange
 
 
@@ -105,7 +105,7 @@ def direct_bounds(x_format: IntFormat, w_format: IntFormat, channels: int,
 
     A sum of K = C·R·S products is at its extremes where each product is at the same corner of
     x_format x w_format. A lane sees every eighth element, ceil(K/8) in all, and is emptied after
-    ``safe_schedule`` of them (``lanes.dot_int16``). There is no ``lane`` where lanes cannot be used: for
+    ``safe_products_per_lane`` of them (``simd.dot_int16``). There is no ``lane`` where lanes cannot be used: for
     operands of more than 8 bits, or one product beyond int16. The witnesses are (C, R, S), constant.
 
     >>> for bound in direct_bounds(IntFormat(7), IntFormat(7), 64, (3, 3)):
@@ -127,7 +127,7 @@ def direct_bounds(x_format: IntFormat, w_format: IntFormat, channels: int,
     bytes_only = max(x_format.bits, w_format.bits) <= 8
     if not bytes_only or low[0] < INT16.min or high[0] > INT16.max:
         return (direct,)
-    return direct, repeated("lane", min(safe_schedule(x_format, w_format), -(-products // LANES)))
+    return direct, repeated("lane", min(safe_products_per_lane(x_format, w_format), -(-products // LANES)))
 
 
 def largest_count(low: int, high: int, accumulator: IntFormat, bias: IntFormat | None = None) -> int:

@@ -8,20 +8,20 @@ import numpy as np
 
 from refquant.convolution.geometry import Geometry, taps
 from refquant.integers.formats import IntFormat, apply_policy, check_codes
-from refquant.integers.simd import INT16, INT32, LANES, check_schedule
+from refquant.integers.simd import INT16, INT32, LANES, check_products_per_lane
 from refquant.integers.stages import Trace
 
 
-def convolve_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, *, schedule: int | str = "safe",
-                   policy: str = "trap", stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
-                   trace: Trace | None = None) -> np.ndarray:
+def convolve_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, *,
+                   products_per_lane: int | str = "safe", policy: str = "trap", stride: Any = 1, padding: Any = 0,
+                   dilation: Any = 1, groups: int = 1, trace: Trace | None = None) -> np.ndarray:
     """Convolution of codes of at most 8 bits through int16 lanes (``simd.dot_int16``), padded with 0.
 
     Each output is one dot product over channel, row, column, in this order. Under the "safe" schedule it
     equals ``convolve_exact``; under a longer one lanes can overflow, and ``policy`` says what happens.
 
     x_q, w_q, stride, padding, dilation, groups: as for ``convolve_exact``.
-    x_format, w_format, schedule, policy: as for ``dot_int16``.
+    x_format, w_format, products_per_lane, policy: as for ``dot_int16``.
     trace: is shown the lanes of every step of every image, as SMLAL, SADALP and ADDV.
     Returns int64 (N, O, P, Q).
 
@@ -30,7 +30,7 @@ def convolve_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat,
     array([[[[35721]]]])
     """
     x_q, w_q = check_codes(x_q, x_format, "input"), check_codes(w_q, w_format, "weight")
-    every = check_schedule(schedule, x_format, w_format)
+    per_lane = check_products_per_lane(products_per_lane, x_format, w_format)
     apply_policy(0, INT32, policy)
     geometry = Geometry.of(stride, padding, dilation, groups)
     geometry.check_shapes(x_q.shape, w_q.shape)
@@ -43,11 +43,11 @@ def convolve_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat,
     weight = w_q.reshape(groups, per_group, 1, -1)
     y = np.empty((n, groups, per_group, rows * columns), np.int64)
     for image in range(n):  # one at a time, so that the lanes stay small
-        y[image] = dot_lanes(seen[image], weight, every, policy, trace, f"image {image}: ")
+        y[image] = dot_lanes(seen[image], weight, per_lane, policy, trace, f"image {image}: ")
     return y.reshape(n, outputs, rows, columns)
 
 
-def dot_lanes(x_q: np.ndarray, w_q: np.ndarray, every: int, policy: str, trace: Trace | None = None,
+def dot_lanes(x_q: np.ndarray, w_q: np.ndarray, per_lane: int, policy: str, trace: Trace | None = None,
               place: str = "") -> np.ndarray:
     """``dot_int16`` of checked int64 operands, without the instructions' own checks.
 
@@ -65,7 +65,7 @@ def dot_lanes(x_q: np.ndarray, w_q: np.ndarray, every: int, policy: str, trace: 
     narrow: Any = 0
     for step in range(count):
         narrow = settle("SMLAL", narrow + x_q[..., step, :] * w_q[..., step, :], INT16, f"SMLAL at step {step}, lane")
-        if (step + 1) % every == 0 or step + 1 == count:
+        if (step + 1) % per_lane == 0 or step + 1 == count:
             exact = wide + narrow[..., 0::2] + narrow[..., 1::2]
             wide = settle("SADALP", exact, INT32, f"SADALP at step {step}, lane")
             narrow = 0

@@ -114,11 +114,11 @@ def train(network: Network, images: np.ndarray, labels: np.ndarray, rng: np.rand
     return with_parameters(network, state)
 
 
-def hits(network: Network, images: np.ndarray, labels: np.ndarray) -> int:
+def count_correct(network: Network, images: np.ndarray, labels: np.ndarray) -> int:
     """How many images have their largest logit at their label.
 
     >>> images, labels = np.zeros((3, 1, 16, 16), np.float32), np.array([0, 7, 0])
-    >>> hits(architecture(), images, labels)  # all logits are 0, of which argmax takes the first
+    >>> count_correct(architecture(), images, labels)  # all logits are 0, of which argmax takes the first
     2
     """
     return int(np.count_nonzero(run_float(network, images).argmax(axis=1) == labels))
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             parser.error(f"--out could not be written: {error}")
     for name, trained in (("this training", network), ("committed weights", load_weights())):
-        right = hits(trained, *test)
+        right = count_correct(trained, *test)
         print(f"{name}: {100 * right / len(test.labels):.1f} % of the held-out digits "
               f"({right} of {len(test.labels)})")
     return 0

@@ -12,7 +12,7 @@ from refquant.integers.formats import IntFormat, apply_policy, saturate, smalles
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
 from refquant.integers.rounding import RULES, round_fraction, round_values, shift_right
-from refquant.integers.simd import dot_int16, dot_sequential, overflow_witness, safe_schedule
+from refquant.integers.simd import dot_int16, dot_sequential, overflow_witness, safe_products_per_lane
 from refquant.integers.stages import Recorder, StageRange, headroom_bits
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
     "requantize",
     "round_fraction",
     "round_values",
-    "safe_schedule",
+    "safe_products_per_lane",
     "saturate",
     "shift_right",
     "smallest_format",

@@ -112,15 +112,15 @@ def product_range(x_format: IntFormat, w_format: IntFormat) -> tuple[int, int]:
     return min(corners), max(corners)
 
 
-def safe_schedule(x_format: IntFormat, w_format: IntFormat) -> int:
+def safe_products_per_lane(x_format: IntFormat, w_format: IntFormat) -> int:
     """How many products of these formats always fit in an int16 lane: the k of the safe schedule.
 
     The largest k with k·(least product) >= -2^15 and k·(greatest) <= 2^15 - 1. Tight: k + 1 products
     at the extreme leave the lane (``overflow_witness``). ValueError where not even one product fits.
 
-    >>> safe_schedule(IntFormat(7, narrow=True), IntFormat(7, narrow=True))
+    >>> safe_products_per_lane(IntFormat(7, narrow=True), IntFormat(7, narrow=True))
     8
-    >>> safe_schedule(IntFormat(7), IntFormat(7))  # -64 in both operands
+    >>> safe_products_per_lane(IntFormat(7), IntFormat(7))  # -64 in both operands
     7
     """
     low, high = product_range(x_format, w_format)
@@ -132,12 +132,12 @@ def safe_schedule(x_format: IntFormat, w_format: IntFormat) -> int:
 
 
 def overflow_witness(x_format: IntFormat, w_format: IntFormat) -> tuple[int, int]:
-    """Codes (x, w) whose product leaves an int16 lane after safe_schedule + 1 repetitions.
+    """Codes (x, w) whose product leaves an int16 lane after safe_products_per_lane + 1 repetitions.
 
     >>> overflow_witness(IntFormat(7), IntFormat(7))
     (-64, -64)
     """
-    k = safe_schedule(x_format, w_format)
+    k = safe_products_per_lane(x_format, w_format)
     for x in (x_format.min, x_format.max):
         for w in (w_format.min, w_format.max):
             if not INT16.min <= (k + 1) * x * w <= INT16.max:
@@ -145,30 +145,30 @@ def overflow_witness(x_format: IntFormat, w_format: IntFormat) -> tuple[int, int
     raise ValueError(f"no number of products of {x_format} and {w_format} leaves int16")
 
 
-def check_schedule(schedule: int | str, x_format: IntFormat, w_format: IntFormat) -> int:
+def check_products_per_lane(products_per_lane: int | str, x_format: IntFormat, w_format: IntFormat) -> int:
     """Products per int16 lane: computed from the formats for "safe", else the given integer >= 1."""
     for fmt, name in ((x_format, "x_format"), (w_format, "w_format")):
         # The operands are bytes.
         if fmt.bits > 8:
             raise ValueError(f"{name} must have at most 8 bits, got {fmt}")
-    if isinstance(schedule, str) and schedule == "safe":
-        return safe_schedule(x_format, w_format)
-    if isinstance(schedule, str) or not is_integer(schedule) or schedule < 1:
-        raise ValueError(f"schedule must be 'safe' or an integer >= 1, got {schedule!r}")
-    return int(schedule)
+    if isinstance(products_per_lane, str) and products_per_lane == "safe":
+        return safe_products_per_lane(x_format, w_format)
+    if isinstance(products_per_lane, str) or not is_integer(products_per_lane) or products_per_lane < 1:
+        raise ValueError(f"products_per_lane must be 'safe' or an integer >= 1, got {products_per_lane!r}")
+    return int(products_per_lane)
 
 
-def dot_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, schedule: int | str = "safe",
+def dot_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, products_per_lane: int | str = "safe",
               policy: str = "trap", trace: Trace | None = None) -> np.ndarray:
     """Σ x_q·w_q along the last axis, through int16 lanes.
 
     Element i goes to lane i mod 8. Each step multiplies eight elements into eight int16 lanes (SMLAL);
-    after ``schedule`` steps, and at the end, SADALP adds the lanes in pairs into four int32 lanes and the
+    after ``products_per_lane`` steps, and at the end, SADALP adds the lanes in pairs into four int32 lanes and the
     int16 lanes restart from zero; last, ADDV adds the four to one int32.
 
     x_q, w_q: integers (..., K) that broadcast, codes of their formats, at most 8 bits each. Where a format reaches
     beyond int8, as uint8 does, operands are widened first, and MLA stands in the place of SMLAL.
-    schedule: "safe" computes the products per lane from the formats; an integer forces it.
+    products_per_lane: "safe" computes the products per lane from the formats; an integer forces it.
     policy: what happens to a lane that leaves its format: wrap, as the instructions do, saturate, or trap
     (OverflowError naming instruction, step, lane, value).
     trace: is shown every step's lanes, as SMLAL, SADALP and ADDV (``stages.Trace``).
@@ -177,12 +177,12 @@ def dot_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, sche
     >>> seven = IntFormat(7, narrow=True)
     >>> int(dot_int16([63] * 72, [63] * 72, seven, seven))
     285768
-    >>> dot_int16([63] * 72, [63] * 72, seven, seven, schedule=9)
+    >>> dot_int16([63] * 72, [63] * 72, seven, seven, products_per_lane=9)
     Traceback (most recent call last):
     ...
     OverflowError: SMLAL at step 8, lane[0] is 35721, outside int16 (-32768..32767)
     """
-    every = check_schedule(schedule, x_format, w_format)
+    per_lane = check_products_per_lane(products_per_lane, x_format, w_format)
     x_q, w_q = check_operands(x_q, w_q, x_format, w_format)
     shape, k = np.broadcast_shapes(x_q.shape, w_q.shape)[:-1], x_q.shape[-1]
     bytes_only = all(INT8.min <= fmt.min and fmt.max <= INT8.max for fmt in (x_format, w_format))
@@ -200,7 +200,7 @@ def dot_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, sche
     for step in range(steps):
         x, w = (_eight(operand, step) for operand in (x_q, w_q))
         narrow = settle("SMLAL", INT16, narrow + x * w, multiply_add(narrow, x, w), f"SMLAL at step {step}, lane")
-        if (step + 1) % every == 0 or step + 1 == steps:
+        if (step + 1) % per_lane == 0 or step + 1 == steps:
             exact = wide + narrow[..., 0::2].astype(np.int64) + narrow[..., 1::2]
             wide = settle("SADALP", INT32, exact, sadalp(wide, narrow), f"SADALP at step {step}, lane")
             narrow = np.zeros_like(narrow)

@@ -17,7 +17,6 @@ from refquant.integers.rounding import shift_right
 from refquant.network.program import (
     ADD_FORMAT,
     GUARD_BITS,
-    Encoding,
     IntegerProgram,
     Layer,
     QuantizedAdd,
@@ -27,6 +26,7 @@ from refquant.network.program import (
     QuantizedConv,
     QuantizedFlatten,
     QuantizedMaxPool,
+    QuantParams,
 )
 
 # trace(layer name, stage, values): sees every integer sum before it is requantized.
@@ -34,11 +34,11 @@ LayerTrace = Callable[[str, str, np.ndarray], None]
 
 
 class Context:
-    """What a layer needs beside its codes: the encodings around it, and who watches."""
+    """What a layer needs beside its codes: the qparams around it, and who watches."""
 
     def __init__(self, program: IntegerProgram, layer: Layer, trace: LayerTrace | None) -> None:
-        self.inputs = [program.encodings[name] for name in layer.inputs]
-        self.output: Encoding = program.encodings[layer.output]
+        self.inputs = [program.qparams[name] for name in layer.inputs]
+        self.output: QuantParams = program.qparams[layer.output]
         self.dialect = program.dialect
         self._layer, self._trace = layer.name, trace
 
@@ -70,7 +70,7 @@ def run_integer_tensors(program: IntegerProgram, x_q: Any, trace: LayerTrace | N
     x_q: integers (N, *input_shape) within the input's format. trace: called with every stage's
     sums. ValueError for other shapes, floats, and codes outside the format.
     """
-    x_q, fmt = as_integers(x_q, "input codes"), program.encodings[program.input].format
+    x_q, fmt = as_integers(x_q, "input codes"), program.qparams[program.input].format
     if x_q.shape[1:] != program.input_shape or x_q.size == 0:
         raise ValueError(f"input codes must be a non-empty (N, {', '.join(map(str, program.input_shape))}), "
                          f"got shape {x_q.shape}")
@@ -93,15 +93,15 @@ def compute(layer: Layer, context: Context, *codes: np.ndarray) -> np.ndarray:
 @compute.register
 def _(layer: QuantizedConv, context: Context, x_q: np.ndarray) -> np.ndarray:
     flat = x_q.ndim == 2
-    encoding = context.inputs[0]
+    qparam = context.inputs[0]
     planes = x_q[:, :, None, None] if flat else x_q
     several = len(layer.terms) > 1
     parts = []
     for index, term in enumerate(layer.terms):
-        if term.plane is None:
-            values, zero_point = planes, encoding.zero_point
+        if term.lookup_table is None:
+            values, zero_point = planes, qparam.zero_point
         else:
-            values, zero_point = term.plane[planes.astype(np.int64) - encoding.format.min], 0
+            values, zero_point = term.lookup_table[planes.astype(np.int64) - qparam.format.min], 0
         acc = convolve_exact(values, term.weight_q, term.bias_q, **layer.geometry._asdict(), zero_point=zero_point)
         context.seen(f"accumulator {index}" if several else "accumulator", acc)
         multiplier = term.multiplier.along(1, 4)
@@ -112,15 +112,15 @@ def _(layer: QuantizedConv, context: Context, x_q: np.ndarray) -> np.ndarray:
 
 @compute.register
 def _(layer: QuantizedAdd, context: Context, *codes: np.ndarray) -> np.ndarray:
-    parts = [context.to_guarded(x_q.astype(np.int64) - encoding.zero_point, multiplier)
-             for x_q, encoding, multiplier in zip(codes, context.inputs, layer.multipliers)]
+    parts = [context.to_guarded(x_q.astype(np.int64) - qparam.zero_point, multiplier)
+             for x_q, qparam, multiplier in zip(codes, context.inputs, layer.multipliers)]
     return np.clip(context.from_guarded(np.sum(parts, axis=0)), layer.low, layer.high)
 
 
 @compute.register
 def _(layer: QuantizedConcat, context: Context, *codes: np.ndarray) -> np.ndarray:
-    parts = [context.to_output(x_q.astype(np.int64) - encoding.zero_point, multiplier)
-             for x_q, encoding, multiplier in zip(codes, context.inputs, layer.multipliers)]
+    parts = [context.to_output(x_q.astype(np.int64) - qparam.zero_point, multiplier)
+             for x_q, qparam, multiplier in zip(codes, context.inputs, layer.multipliers)]
     return np.clip(np.concatenate(parts, axis=1), layer.low, layer.high)
 
 

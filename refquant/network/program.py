@@ -1,7 +1,7 @@
 """The frozen layers of an integer network: codes, multipliers and formats, no real weights.
 
 Each layer reads code tensors and writes one; how a tensor's codes stand for reals is the tensor's
-``Encoding``. Nothing here computes: ``integer_forward`` and ``simulated_forward`` do, each its own way.
+``QuantParams``. Nothing here computes: ``integer_forward`` and ``simulated_forward`` do, each its own way.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ADD_FORMAT = _INT32 = IntFormat(32)
 
 
 @dataclass(frozen=True)
-class Encoding:
+class QuantParams:
     """What a tensor's codes mean: real = (code - zero_point) / scale, code within ``format``."""
 
     scale: float
@@ -55,12 +55,12 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """One convolution within a layer: sums Σ w_q·plane(x_q) + bias_q, then times ``multiplier``.
+    """One convolution within a layer: sums Σ w_q·table[x_q] + bias_q, then times ``multiplier``.
 
     weight_q: (O, C/groups, R, S) codes of ``weight_format``. multiplier: scalar or one per output
-    channel. bias_q: (O,) integers or None. plane: what the sums see of the input: None for
+    channel. bias_q: (O,) integers or None. lookup_table: what the sums see of the input: None for
     x_q - zero_point, or a table with one integer per code of the input's format, lowest code first,
-    which maps the zero point to 0. Piecewise schemes need several planes, hence several terms; then each
+    which maps the zero point to 0. Piecewise schemes need several tables, hence several terms; then each
     multiplier includes the factor 2^GUARD_BITS.
     """
 
@@ -68,7 +68,7 @@ class Term:
     weight_format: IntFormat
     multiplier: Multiplier
     bias_q: np.ndarray | None = None
-    plane: np.ndarray | None = None
+    lookup_table: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         weight_q = as_integers(self.weight_q, "weight_q")
@@ -80,7 +80,7 @@ class Term:
             raise ValueError(f"multiplier must be a scalar or have shape {weight_q.shape[:1]}, got "
                              f"{self.multiplier.real.shape}")
         object.__setattr__(self, "weight_q", frozen_copy(weight_q, fmt.dtype))
-        for name in ("bias_q", "plane"):
+        for name in ("bias_q", "lookup_table"):
             if getattr(self, name) is not None:
                 value = as_integers(getattr(self, name), name)
                 if value.ndim != 1 or value.size == 0:
@@ -122,7 +122,7 @@ class QuantizedConv(ClippedLayer):
     terms: tuple[Term, ...]
     geometry: Geometry = Geometry()
     accumulator: IntFormat = IntFormat(32)
-    limited: tuple[int, ...] = ()
+    rescaled_channels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -167,7 +167,7 @@ class QuantizedAveragePool(ClippedLayer):
 
 @dataclass(frozen=True, eq=False)
 class QuantizedMaxPool(Layer):
-    """Maximum of codes; the encoding is the input's."""
+    """Maximum of codes; the qparams is the input's."""
 
     kernel: tuple[int, int]
     geometry: Geometry = Geometry()
@@ -175,7 +175,7 @@ class QuantizedMaxPool(Layer):
 
 @dataclass(frozen=True, eq=False)
 class QuantizedClip(ClippedLayer):
-    """Codes clamped to low..high; the encoding is the input's."""
+    """Codes clamped to low..high; the qparams is the input's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +185,7 @@ class QuantizedFlatten(Layer):
 
 @dataclass(frozen=True, eq=False)
 class IntegerProgram:
-    """Integer layers in order, and the encoding of every tensor they read and write.
+    """Integer layers in order, and the qparams of every tensor they read and write.
 
     input_shape: without the batch axis. dialect: how every requantization rounds.
     """
@@ -194,25 +194,25 @@ class IntegerProgram:
     output: str
     input_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
-    encodings: dict[str, Encoding] = field(repr=False)
+    qparams: dict[str, QuantParams] = field(repr=False)
     dialect: str = "single_round"
 
     def __post_init__(self) -> None:
         one_of(self.dialect, DIALECTS, "dialect")
         object.__setattr__(self, "layers", tuple(self.layers))
-        object.__setattr__(self, "encodings", dict(self.encodings))
+        object.__setattr__(self, "qparams", dict(self.qparams))
         written = {self.input}
         for layer in self.layers:
-            unknown = [name for name in (*layer.inputs, layer.output) if name not in self.encodings]
+            unknown = [name for name in (*layer.inputs, layer.output) if name not in self.qparams]
             if unknown:
-                raise ValueError(f"layer {layer.name!r} must have encodings for its tensors, got none for {unknown}")
+                raise ValueError(f"layer {layer.name!r} must have qparams for its tensors, got none for {unknown}")
             if not layer.inputs or not written.issuperset(layer.inputs):
                 raise ValueError(f"layer {layer.name!r} must read tensors computed before it, got {layer.inputs}")
             if layer.output in written:
                 raise ValueError(f"layer {layer.name!r} must write a new tensor, got {layer.output!r} again")
             self._check_parts(layer)
             written.add(layer.output)
-        if not written.issuperset((self.output,)) or self.input not in self.encodings:
+        if not written.issuperset((self.output,)) or self.input not in self.qparams:
             raise ValueError(f"input and output must be known tensors, got {self.input!r} and {self.output!r}")
 
     def _check_parts(self, layer: Layer) -> None:
@@ -220,6 +220,6 @@ class IntegerProgram:
             raise ValueError(f"layer {layer.name!r} must have one multiplier per input, got {len(layer.multipliers)} "
                              f"for {len(layer.inputs)}")
         carries = isinstance(layer, (QuantizedMaxPool, QuantizedClip, QuantizedFlatten))
-        if carries and self.encodings[layer.inputs[0]] != self.encodings[layer.output]:
-            raise ValueError(f"layer {layer.name!r} must keep its input's encoding, got "
-                             f"{self.encodings[layer.inputs[0]]} and {self.encodings[layer.output]}")
+        if carries and self.qparams[layer.inputs[0]] != self.qparams[layer.output]:
+            raise ValueError(f"layer {layer.name!r} must keep its input's qparams, got "
+                             f"{self.qparams[layer.inputs[0]]} and {self.qparams[layer.output]}")

@@ -31,7 +31,7 @@ from refquant.network.simulated_forward import run_simulated_tensors
 
 @dataclass(frozen=True, eq=False)
 class QuantizedNetwork(IntegerProgram):
-    """A network in integers only: float images are quantized at its door, its codes dequantized.
+    """A network in integers only: float images are quantized where they enter, output codes dequantized.
 
     Building it proves, from the weights at hand, that no accumulator can leave its format, partial
     sums included; otherwise ValueError names the layer, the bound and the format.
@@ -46,17 +46,17 @@ class QuantizedNetwork(IntegerProgram):
 
     def quantize_images(self, images: Any) -> np.ndarray:
         """Float images (N, *input_shape) to input codes."""
-        return self.encodings[self.input].quantize(check_images(images, self.input_shape))
+        return self.qparams[self.input].quantize(check_images(images, self.input_shape))
 
     def run(self, images: Any, trace: LayerTrace | None = None) -> np.ndarray:
         """Integer-only inference. images: floats (N, *input_shape). Returns float64 outputs."""
         codes = run_integer_tensors(self, self.quantize_images(images), trace)[self.output]
-        return self.encodings[self.output].dequantize(codes)
+        return self.qparams[self.output].dequantize(codes)
 
     def simulate(self, images: Any) -> np.ndarray:
-        """The same outputs by the second road, float64 simulation."""
+        """The same outputs by the independent implementation, a simulation in float64."""
         codes = run_simulated_tensors(self, self.quantize_images(images))[self.output]
-        return self.encodings[self.output].dequantize(codes.astype(np.int64))
+        return self.qparams[self.output].dequantize(codes.astype(np.int64))
 
     @property
     def weight_bytes(self) -> int:
@@ -66,7 +66,7 @@ class QuantizedNetwork(IntegerProgram):
 
 def _prove(network: IntegerProgram) -> list[StageRange]:
     """Follow the range of codes from tensor to tensor; check every sum's range against its format."""
-    entry = network.encodings[network.input]
+    entry = network.qparams[network.input]
     codes = {network.input: (entry.format.min, entry.format.max)}
     # One image of real zeros goes along, so that shapes that do not fit are found here, by name.
     trial = {network.input: np.full((1, *network.input_shape), entry.zero_point, entry.format.dtype)}
@@ -144,15 +144,15 @@ def _check_legal(context: Context, low: Any, high: Any, multiplier: Multiplier) 
 def _sum_range(term: Term, limits: tuple[int, int], context: Context) -> tuple[np.ndarray, np.ndarray]:
     """Per output channel, the range of every partial sum, whether the bias is added first or last."""
     low, high = limits
-    if term.plane is not None:
-        encoding = context.inputs[0]
-        if len(term.plane) != encoding.format.max - encoding.format.min + 1:
-            raise ValueError(f"a plane must have one entry per code of {encoding.format}, "
-                             f"got {len(term.plane)}")
-        if term.plane[encoding.zero_point - encoding.format.min] != 0:
-            raise ValueError("a plane must map the zero point to 0, as padding needs")
-        seen = term.plane[encoding.zero_point + low - encoding.format.min:
-                          encoding.zero_point + high - encoding.format.min + 1]
+    if term.lookup_table is not None:
+        qparam = context.inputs[0]
+        if len(term.lookup_table) != qparam.format.max - qparam.format.min + 1:
+            raise ValueError(f"a lookup table must have one entry per code of {qparam.format}, "
+                             f"got {len(term.lookup_table)}")
+        if term.lookup_table[qparam.zero_point - qparam.format.min] != 0:
+            raise ValueError("a lookup table must map the zero point to 0, as padding needs")
+        seen = term.lookup_table[qparam.zero_point + low - qparam.format.min:
+                          qparam.zero_point + high - qparam.format.min + 1]
         low, high = int(seen.min()), int(seen.max())
     least, greatest = dot_product_range(term.weight_q, low, high)
     if term.bias_q is None:

@@ -2,7 +2,7 @@
 
 Tools without integer kernels run quantized networks as floats; this is such a simulation, written so
 that every operation is exact in float64. It shares the recorded multipliers with the integer
-interpreter but none of its arithmetic: no ``requantization``, no ``shift_right``. Where both roads give the
+interpreter but none of its arithmetic: no ``requantization``, no ``shift_right``. Where both give the
 same codes everywhere, ``codes_equal`` holds.
 """
 
@@ -17,7 +17,6 @@ from refquant.convolution.geometry import pad, taps
 from refquant.integers.multiplier import Multiplier
 from refquant.network.program import (
     GUARD_BITS,
-    Encoding,
     IntegerProgram,
     Layer,
     QuantizedAdd,
@@ -27,16 +26,17 @@ from refquant.network.program import (
     QuantizedConv,
     QuantizedFlatten,
     QuantizedMaxPool,
+    QuantParams,
 )
 from refquant.network.simulated_scaling import scale_by
 
 
 class Context:
-    """The encodings around a layer and the program's dialect."""
+    """The qparams around a layer and the program's dialect."""
 
     def __init__(self, program: IntegerProgram, layer: Layer) -> None:
-        self.inputs = [program.encodings[name] for name in layer.inputs]
-        self.output: Encoding = program.encodings[layer.output]
+        self.inputs = [program.qparams[name] for name in layer.inputs]
+        self.output: QuantParams = program.qparams[layer.output]
         self.dialect = program.dialect
 
     def to_output(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
@@ -73,14 +73,14 @@ def simulate(layer: Layer, context: Context, *codes: np.ndarray) -> np.ndarray:
 
 @simulate.register
 def _(layer: QuantizedConv, context: Context, x_q: np.ndarray) -> np.ndarray:
-    encoding = context.inputs[0]
+    qparam = context.inputs[0]
     planes = x_q if x_q.ndim == 4 else x_q[:, :, None, None]
     results = []
     for term in layer.terms:
-        values = planes - encoding.zero_point
-        if term.plane is not None:
-            codes = np.arange(encoding.format.min, encoding.format.max + 1)
-            values = term.plane.astype(np.float64)[np.searchsorted(codes, planes)]
+        values = planes - qparam.zero_point
+        if term.lookup_table is not None:
+            codes = np.arange(qparam.format.min, qparam.format.max + 1)
+            values = term.lookup_table.astype(np.float64)[np.searchsorted(codes, planes)]
         # Sums are proven to fit the accumulator, at most 32 bits, so float64 adds them exactly.
         acc = convolve(values, term.weight_q.astype(np.float64), **layer.geometry._asdict())
         if term.bias_q is not None:
@@ -93,15 +93,15 @@ def _(layer: QuantizedConv, context: Context, x_q: np.ndarray) -> np.ndarray:
 
 @simulate.register
 def _(layer: QuantizedAdd, context: Context, *codes: np.ndarray) -> np.ndarray:
-    parts = [context.to_guarded(x_q - encoding.zero_point, multiplier)
-             for x_q, encoding, multiplier in zip(codes, context.inputs, layer.multipliers)]
+    parts = [context.to_guarded(x_q - qparam.zero_point, multiplier)
+             for x_q, qparam, multiplier in zip(codes, context.inputs, layer.multipliers)]
     return context.finish(context.shifted(np.sum(parts, axis=0)), layer.low, layer.high)
 
 
 @simulate.register
 def _(layer: QuantizedConcat, context: Context, *codes: np.ndarray) -> np.ndarray:
-    parts = [context.to_output(x_q - encoding.zero_point, multiplier)
-             for x_q, encoding, multiplier in zip(codes, context.inputs, layer.multipliers)]
+    parts = [context.to_output(x_q - qparam.zero_point, multiplier)
+             for x_q, qparam, multiplier in zip(codes, context.inputs, layer.multipliers)]
     return context.finish(np.concatenate(parts, axis=1), layer.low, layer.high)
 
 

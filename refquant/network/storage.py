@@ -20,15 +20,17 @@ from refquant.convolution.geometry import Geometry
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.network import program as layer_types
-from refquant.network.program import Encoding, Term
+from refquant.network.program import QuantParams, Term
 from refquant.network.proof import QuantizedNetwork
 
-KIND, VERSION = "refquant quantized network", 2
+KIND, VERSION = "refquant quantized network", 3
+# What versions 1 and 2 called otherwise.
+_FORMER = {"Encoding": "QuantParams", "plane": "lookup_table", "limited": "rescaled_channels"}
 _TYPES: dict[str, Any] = {cls.__name__: cls for cls in (
-    IntFormat, Encoding, Multiplier, Term, layer_types.QuantizedConv, layer_types.QuantizedAdd,
+    IntFormat, QuantParams, Multiplier, Term, layer_types.QuantizedConv, layer_types.QuantizedAdd,
     layer_types.QuantizedConcat, layer_types.QuantizedAveragePool, layer_types.QuantizedMaxPool,
     layer_types.QuantizedClip, layer_types.QuantizedFlatten)}
-_PARTS = ("input", "output", "input_shape", "layers", "encodings", "dialect")
+_PARTS = ("input", "output", "input_shape", "layers", "qparams", "dialect")
 
 
 def quantized_to_bytes(network: QuantizedNetwork) -> bytes:
@@ -55,7 +57,9 @@ def load_quantized(path: str | Path) -> QuantizedNetwork:
         raise ValueError(f"{path} must be a quantized network written by refquant, got another kind of file"
                          ) from None
     if known and manifest.get("version") == 1:  # which called the dialect semantics
-        manifest |= {"version": VERSION, "dialect": manifest.pop("semantics", None)}
+        manifest |= {"version": 2, "dialect": manifest.pop("semantics", None)}
+    if known and manifest.get("version") == 2:
+        manifest |= {"version": VERSION, "qparams": manifest.pop("encodings", None)}
     if not known or manifest.get("version") != VERSION:
         raise ValueError(f"{path} must be a {KIND} of version {VERSION}, got {manifest.get('kind')!r} of version "
                          f"{manifest.get('version')!r}")
@@ -140,4 +144,5 @@ def _unpack(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if kind == "Geometry":
         return Geometry.of(*content)
     parts = {name: _unpack(item, arrays) for name, item in content.items()}
-    return parts if kind == "dict" else _TYPES[kind](**parts)
+    return parts if kind == "dict" else _TYPES[_FORMER.get(str(kind), str(kind))](
+        **{_FORMER.get(str(name), str(name)): part for name, part in parts.items()})

@@ -18,7 +18,7 @@ import numpy as np
 
 from refquant.network.graph import Network, Shape
 from refquant.readers.onnx_operators import translate
-from refquant.readers.onnx_translation import MOST_ELEMENTS, MOST_PARAMETERS, Operator, Translation
+from refquant.readers.onnx_translation import MAX_ELEMENTS, MAX_PARAMETERS, Operator, Translation
 
 # Codes of TensorProto.DataType: (element type in raw bytes, the field that holds the elements otherwise).
 _TYPES = {1: ("<f4", "float_data"), 11: ("<f8", "double_data"), 10: ("<f2", "int32_data"), 7: ("<i8", "int64_data"),
@@ -28,7 +28,7 @@ _EXTERNAL = 1  # of TensorProto.DataLocation
 _TENSOR = 4  # of AttributeProto.AttributeType
 _OLDEST = 7  # the operator set that gave Add, Gemm and BatchNormalization their present meaning
 OWN_DOMAIN = ("", "ai.onnx")
-_MOST_BYTES = 2**31  # what protobuf can hold
+_MAX_BYTES = 2**31  # what protobuf can hold
 
 
 def load_onnx(path: str | os.PathLike[str]) -> Network:
@@ -54,8 +54,8 @@ def load_onnx(path: str | os.PathLike[str]) -> Network:
         raise ModuleNotFoundError("reading ONNX files needs the onnx package: pip install 'refquant[onnx]'",
                                   name="onnx") from None
     path = Path(path)
-    if path.exists() and not (path.is_file() and path.stat().st_size < _MOST_BYTES):
-        raise ValueError(f"{path} must be a file of less than {_MOST_BYTES} bytes")
+    if path.exists() and not (path.is_file() and path.stat().st_size < _MAX_BYTES):
+        raise ValueError(f"{path} must be a file of less than {_MAX_BYTES} bytes")
     data = path.read_bytes()
     try:
         model = onnx.load_model_from_string(data)
@@ -123,8 +123,8 @@ def _input_shape(entry: Any) -> Shape:
         written = ", ".join(str(d.dim_value if d.HasField("dim_value") else d.dim_param or "?") for d in dims)
         raise ValueError(f"input {entry.name!r} must have a shape (N, C, H, W) or (N, F), N being 1 or symbolic "
                          f"and the others fixed, got ({written})")
-    if math.prod(shape) > MOST_ELEMENTS:
-        raise ValueError(f"input {entry.name!r} may have at most {MOST_ELEMENTS} elements, got shape {shape}")
+    if math.prod(shape) > MAX_ELEMENTS:
+        raise ValueError(f"input {entry.name!r} may have at most {MAX_ELEMENTS} elements, got shape {shape}")
     return shape
 
 
@@ -163,8 +163,8 @@ def _read_tensor(tensor: Any, folder: Path) -> np.ndarray:
                          f"got ONNX element type {tensor.data_type}")
     shape = tuple(tensor.dims[:9])
     count = math.prod(shape)
-    if len(shape) > 8 or any(d < 1 for d in shape) or count > MOST_PARAMETERS:
-        raise ValueError(f"tensor {tensor.name!r} must have at most 8 axes and 1 to {MOST_PARAMETERS} elements, "
+    if len(shape) > 8 or any(d < 1 for d in shape) or count > MAX_PARAMETERS:
+        raise ValueError(f"tensor {tensor.name!r} must have at most 8 axes and 1 to {MAX_PARAMETERS} elements, "
                          f"got shape {shape}")
     item = np.dtype(dtype).itemsize
     if tensor.data_location == _EXTERNAL:

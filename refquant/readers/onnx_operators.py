@@ -28,7 +28,7 @@ from refquant.network.graph import (
     Shape,
     Softmax,
 )
-from refquant.readers.onnx_translation import MOST_PADDING, Operator, Translation
+from refquant.readers.onnx_translation import MAX_PADDING, Operator, Translation
 
 # --- layers with weights ------------------------------------------------------------------------------------------
 
@@ -159,8 +159,8 @@ def _pad(op: Operator, graph: Translation) -> None:
     begins, ends = (dict(zip(axes, half)) for half in (pads[:len(axes)], pads[len(axes):]))
     batch_and_channels = [around.get(axis, 0) for around in (begins, ends) for axis in (0, 1)]
     padding = tuple(around.get(axis, 0) for around in (begins, ends) for axis in (2, 3))
-    if any(batch_and_channels) or not all(0 <= p <= MOST_PADDING for p in padding):
-        raise ValueError(f"only H and W can be padded, by 0 to {MOST_PADDING}, got {pads}")
+    if any(batch_and_channels) or not all(0 <= p <= MAX_PADDING for p in padding):
+        raise ValueError(f"only H and W can be padded, by 0 to {MAX_PADDING}, got {pads}")
     graph.padded[op.name] = source, (padding[0], padding[1], padding[2], padding[3])
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from refquant.network.graph import Network, Node, Shape
 
 # A file of a few bytes can declare anything; beyond these it is taken for broken.
-MOST_ELEMENTS = 2**26  # of one image's tensor
-MOST_PARAMETERS = 2**28  # numbers in all weights together
-MOST_PADDING = 2**16  # and stride, dilation, kernel
+MAX_ELEMENTS = 2**26  # of one image's tensor
+MAX_PARAMETERS = 2**28  # numbers in all weights together
+MAX_PADDING = 2**16  # and stride, dilation, kernel
 
 Padding = tuple[int, int, int, int]  # top, left, bottom, right
 
@@ -54,8 +54,8 @@ class Operator:
     def window(self, attribute: str, default: tuple[int, ...]) -> tuple[int, ...]:
         """As many integers as ``default`` has, of a size that windows can have."""
         values = self.integers(attribute, default)
-        if len(values) != len(default) or max(map(abs, values)) > MOST_PADDING:
-            raise ValueError(f"attribute {attribute} must be {len(default)} integers up to {MOST_PADDING}, as only "
+        if len(values) != len(default) or max(map(abs, values)) > MAX_PADDING:
+            raise ValueError(f"attribute {attribute} must be {len(default)} integers up to {MAX_PADDING}, as only "
                              f"2-D windows are supported, got {values[:8]}")
         return values
 
@@ -91,11 +91,11 @@ class Translation:
         if node.name in self.shapes:
             raise ValueError(f"tensor names must differ, got {node.name!r} twice")
         shape = node.output_shape(*(self.shapes[name] for name in node.inputs))
-        if math.prod(shape) > MOST_ELEMENTS:
-            raise ValueError(f"a tensor may have at most {MOST_ELEMENTS} elements, got shape {shape}")
+        if math.prod(shape) > MAX_ELEMENTS:
+            raise ValueError(f"a tensor may have at most {MAX_ELEMENTS} elements, got shape {shape}")
         self._parameters += sum(value.size for value in vars(node).values() if isinstance(value, np.ndarray))
-        if self._parameters > MOST_PARAMETERS:
-            raise ValueError(f"a network may have at most {MOST_PARAMETERS} parameters, got more")
+        if self._parameters > MAX_PARAMETERS:
+            raise ValueError(f"a network may have at most {MAX_PARAMETERS} parameters, got more")
         self.nodes[node.name], self.shapes[node.name] = node, shape
 
     def tensor(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""From a float network, tensor encodings and weight codes to a quantized network."""
+"""From a float network, tensor qparams and weight codes to a quantized network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from refquant.network.graph import (
 )
 from refquant.network.program import (
     GUARD_BITS,
-    Encoding,
     Layer,
     QuantizedAdd,
     QuantizedAveragePool,
@@ -37,6 +36,7 @@ from refquant.network.program import (
     QuantizedConv,
     QuantizedFlatten,
     QuantizedMaxPool,
+    QuantParams,
     Term,
 )
 from refquant.network.proof import QuantizedNetwork
@@ -52,15 +52,15 @@ class QuantizedWeight:
     codes: np.ndarray
     scale: np.ndarray
     format: IntFormat
-    limited: tuple[int, ...] = ()
+    rescaled_channels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "codes", frozen_copy(self.codes))
         object.__setattr__(self, "scale", frozen_copy(self.scale, np.float64))
 
 
-def encoding_sources(network: Network) -> dict[str, str]:
-    """For every tensor of the integer network, the tensor whose encoding it has: itself, or what it carries on.
+def qparam_sources(network: Network) -> dict[str, str]:
+    """For every tensor of the integer network, the tensor whose qparams it has: itself, or what it carries on.
 
     MaxPool, Flatten and Clip carry codes on; but a Clip that alone reads a computed tensor is fused into the
     node before it, whose own tensor does not appear then.
@@ -86,11 +86,11 @@ def check_integer_forms(network: Network) -> None:
                              f"{hints.get(type(node), '')}")
 
 
-def assemble(network: Network, encodings: Mapping[str, Encoding], weights: Mapping[str, QuantizedWeight],
+def assemble(network: Network, qparams: Mapping[str, QuantParams], weights: Mapping[str, QuantizedWeight],
              accumulator: IntFormat = IntFormat(32), dialect: str = "single_round") -> QuantizedNetwork:
     """Put the parts together.
 
-    network: without BatchNorm nodes (``fold_batchnorm``). encodings: one per tensor; tensors that
+    network: without BatchNorm nodes (``fold_batchnorm``). qparams: one per tensor; tensors that
     only carry their input's codes on (after MaxPool, Flatten, Clip) take the input's, and a Clip that
     alone reads a computed tensor is fused into the node before it. weights: one per Conv and Linear.
     accumulator: the format that holds the sums of convolutions, linear layers and average pools.
@@ -99,8 +99,8 @@ def assemble(network: Network, encodings: Mapping[str, Encoding], weights: Mappi
     Raises ValueError where a sum is not proven to fit (see ``QuantizedNetwork``).
     """
     check_integer_forms(network)
-    sources = encoding_sources(network)
-    known = {tensor: encodings[source] for tensor, source in sources.items()}
+    sources = qparam_sources(network)
+    known = {tensor: qparams[source] for tensor, source in sources.items()}
     layers: list[Layer] = []
     for node in network.nodes:
         if sources.get(node.name, node.name) != node.name:
@@ -114,24 +114,24 @@ def assemble(network: Network, encodings: Mapping[str, Encoding], weights: Mappi
     return QuantizedNetwork(network.input, network.output, network.input_shape, tuple(layers), known, dialect)
 
 
-def _code_limits(clip: Clip | None, encoding: Encoding) -> tuple[int, int]:
+def _code_limits(clip: Clip | None, qparam: QuantParams) -> tuple[int, int]:
     """The least and greatest code that a clip lets through, within the format."""
-    fmt = encoding.format
+    fmt = qparam.format
     low, high = (None, None) if clip is None else (clip.low, clip.high)
-    return (fmt.min if low is None else int(encoding.quantize(np.float64(low))),
-            fmt.max if high is None else int(encoding.quantize(np.float64(high))))
+    return (fmt.min if low is None else int(qparam.quantize(np.float64(low))),
+            fmt.max if high is None else int(qparam.quantize(np.float64(high))))
 
 
-def _carry(node: Node, encoding: Encoding) -> Layer:
+def _carry(node: Node, qparam: QuantParams) -> Layer:
     names = (node.name, node.inputs, node.name)
     if isinstance(node, MaxPool):
         return QuantizedMaxPool(*names, node.kernel, node.geometry)
     if isinstance(node, Clip):
-        return QuantizedClip(*names, *_code_limits(node, encoding))
+        return QuantizedClip(*names, *_code_limits(node, qparam))
     return QuantizedFlatten(*names)
 
 
-def _compute(node: Node, output: str, limits: tuple[int, int], known: Mapping[str, Encoding],
+def _compute(node: Node, output: str, limits: tuple[int, int], known: Mapping[str, QuantParams],
              network: Network, weights: Mapping[str, QuantizedWeight], accumulator: IntFormat) -> Layer:
     common: dict[str, Any] = {"name": node.name, "inputs": node.inputs, "output": output,
                               "low": limits[0], "high": limits[1]}
@@ -141,7 +141,7 @@ def _compute(node: Node, output: str, limits: tuple[int, int], known: Mapping[st
         geometry = node.geometry if isinstance(node, Conv) else Conv.geometry
         term = _term(node, weights[node.name], known[node.inputs[0]].scale, s_y)
         return QuantizedConv(**common, terms=(term,), geometry=geometry, accumulator=accumulator,
-                             limited=weights[node.name].limited)
+                             rescaled_channels=weights[node.name].rescaled_channels)
     if isinstance(node, Add):
         return QuantizedAdd(**common, multipliers=tuple(Multiplier.from_real(r * 2**GUARD_BITS) for r in ratios))
     if isinstance(node, Concat):

@@ -12,13 +12,13 @@ from refquant.easyquant.layer import ScaleSearch
 from refquant.easyquant.paper import search_paper
 from refquant.network.float_forward import evaluate
 from refquant.network.graph import Conv, Linear, Network, Node
-from refquant.network.program import Encoding
+from refquant.network.program import QuantParams
 from refquant.recipes.calibration import BATCH
-from refquant.recipes.lowering import QuantizedWeight, encoding_sources
+from refquant.recipes.lowering import QuantizedWeight, qparam_sources
 
 # A search walks through its batches some seven times. Small ones are kept, 64 MiB at most; others computed anew.
 KEPT_ELEMENTS = 1 << 23
-PREFIXES = ("quantized", "float")
+LAYER_INPUTS = ("quantized", "float")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,14 +34,14 @@ class LayerBatches:
     network: Network
     node: Conv | Linear
     images: np.ndarray
-    encodings: Mapping[str, Encoding]
+    qparams: Mapping[str, QuantParams]
     weights: Mapping[str, QuantizedWeight]
-    prefix: str
+    layer_inputs: str
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        sources = encoding_sources(self.network)
+        sources = qparam_sources(self.network)
         read = self.node.inputs[0]
-        # Whatever has the searched tensor's encoding, such as what is pooled from it, stays real.
+        # Whatever has the searched tensor's qparams, such as what is pooled from it, stays real.
         sources = {name: source for name, source in sources.items() if source != sources[read]}
         for start in range(0, len(self.images), BATCH):
             # In float64: in float32 a requantization tie would fall by chance, and near ties between candidates too.
@@ -51,17 +51,17 @@ class LayerBatches:
                 if node is self.node:
                     break
                 real[node.name] = evaluate(node, *(real[name] for name in node.inputs))
-                if self.prefix == "quantized":
+                if self.layer_inputs == "quantized":
                     inputs = (self._round(rounded[name], sources.get(name)) for name in node.inputs)
                     rounded[node.name] = evaluate(self._round_weight(node), *inputs)
             outputs = evaluate(replace(self.node, bias=None), real[read])
-            yield as_planes((rounded if self.prefix == "quantized" else real)[read]), as_planes(outputs)
+            yield as_planes((rounded if self.layer_inputs == "quantized" else real)[read]), as_planes(outputs)
 
     def _round(self, x: np.ndarray, source: str | None) -> np.ndarray:
         if source is None:
             return x
-        encoding = self.encodings[source]
-        return encoding.dequantize(encoding.quantize(x))
+        qparam = self.qparams[source]
+        return qparam.dequantize(qparam.quantize(x))
 
     def _round_weight(self, node: Node) -> Node:
         if not isinstance(node, (Conv, Linear)) or node.name not in self.weights:
@@ -85,7 +85,7 @@ def search_node(batches: LayerBatches, weight_bits: int, granularity: str, weigh
     node, shapes = batches.node, batches.network.shapes
     elements = len(batches.images) * sum(math.prod(shapes[name]) for name in (node.inputs[0], node.name))
     walked = list(batches) if elements <= KEPT_ELEMENTS else batches
-    fmt = batches.encodings[encoding_sources(batches.network)[node.inputs[0]]].format
+    fmt = batches.qparams[qparam_sources(batches.network)[node.inputs[0]]].format
     geometry = node.geometry if isinstance(node, Conv) else Conv.geometry
     weight = node.weight if isinstance(node, Conv) else node.weight[:, :, None, None]
     return search_paper(walked, weight, bits=(weight_bits, fmt.bits), granularity=granularity,

@@ -14,10 +14,10 @@ from refquant.integers.rounding import round_fraction
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import check_images
 from refquant.network.graph import Conv, Linear, Network
-from refquant.network.program import Encoding
+from refquant.network.program import QuantParams
 from refquant.network.proof import QuantizedNetwork
 from refquant.recipes.calibration import calibrate, observe_extremes
-from refquant.recipes.lowering import QuantizedWeight, assemble, check_integer_forms, encoding_sources
+from refquant.recipes.lowering import QuantizedWeight, assemble, check_integer_forms, qparam_sources
 from refquant.recipes.network_search import LayerBatches, search_node
 from refquant.recipes.settings import RECIPES, settings
 from refquant.scales.linear import affine_parameters, max_scale, quantize
@@ -27,7 +27,7 @@ from refquant.scales.thresholds import in_float32, threshold, threshold_scale
 def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
                      weight_bits: int | None = None, activation_bits: int | None = None,
                      granularity: str | None = None, activations: str | None = None, estimator: str | None = None,
-                     widen: bool = False, prefix: str = "quantized", accumulator_bits: int = 32,
+                     widen: bool = False, layer_inputs: str = "quantized", accumulator_bits: int = 32,
                      dialect: str = "single_round") -> QuantizedNetwork:
     """Quantize a float network after training.
 
@@ -57,14 +57,14 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     True
     """
     chosen = settings(recipe, weight_bits=weight_bits, activation_bits=activation_bits, granularity=granularity,
-                      activations=activations, estimator=estimator, widen=widen, prefix=prefix,
+                      activations=activations, estimator=estimator, widen=widen, layer_inputs=layer_inputs,
                       accumulator_bits=accumulator_bits, dialect=dialect)
     folded = fold_batchnorm(network)
     check_integer_forms(folded)
     images = check_images(images, folded.input_shape)
     accumulator, axis = IntFormat(chosen.accumulator_bits), 0 if chosen.granularity == "channel" else None
-    sources = encoding_sources(folded)
-    encodings = _encodings(folded, images, chosen.estimator, chosen.activation_bits, chosen.activations)
+    sources = qparam_sources(folded)
+    qparams = _max_qparams(folded, images, chosen.estimator, chosen.activation_bits, chosen.activations)
     weights: dict[str, QuantizedWeight] = {}
     settled: set[str] = set()
     for node in folded.nodes:
@@ -72,54 +72,55 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
             scale = max_scale(node.weight, IntFormat(chosen.weight_bits, narrow=True), axis)
             source = sources[node.inputs[0]]
             if RECIPES[recipe].searched:
-                batches = LayerBatches(folded, node, images, encodings, weights, chosen.prefix)
-                found = search_node(batches, chosen.weight_bits, chosen.granularity, scale, encodings[source].scale,
+                batches = LayerBatches(folded, node, images, qparams, weights, chosen.layer_inputs)
+                found = search_node(batches, chosen.weight_bits, chosen.granularity, scale, qparams[source].scale,
                                     source in settled, chosen.widen)
                 scale, settled = found.weight_scale, settled | {source}
-                encodings[source] = replace(encodings[source], scale=found.activation_scale)
-            weights[node.name] = quantize_weight(node, scale, chosen.weight_bits, encodings[source], accumulator)
-    return assemble(folded, encodings, weights, accumulator, chosen.dialect)
+                qparams[source] = replace(qparams[source], scale=found.activation_scale)
+            weights[node.name] = quantize_weight(node, scale, chosen.weight_bits, qparams[source], accumulator)
+    return assemble(folded, qparams, weights, accumulator, chosen.dialect)
 
 
-def _encodings(network: Network, images: np.ndarray, estimator: str, bits: int, activations: str
-               ) -> dict[str, Encoding]:
-    """Every tensor's encoding by max-scaling, or at the estimator's threshold except for the network's output."""
+def _max_qparams(network: Network, images: np.ndarray, estimator: str, bits: int, activations: str
+               ) -> dict[str, QuantParams]:
+    """Every tensor's qparams by max-scaling, or at the estimator's threshold except for the network's output."""
     if estimator == "max":
-        return {name: activation_encoding(seen.low, seen.high, bits, activations)
+        return {name: activation_qparam(seen.low, seen.high, bits, activations)
                 for name, seen in observe_extremes(network, images).items()}
-    output = encoding_sources(network)[network.output]
-    encodings = {}
+    output = qparam_sources(network)[network.output]
+    qparams = {}
     for name, (extremes, histogram) in calibrate(network, images).items():
-        encodings[name] = activation_encoding(extremes.low, extremes.high, bits, activations)
+        qparams[name] = activation_qparam(extremes.low, extremes.high, bits, activations)
         if name != output:
-            limit = threshold(extremes, histogram, estimator, encodings[name].format)
-            encodings[name] = replace(encodings[name], scale=threshold_scale(limit, encodings[name].format))
-    return encodings
+            limit = threshold(extremes, histogram, estimator, qparams[name].format)
+            qparams[name] = replace(qparams[name], scale=threshold_scale(limit, qparams[name].format))
+    return qparams
 
 
-def activation_encoding(low: float, high: float, bits: int, activations: str) -> Encoding:
-    """The encoding of a tensor whose calibration values span [low, high] (see ``quantize_network``)."""
+def activation_qparam(low: float, high: float, bits: int, activations: str) -> QuantParams:
+    """The qparams of a tensor whose calibration values span [low, high] (see ``quantize_network``)."""
     low, high = in_float32(low), in_float32(high)
     if activations == "affine":
         scale, zero_point = affine_parameters(low, high, IntFormat(bits))
-        return Encoding(scale, IntFormat(bits), zero_point)
+        return QuantParams(scale, IntFormat(bits), zero_point)
     unsigned = activations == "unsigned" and low >= 0
     fmt = IntFormat(bits, signed=not unsigned, narrow=not unsigned)
-    return Encoding(float(max_scale(np.array([low, high]), fmt)), fmt)
+    return QuantParams(float(max_scale(np.array([low, high]), fmt)), fmt)
 
 
-def quantize_weight(node: Conv | Linear, scale: np.ndarray, bits: int, encoding: Encoding, accumulator: IntFormat
+def quantize_weight(node: Conv | Linear, scale: np.ndarray, bits: int, qparam: QuantParams, accumulator: IntFormat
                     ) -> QuantizedWeight:
     """Weight codes at a scale, signed narrow; the scale is first limited to what the bias allows.
 
-    scale: () or (O,); a layer's one scale becomes the least of its channels' limits. encoding: the input's.
+    scale: () or (O,); a layer's one scale becomes the least of its channels' limits. qparams: the input's.
     """
     fmt = IntFormat(bits, narrow=True)
-    scale, limited = limit_scales(node, scale, fmt, encoding, accumulator)
-    return QuantizedWeight(quantize(node.weight, scale, fmt, axis=0 if scale.ndim else None), scale, fmt, limited)
+    scale, rescaled_channels = limit_scales(node, scale, fmt, qparam, accumulator)
+    codes = quantize(node.weight, scale, fmt, axis=0 if scale.ndim else None)
+    return QuantizedWeight(codes, scale, fmt, rescaled_channels)
 
 
-def limit_scales(node: Conv | Linear, scale: np.ndarray, fmt: IntFormat, encoding: Encoding, accumulator: IntFormat
+def limit_scales(node: Conv | Linear, scale: np.ndarray, fmt: IntFormat, qparam: QuantParams, accumulator: IntFormat
                  ) -> tuple[np.ndarray, tuple[int, ...]]:
     """Scales lowered where only the bias code keeps a sum from fitting the accumulator.
 
@@ -130,18 +131,18 @@ def limit_scales(node: Conv | Linear, scale: np.ndarray, fmt: IntFormat, encodin
     if node.bias is None:
         return scale, ()
     bias = node.bias.astype(np.float64)
-    low, high = min(encoding.format.min - encoding.zero_point, 0), max(encoding.format.max - encoding.zero_point, 0)
+    low, high = min(qparam.format.min - qparam.zero_point, 0), max(qparam.format.max - qparam.zero_point, 0)
 
     def sums_fit(channel: int, s_w: float, with_bias: bool) -> bool:
         codes = quantize(node.weight[channel], s_w, fmt)
         least, greatest = (int(v[0]) for v in dot_product_range(codes.reshape(1, -1), low, high))
-        code = round_fraction(Fraction(bias[channel]) * Fraction(encoding.scale * s_w)) if with_bias else 0
+        code = round_fraction(Fraction(bias[channel]) * Fraction(qparam.scale * s_w)) if with_bias else 0
         return accumulator.min <= least + min(code, 0) and greatest + max(code, 0) <= accumulator.max
 
     scales = np.broadcast_to(scale, bias.shape)
     limits = scales.copy()
     # In float64 first: almost no channel comes near the accumulator's limits.
-    reach = max(-low, high) * fmt.max * node.weight[0].size + np.abs(bias) * encoding.scale * scales
+    reach = max(-low, high) * fmt.max * node.weight[0].size + np.abs(bias) * qparam.scale * scales
     for channel in np.flatnonzero(reach >= accumulator.max - 1).tolist():
         if sums_fit(channel, scales[channel], True) or not sums_fit(channel, scales[channel], False):
             continue
@@ -154,5 +155,5 @@ def limit_scales(node: Conv | Linear, scale: np.ndarray, fmt: IntFormat, encodin
             else:
                 breaks = middle
         limits[channel] = fits
-    limited = tuple(int(c) for c in np.flatnonzero(limits != scales))
-    return (limits if scale.ndim else np.asarray(limits.min())), limited
+    rescaled_channels = tuple(int(c) for c in np.flatnonzero(limits != scales))
+    return (limits if scale.ndim else np.asarray(limits.min())), rescaled_channels

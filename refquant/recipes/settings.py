@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from refquant.integers.checks import is_integer, one_of
 from refquant.integers.dialects import DIALECTS
-from refquant.recipes.network_search import PREFIXES
+from refquant.recipes.network_search import LAYER_INPUTS
 from refquant.scales.thresholds import ESTIMATORS
 
 
@@ -35,7 +35,7 @@ RECIPES = {
 }
 GRANULARITIES = ("layer", "channel")
 ACTIVATIONS = ("unsigned", "signed", "affine")
-DEFAULTS = {"widen": False, "prefix": "quantized", "accumulator_bits": 32, "dialect": "single_round"}
+DEFAULTS = {"widen": False, "layer_inputs": "quantized", "accumulator_bits": 32, "dialect": "single_round"}
 
 
 class Settings(NamedTuple):
@@ -48,7 +48,7 @@ class Settings(NamedTuple):
     activations: str
     estimator: str
     widen: bool
-    prefix: str
+    layer_inputs: str
     accumulator_bits: int
     dialect: str
 
@@ -65,13 +65,13 @@ class Settings(NamedTuple):
         if changed & {"weight_bits", "activation_bits"}:
             bits = f"w{self.weight_bits}a{self.activation_bits}"
         words = {"granularity": self.granularity, "activations": self.activations, "estimator": self.estimator,
-                 "widen": "widened", "prefix": f"{self.prefix}_prefix",
+                 "widen": "widened", "layer_inputs": f"{self.layer_inputs}_inputs",
                  "accumulator_bits": f"acc{self.accumulator_bits}", "dialect": self.dialect}
         return "-".join([method, bits, *(word for name, word in words.items() if name in changed)])
 
 
 def settings(recipe: str, **options: Any) -> Settings:
-    """What ``recipes.quantize_network`` does for these options; ValueError for what is not to be had.
+    """What ``recipes.quantize_network`` does for these options; ValueError for options that do not exist.
 
     options: fields of ``Settings``; None, or an option left out, stands for the recipe's default.
     """
@@ -82,7 +82,7 @@ def settings(recipe: str, **options: Any) -> Settings:
               **{name: value for name, value in options.items() if value is not None}}
     chosen = Settings(recipe, **values)
     for name, choices in (("granularity", GRANULARITIES), ("activations", ACTIVATIONS), ("estimator", ESTIMATORS),
-                          ("prefix", PREFIXES), ("accumulator_bits", (16, 24, 32)), ("dialect", DIALECTS),
+                          ("layer_inputs", LAYER_INPUTS), ("accumulator_bits", (16, 24, 32)), ("dialect", DIALECTS),
                           ("weight_bits", range(2, 17)), ("activation_bits", range(2, 17))):
         value = values[name]
         if value not in choices or not (is_integer(value) or isinstance(value, str)):

@@ -19,7 +19,7 @@ from refquant.scales.float32_codes import can_round_in_float32, round_in_float32
 
 # A channel whose largest weight is below this fraction of the layer's is dead: at any width up to 23
 # bits all its codes would be zero under the layer's scale, and a scale of its own would be absurd.
-DEAD = 2.0**-24
+DEAD_CHANNEL = 2.0**-24
 ARITHMETICS = ("exact", "float32_divide", "float32_multiply")
 
 
@@ -156,7 +156,7 @@ def max_scale(x: Any, fmt: IntFormat, axis: int | None = None) -> np.ndarray:
     else:
         _along(np.asarray(1.0), x, axis, "scale")
         reach = np.moveaxis(magnitude, axis, 0).reshape(x.shape[axis], -1).max(axis=1)
-        reach = np.where((reach == 0) | (reach < DEAD * whole), whole, reach)
+        reach = np.where((reach == 0) | (reach < DEAD_CHANNEL * whole), whole, reach)
     with np.errstate(divide="ignore", over="ignore"):
         scale = np.asarray(fmt.max / reach, np.float64)
     return np.where(reach == 0, 1.0, np.minimum(scale, np.finfo(np.float64).max))

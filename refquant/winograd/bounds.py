@@ -17,7 +17,7 @@ from refquant.convolution.blas import exact_dtype
 from refquant.convolution.bounds import StageBound, direct_bounds, dot_product_range, largest_count, stage_bound
 from refquant.integers.checks import as_integers, integer
 from refquant.integers.formats import IntFormat
-from refquant.integers.simd import INT32, safe_schedule
+from refquant.integers.simd import INT32, safe_products_per_lane
 from refquant.winograd.transforms import transforms_for
 
 
@@ -212,7 +212,7 @@ def describe_bounds(tile: Any, x_format: IntFormat, w_format: IntFormat, channel
     lanes = any(bound.stage == "lane" for bound in bounds)
     return {**about, "x_format": str(x_format), "w_format": str(w_format), "channels": channels,
             "accumulator": str(accumulator), "bias": str(bias) if bias else None,
-            "products_per_lane": safe_schedule(x_format, w_format) if lanes else None,
+            "products_per_lane": safe_products_per_lane(x_format, w_format) if lanes else None,
             "stages": [_describe(bound, accumulator, bias) for bound in bounds], "largest_channels": most}
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from refquant.integers.checks import as_integers, integer, is_integer
 from refquant.integers.formats import frozen_copy
 
-MOST_OUTPUTS, MOST_TAPS = 8, 7
+MAX_OUTPUTS, MAX_TAPS = 8, 7
 
 # Small numerators and denominators keep the matrices small; then the largest tile has 13 finite points.
 POINTS = tuple(Fraction(p) for p in "0 1 -1 2 -2 1/2 -1/2 3 -3 1/3 -1/3 3/2 -3/2".split())
@@ -51,8 +51,8 @@ class Transforms:
     divisor: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "m", integer(self.m, "m", 1, MOST_OUTPUTS))
-        object.__setattr__(self, "r", integer(self.r, "r", 1, MOST_TAPS))
+        object.__setattr__(self, "m", integer(self.m, "m", 1, MAX_OUTPUTS))
+        object.__setattr__(self, "r", integer(self.r, "r", 1, MAX_TAPS))
         shapes = {"bt": (self.n, self.n), "g": (self.n, self.r), "at": (self.m, self.n)}
         for name, shape in shapes.items():
             matrix = as_integers(getattr(self, name), name)
@@ -100,7 +100,7 @@ def cook_toom(m: int, r: int, points: Sequence[Any] | None = None,
     >>> cook_toom(2, 3, scaling="matrix").g.tolist()
     [[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]
     """
-    m, r = integer(m, "m", 1, MOST_OUTPUTS), integer(r, "r", 1, MOST_TAPS)
+    m, r = integer(m, "m", 1, MAX_OUTPUTS), integer(r, "r", 1, MAX_TAPS)
     finite = _points(points, m + r - 2)
     bt, g, columns = [], [], []
     for j, (p, q) in enumerate(finite):
@@ -262,5 +262,5 @@ def transforms_for(tile: Any) -> Transforms:
         return PRESETS[tile]
     if isinstance(tile, str) or not isinstance(tile, Sequence) or len(tile) != 2:
         raise ValueError(f"tile must be (m, r), Transforms or one of {', '.join(PRESETS)}, got {tile!r}")
-    m, r = integer(tile[0], "tile's m", 1, MOST_OUTPUTS), integer(tile[1], "tile's r", 1, MOST_TAPS)
+    m, r = integer(tile[0], "tile's m", 1, MAX_OUTPUTS), integer(tile[1], "tile's r", 1, MAX_TAPS)
     return PRESETS.get(f"F({m},{r})") or cook_toom(m, r)

@@ -89,7 +89,7 @@ def test_every_3x3_layer_agrees_with_int16_lanes_of_eight_products(report):
     assert [lane["layer"] for lane in report["lanes"]] == ["conv1", "dw2", "dw3", "res_a", "res_b", "dw4"]
     for lane in report["lanes"]:
         assert lane["sums_equal"] is True
-        assert (lane["x_format"], lane["w_format"], lane["schedule"]) == ("int7 narrow", "int7 narrow", 8)
+        assert (lane["x_format"], lane["w_format"], lane["products_per_lane"]) == ("int7 narrow", "int7 narrow", 8)
         assert -31752 <= lane["int16_min"] < 0 < lane["int16_max"] <= 31752
 
 

@@ -1,4 +1,4 @@
-"""Evaluation tells of a difference between the two roads, and counts as one would by hand."""
+"""Evaluation tells of a difference between the two paths, and counts as one would by hand."""
 
 import numpy as np
 import pytest
@@ -30,10 +30,10 @@ def test_one_differing_code_in_one_image_is_reported(network, monkeypatch):
     quantized = quantize_network(network, images)
     logits = run_float(network, images)
     assert evaluate(quantized, images, None, logits).codes_equal
-    road = evaluation.run_simulated_tensors
+    path = evaluation.run_simulated_tensors
 
     def disturbed(program, x_q):
-        tensors = road(program, x_q)
+        tensors = path(program, x_q)
         if len(x_q) == 3:  # the last batch alone, in a hidden layer alone
             tensors["relu"] = tensors["relu"].copy()
             tensors["relu"][2, 5, 4, 4] += 1

@@ -34,7 +34,7 @@ def quantized(images):
 def test_every_3x3_layer_runs_through_lanes(quantized, images):
     reports = run_lanes(quantized, images)
     assert [report.layer for report in reports] == ["conv", "deep", "strided", "spread"]
-    assert all(report.sums_equal and report.schedule == 8 for report in reports)
+    assert all(report.sums_equal and report.products_per_lane == 8 for report in reports)
 
 
 def test_dense_layers_of_stride_1_alone_run_through_winograd(quantized, images):
@@ -53,10 +53,10 @@ def test_dense_layers_of_stride_1_alone_run_through_winograd(quantized, images):
 
 @pytest.mark.parametrize("kernel, run", [("convolve_int16", run_lanes), ("winograd_convolve", run_winograd)])
 def test_one_wrong_sum_is_reported(quantized, images, monkeypatch, kernel, run):
-    road = getattr(integer_kernels, kernel)
+    path = getattr(integer_kernels, kernel)
 
     def disturbed(*arguments, **options):
-        sums = road(*arguments, **options)
+        sums = path(*arguments, **options)
         sums[3, 2, 1, 1] -= 1
         return sums
 
@@ -67,5 +67,5 @@ def test_one_wrong_sum_is_reported(quantized, images, monkeypatch, kernel, run):
 def test_layers_with_a_zero_point_are_left_out(images):
     network = Network((2, 5, 5), (Conv("conv", "input", np.ones((1, 2, 3, 3))),))
     affine = quantize_network(network, images + 3.0, activations="affine")
-    assert affine.encodings["input"].format == IntFormat(8) and affine.encodings["input"].zero_point
+    assert affine.qparams["input"].format == IntFormat(8) and affine.qparams["input"].zero_point
     assert run_lanes(affine, images) == run_winograd(affine, images) == []

@@ -24,10 +24,10 @@ from refquant.network.storage import load_quantized
 onnx = require_module("onnx", "pip install 'refquant[onnx]'")
 
 MADE_KEYS = {"recipe", "label", "weight_bits", "activation_bits", "granularity", "activations", "estimator", "widen",
-             "prefix", "accumulator_bits", "dialect", "refquant", "model", "calibration"}
+             "layer_inputs", "accumulator_bits", "dialect", "refquant", "model", "calibration"}
 KEYS = MADE_KEYS | {"images", "float_top1", "simulated_top1", "integer_top1", "agreement", "cosine", "sqnr_db",
                     "codes_equal", "codes_equal_images", "weight_bytes", "seconds", "layers", "stages"}
-LAYER_KEYS = {"name", "op", "cosine", "sqnr_db", "weight_range_disparity", "dead_channels", "limited_channels",
+LAYER_KEYS = {"name", "op", "cosine", "sqnr_db", "weight_range_disparity", "dead_channels", "rescaled_channels",
               "saturated_fraction", "headroom_bits"}
 
 
@@ -117,7 +117,7 @@ def test_several_recipes_share_one_report_and_have_a_folder_each(files, tmp_path
         assert entry["images"] == 5 and entry["codes_equal"] is True and entry["label"] in said.out
         network = load_quantized(tmp_path / "out" / entry["label"] / "network.npz")
         assert network.dialect == "gemmlowp_double"
-        assert {str(e.format) for e in network.encodings.values()} == {"int6 narrow"}
+        assert {str(e.format) for e in network.qparams.values()} == {"int6 narrow"}
         assert str(network.layers[0].terms[0].weight_format) == "int4 narrow"
         assert network.layers[0].terms[0].multiplier.m.shape == (4,)
 
@@ -150,10 +150,10 @@ def test_a_bias_that_no_register_holds_lowers_its_channels_scale_and_says_so(tmp
                      "--out", tmp_path / "out")
     assert code == 0, said.err
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert (report["layers"][0]["dead_channels"], report["layers"][0]["limited_channels"]) == (0, 1)
+    assert (report["layers"][0]["dead_channels"], report["layers"][0]["rescaled_channels"]) == (0, 1)
     assert report["cosine"] > 0.99 and report["codes_equal"] is True
     network = load_quantized(tmp_path / "out" / "network.npz")
-    assert network.layers[0].limited == (1,)
+    assert network.layers[0].rescaled_channels == (1,)
     # The largest scale that fits: the next code up, of the bias or of a weight, would not.
     assert 2**31 - 1 - 256 < network.stages[0].max <= 2**31 - 1
 

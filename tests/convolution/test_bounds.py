@@ -22,7 +22,7 @@ from refquant.convolution.bounds import (
 )
 from refquant.convolution.direct import convolve_exact
 from refquant.integers.formats import IntFormat, smallest_format
-from refquant.integers.simd import dot_int16, product_range, safe_schedule
+from refquant.integers.simd import dot_int16, product_range, safe_products_per_lane
 from refquant.integers.stages import headroom_bits
 from refquant.strategies import codes, int_formats
 
@@ -285,7 +285,8 @@ def test_so_many_values_always_add_up_within_the_accumulator_and_one_more_may_no
 
 @given(int_formats(1, 8), int_formats(1, 7))
 def test_the_safe_schedule_is_the_largest_count_of_products_in_int16(x_format, w_format):
-    assert safe_schedule(x_format, w_format) == largest_count(*product_range(x_format, w_format), IntFormat(16))
+    most = largest_count(*product_range(x_format, w_format), IntFormat(16))
+    assert safe_products_per_lane(x_format, w_format) == most
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (1, 2), (-2, -1)])
@@ -322,9 +323,9 @@ def test_the_l1_budget_of_7_bits_in_int16_is_eight_codes_and_a_rest():
     seven = IntFormat(7, narrow=True)
     assert l1_budget(seven, IntFormat(16)) == 8 * 63 + 16  # 520·63 = 32 760
     x, w = [63] * 72, [63] * 64 + [16] + [0] * 7  # element 64 is the ninth of its lane
-    assert dot_int16(x, w, seven, seven, schedule=9) == 63 * (64 * 63 + 16)
+    assert dot_int16(x, w, seven, seven, products_per_lane=9) == 63 * (64 * 63 + 16)
     with pytest.raises(OverflowError, match=r"^SMLAL at step 8, lane\[0\] is 32823, outside int16"):
-        dot_int16(x, [63] * 64 + [17] + [0] * 7, seven, seven, schedule=9)
+        dot_int16(x, [63] * 64 + [17] + [0] * 7, seven, seven, products_per_lane=9)
 
 
 def test_the_l1_budget_of_an_accumulator_without_sign_is_refused():

@@ -78,12 +78,12 @@ def test_exact_convolution_equals_the_defining_sum(given_case, data):
 @given(convolution_cases(int_formats(2, 24), int_formats(2, 31)))
 def test_all_roads_give_the_same_sums_where_their_bounds_allow_them(given_case):
     x, w = given_case.x_q.astype(np.int64) - given_case.zero_point, given_case.w_q.astype(np.int64)
-    judge = convolve_direct(x, w, given_case.geometry)
-    assert judge.dtype == np.int64
-    assert judge.tolist() == loop(x, w, given_case.geometry)
+    reference = convolve_direct(x, w, given_case.geometry)
+    assert reference.dtype == np.int64
+    assert reference.tolist() == loop(x, w, given_case.geometry)
     exact = convolve_exact(given_case.x_q, given_case.w_q, **keywords(given_case.geometry),
                            zero_point=given_case.zero_point)
-    assert np.array_equal(exact, judge)
+    assert np.array_equal(exact, reference)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
@@ -113,25 +113,25 @@ def test_padding_stands_for_real_zero():
     assert not y.any()
 
 
-# --- which road is taken, and that its bound is the right one -------------------------------------------------
+# --- which path is taken, and that its bound is the right one -------------------------------------------------
 
-class Roads:
-    """Wraps the two roads and remembers which dtype ran."""
+class Paths:
+    """Wraps the two paths and remembers which dtype ran."""
 
     def __init__(self, monkeypatch):
         self.taken = []
         for name in ("correlate", "convolve_direct"):
             monkeypatch.setattr(convolution, name, self._spy(getattr(convolution, name)))
 
-    def _spy(self, road):
+    def _spy(self, path):
         def run(x, w, geometry, dtype=np.int64, *result):
             self.taken.append(np.dtype(dtype).name)
-            return road(x, w, geometry, *([] if dtype is np.int64 else [dtype, *result]))
+            return path(x, w, geometry, *([] if dtype is np.int64 else [dtype, *result]))
         return run
 
 
 # reach · weights is the bound; the weights are split in two, so that the bound is a sum and is attained.
-@pytest.mark.parametrize(("reach", "weights", "road"), [
+@pytest.mark.parametrize(("reach", "weights", "path"), [
     (4097, 4095, "float32"),  # 2^24 - 1
     (4096, 4096, "float64"),  # 2^24
     (673, 24929, "float64"),  # 2^24 + 1, which float32 turns into 2^24
@@ -141,32 +141,32 @@ class Roads:
     (649657, 14197294936951, "int64"),  # 2^63 - 1, all that int64 holds
 ])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_narrowest_road_proven_exact_is_taken_and_attains_its_bound(monkeypatch, reach, weights, road, sign):
-    roads = Roads(monkeypatch)
+def test_the_narrowest_road_proven_exact_is_taken_and_attains_its_bound(monkeypatch, reach, weights, path, sign):
+    paths = Paths(monkeypatch)
     half = weights // 2
     y = convolve_exact(np.full((1, 1, 1, 2), sign * reach), np.array([[[[half, weights - half]]]]))
     assert y.tolist() == [[[[sign * reach * weights]]]]
-    assert roads.taken == [road]
+    assert paths.taken == [path]
 
 
 def test_the_bound_of_the_road_is_the_largest_over_output_channels_not_the_sum(monkeypatch):
-    roads = Roads(monkeypatch)
+    paths = Paths(monkeypatch)
     convolve_exact(np.full((1, 1, 1, 1), 4097), np.full((8, 1, 1, 1), 4095))
-    assert roads.taken == ["float32"]
+    assert paths.taken == ["float32"]
 
 
 def test_the_zero_point_enters_the_bound(monkeypatch):
-    roads = Roads(monkeypatch)
+    paths = Paths(monkeypatch)
     y = convolve_exact(np.full((1, 1, 1, 1), -2**23), np.array([[[[1]]]]), zero_point=2**23 + 1)
     assert y.tolist() == [[[[-2**24 - 1]]]]
-    assert roads.taken == ["float64"]
+    assert paths.taken == ["float64"]
 
 
 def test_the_bias_is_added_in_int64_whatever_the_road(monkeypatch):
-    roads = Roads(monkeypatch)
+    paths = Paths(monkeypatch)
     y = convolve_exact(np.array([[[[1]]]]), np.array([[[[1]]]]), np.array([2**53]))
     assert y.tolist() == [[[[2**53 + 1]]]]
-    assert roads.taken == ["float32"]
+    assert paths.taken == ["float32"]
 
 
 def test_sums_that_int64_is_not_proven_to_hold_are_refused():

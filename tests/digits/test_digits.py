@@ -136,7 +136,7 @@ def test_architecture_has_one_of_each_difficulty():
 
 def test_committed_network_recognizes_at_least_98_percent():
     network, images, labels = load_digits()
-    assert training.hits(network, images, labels) >= 0.98 * len(labels)
+    assert training.count_correct(network, images, labels) >= 0.98 * len(labels)
 
 
 def test_committed_network_is_float32_and_read_only():
@@ -326,7 +326,7 @@ def test_hits_counts_labels_that_have_the_largest_logit():
     logits = architecture().nodes[-1]
     network = architecture().replace_nodes(
         [*architecture().nodes[:-1], replace(logits, bias=np.eye(10)[4])])
-    assert training.hits(network, np.zeros((5, 1, 16, 16)), np.array([4, 0, 4, 4, 9])) == 3
+    assert training.count_correct(network, np.zeros((5, 1, 16, 16)), np.array([4, 0, 4, 4, 9])) == 3
 
 
 def test_command_trains_and_writes_only_the_named_file(tmp_path, monkeypatch, capsys):
@@ -339,7 +339,7 @@ def test_command_trains_and_writes_only_the_named_file(tmp_path, monkeypatch, ca
     assert err == ""  # no progress bar where there is no terminal
     assert [path.name for path in tmp_path.iterdir()] == ["w.npz"]
     _, images, labels = load_digits()
-    assert f"({training.hits(load_weights('w.npz'), images, labels)} of 450)" in lines[0]
+    assert f"({training.count_correct(load_weights('w.npz'), images, labels)} of 450)" in lines[0]
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -367,4 +367,4 @@ def test_full_training_reaches_98_percent():
     (images, labels), test = load_images()
     rng = np.random.default_rng(0)
     network = training.train(training.he_initialize(architecture(), rng), images, labels, rng)
-    assert training.hits(network, *test) >= 0.98 * len(test.labels)
+    assert training.count_correct(network, *test) >= 0.98 * len(test.labels)

@@ -155,14 +155,14 @@ def test_codes_do_not_depend_on_memory_layout_and_leave_their_input_alone():
 @given(small_layers())
 def test_the_direct_table_holds_the_sums_of_brute_force(case):
     layer, s_a, s_w = case
-    judge = oracle(layer)
-    float_outputs, scales = judge.after(judge.outputs), [s_w, 0.7 * s_w]
+    reference = oracle(layer)
+    float_outputs, scales = reference.after(reference.outputs), [s_w, 0.7 * s_w]
     table = direct_table(layer, scales, [s_a])
     images, channels = float_outputs.shape[:2]
     assert table.dot.shape == table.norm.shape == (2, channels, images)
     assert table.target.shape == (channels, images)
     for k, scale in enumerate(scales):
-        y = judge.after(judge.quantized_output(scale, s_a))
+        y = reference.after(reference.quantized_output(scale, s_a))
         for o in range(channels):
             for i in range(images):
                 a, b = float_outputs[i, o].ravel(), y[i, o].ravel()
@@ -189,12 +189,12 @@ def test_gram_tables_equal_direct_tables(case):
     layer, s_a, s_w = case
     layer = replace(layer, bias=None, relu=False)
     for scales in (np.multiply.outer([1.0, 0.6, 1.9], s_w), s_w[0] * np.array([0.5, 1.0])):
-        fast, judge = weight_table(layer, scales, s_a), direct_table(layer, scales, [s_a]).over_images()
-        assert fast.dot.shape == judge.dot.shape == (len(scales), len(s_w), 1)
-        assert fast.target.shape == judge.target.shape == (len(s_w), 1)
-        np.testing.assert_allclose(fast.norm, judge.norm, rtol=1e-12, atol=0)
-        np.testing.assert_allclose(fast.target, judge.target, rtol=1e-12, atol=0)
-        assert (np.abs(fast.dot - judge.dot) <= 1e-12 * np.sqrt(judge.norm * judge.target)).all()
+        fast, reference = weight_table(layer, scales, s_a), direct_table(layer, scales, [s_a]).over_images()
+        assert fast.dot.shape == reference.dot.shape == (len(scales), len(s_w), 1)
+        assert fast.target.shape == reference.target.shape == (len(s_w), 1)
+        np.testing.assert_allclose(fast.norm, reference.norm, rtol=1e-12, atol=0)
+        np.testing.assert_allclose(fast.target, reference.target, rtol=1e-12, atol=0)
+        assert (np.abs(fast.dot - reference.dot) <= 1e-12 * np.sqrt(reference.norm * reference.target)).all()
 
 
 @given(small_layers(up_to_16))
@@ -303,8 +303,8 @@ def differences(x, w, bits, outputs=None) -> tuple[np.ndarray, np.ndarray]:
     layer = QuantizedLayer([x if outputs is None else (x, outputs)], w, Geometry(), fmt, fmt)
     scales = s_w * np.linspace(0.5, 2, 20)
     fast = weight_table(layer, scales, s_a).over_channels().cosines().ravel()
-    judge = BruteForce(x, w, fmt, fmt, outputs=outputs)
-    slow = np.array([judge.measure("paper", np.full(len(w), scale), s_a) for scale in scales])
+    reference = BruteForce(x, w, fmt, fmt, outputs=outputs)
+    slow = np.array([reference.measure("paper", np.full(len(w), scale), s_a) for scale in scales])
     return slow, np.abs(fast - slow)
 
 
@@ -432,10 +432,10 @@ def test_weight_codes_take_one_scale_or_one_per_channel():
 def test_the_oracle_itself_by_hand():
     x = np.array([[[[0.5, -1.0], [0.25, 0.0]]]])
     w = np.array([[[[1.0, 2.0]]]])
-    judge = BruteForce(x, w, INT8, INT8, Geometry(padding=(0, 0, 0, 1)))
-    assert judge.outputs.tolist() == [[[[-1.5, -1.0], [0.25, 0.0]]]]
+    reference = BruteForce(x, w, INT8, INT8, Geometry(padding=(0, 0, 0, 1)))
+    assert reference.outputs.tolist() == [[[[-1.5, -1.0], [0.25, 0.0]]]]
     # Codes 1, -2, 1 (a tie, away from zero), 0 and 1, 2; sums -3, -2, 1, 0, in units of 1/2.
-    assert judge.quantized_output(np.array([1.0]), 2.0).tolist() == [[[[-1.5, -1.0], [0.5, 0.0]]]]
-    assert cosine(judge.outputs, np.array([[[[-1.5, -1.0], [0.5, 0.0]]]])) == pytest.approx(
+    assert reference.quantized_output(np.array([1.0]), 2.0).tolist() == [[[[-1.5, -1.0], [0.5, 0.0]]]]
+    assert cosine(reference.outputs, np.array([[[[-1.5, -1.0], [0.5, 0.0]]]])) == pytest.approx(
         3.375 / math.sqrt(3.3125 * 3.5), rel=1e-15)
-    assert judge.measure("paper", np.array([1.0]), 2.0) == judge.measure("ncnn", np.array([1.0]), 2.0)
+    assert reference.measure("paper", np.array([1.0]), 2.0) == reference.measure("ncnn", np.array([1.0]), 2.0)

@@ -29,10 +29,10 @@ def load(path: Path, readme: bool = False) -> Page:
     pytest.fail(report, pytrace=False)
 
 
-def run(page: Page, chapter: str | None = None, judge: bool = True) -> list[tuple[Fence, str]]:
+def run(page: Page, chapter: str | None = None, reference: bool = True) -> list[tuple[Fence, str]]:
     """Run the page; on failure show the traceback a reader would see, from the page's own line on."""
     try:
-        return tutorial_runner.run(page, chapter, judge)
+        return tutorial_runner.run(page, chapter, reference)
     except Exception as error:
         frame = error.__traceback__
         while frame is not None and frame.tb_frame.f_code.co_filename != page.name:
@@ -73,7 +73,7 @@ def test_tutorial_fences_and_images_are_well_formed():
 def test_chapter_prints_what_it_shows(title: str, request: pytest.FixtureRequest):
     page = load(TUTORIAL)
     if request.config.getoption("--rewrite-tutorial"):
-        text = tutorial_runner.rewritten(page, run(page, title, judge=False))
+        text = tutorial_runner.rewritten(page, run(page, title, reference=False))
         TUTORIAL.write_text(text, encoding="utf-8", newline="\n")
     else:
         run(page, title)

@@ -1,4 +1,4 @@
-"""The judge of the pages is judged: each bad page is refused with its line, each wrong digit is found."""
+"""The reference of the pages is checked: each bad page is refused with its line, each wrong digit is found."""
 from __future__ import annotations
 
 import random
@@ -321,7 +321,7 @@ def test_rewriting_replaces_adds_and_removes_outputs():
                    "```python", "print('a  \\n\\n b\\n')", "```", "prose",
                    "```python", "x = 3", "```", "", "```text", "3", "```", "prose",
                    "## Two", "```python", "print(2)", "```")
-    text = rewritten(page, run(page, "One", judge=False))
+    text = rewritten(page, run(page, "One", reference=False))
     assert text.split("\n") == [
         "## One", "```python", "print(1)", "```", "", "```text", "1", "```", "prose",
         "```python", "print('a  \\n\\n b\\n')", "```", "", "```text", "a", "", " b", "```", "prose",
@@ -334,7 +334,7 @@ def test_rewriting_replaces_adds_and_removes_outputs():
 def test_rewriting_refuses_an_output_that_would_close_its_fence():
     page = page_of(*program("print(' ' + '`' * 3)", "x"))
     with pytest.raises(ValueError, match=r"^tutorial.md:3: a fence cannot hold an output with ```"):
-        rewritten(page, run(page, judge=False))
+        rewritten(page, run(page, reference=False))
 
 
 # ---- the whole test, on a project of its own

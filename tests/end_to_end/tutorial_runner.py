@@ -66,7 +66,7 @@ def parse(text: str, name: str = "tutorial.md", readme: bool = False) -> Page:
     page = Page(name, text, readme, [], [], [])
     chapter, comment = "", False
     opened: Fence | None = None  # the fence we are in
-    judged: Fence | None = None  # the python fence that a text fence here would belong to
+    checked: Fence | None = None  # the python fence that a text fence here would belong to
 
     for number, line in enumerate(text.split("\n"), start=1):
         where = f"{name}:{number}:"
@@ -87,18 +87,18 @@ def parse(text: str, name: str = "tutorial.md", readme: bool = False) -> Page:
             if marker["marks"] != "```" or language not in languages:
                 raise ValueError(f"{where} unknown fence {line.rstrip()!r}: write three backticks and one of "
                                  f"{', '.join(languages)}")
-            if language == "text" and judged is None and not readme:
+            if language == "text" and checked is None and not readme:
                 raise ValueError(f"{where} a text fence must directly follow the python fence that prints it")
             if language == "python" and not chapter and not readme:
                 raise ValueError(f"{where} python fence before the first chapter ('## '): no chapter runs it")
             opened = Fence(language, number, chapter)
             page.fences.append(opened)
-            if language == "text" and judged is not None:
-                judged.shown = opened
-            judged = opened if language == "python" else None
+            if language == "text" and checked is not None:
+                checked.shown = opened
+            checked = opened if language == "python" else None
         else:
             page.prose[-1] = line
-            judged = judged if not line.strip() else None
+            checked = checked if not line.strip() else None
             if "<!--" in line or "-->" in line:
                 comment = line.rfind("<!--") > line.rfind("-->")
             elif line.startswith("## ") and not comment:
@@ -187,10 +187,10 @@ def _left_as_found() -> Iterator[None]:
         np.random.set_state(states[1])  # noqa: NPY002
 
 
-def run(page: Page, chapter: str | None = None, judge: bool = True) -> list[tuple[Fence, str]]:
+def run(page: Page, chapter: str | None = None, reference: bool = True) -> list[tuple[Fence, str]]:
     """Run one chapter's python fences (None: the whole page's) in a fresh namespace; return what they print.
 
-    Each output is compared with the page as soon as it is there, unless `judge` is False.
+    Each output is compared with the page as soon as it is there, unless `reference` is False.
     """
     if chapter is not None and chapter not in page.chapters:
         raise ValueError(f"{page.name} has no chapter {chapter!r}")
@@ -213,7 +213,7 @@ def run(page: Page, chapter: str | None = None, judge: bool = True) -> list[tupl
             for what, after in _random_states().items():
                 if after != before[what]:
                     raise AssertionError(f"{page.name}:{fence.line}: this code changes {what}")
-            if judge:
+            if reference:
                 compare(page, fence, stdout.getvalue())
             results.append((fence, stdout.getvalue()))
     return results

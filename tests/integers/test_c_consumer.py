@@ -14,7 +14,7 @@ from tools import require_tool
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
-from refquant.integers.simd import dot_int16, overflow_witness, safe_schedule
+from refquant.integers.simd import dot_int16, overflow_witness, safe_products_per_lane
 
 SOURCES = Path(__file__).parents[1] / "consumers" / "c"
 FLAGS = ("-std=c11 -O1 -Wall -Wextra -Wconversion -Werror "
@@ -115,8 +115,9 @@ def outcome(function, *arguments) -> list[int] | str:
         return str(overflow)
 
 
-def c_outcome(program, x: np.ndarray, w: np.ndarray, schedule: int) -> list[int] | str:
-    return outcome(program, "dot_int16", [x.astype(np.int8), w.astype(np.int8)], "<i4", x.shape[-1], schedule)
+def c_outcome(program, x: np.ndarray, w: np.ndarray, products_per_lane: int) -> list[int] | str:
+    operands = [x.astype(np.int8), w.astype(np.int8)]
+    return outcome(program, "dot_int16", operands, "<i4", x.shape[-1], products_per_lane)
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 64, 65, *np.random.default_rng(2).integers(10, 1500, 14).tolist()])
@@ -129,7 +130,7 @@ def test_eight_products_of_63_never_leave_an_int16_lane(compiled, length):
 
 @pytest.mark.parametrize("x_format, w_format, safe", FORMATS, ids=str)
 def test_the_safe_schedule_of_any_formats_never_overflows(compiled, x_format, w_format, safe):
-    assert safe_schedule(x_format, w_format) == safe
+    assert safe_products_per_lane(x_format, w_format) == safe
     x, w = rows(np.random.default_rng(3), x_format, w_format, 300)
     assert c_outcome(compiled("dot_int16"), x, w, safe) == dot_int16(x, w, x_format, w_format).tolist()
 
@@ -155,10 +156,10 @@ def test_random_rows_overflow_first_at_the_same_step_and_lane_or_not_at_all(comp
     rng = np.random.default_rng(4)
     outcomes = []
     for trial in range(150):
-        length, schedule = int(rng.integers(1, 700)), int(rng.integers(9, 60))
+        length, products_per_lane = int(rng.integers(1, 700)), int(rng.integers(9, 60))
         x, w = rng.choice([-63, 63], (2, length)) if trial % 2 else rng.integers(-63, 64, (2, length))
-        outcomes.append(outcome(dot_int16, x, w, SEVEN, SEVEN, schedule))
-        assert c_outcome(compiled("dot_int16"), x, w, schedule) == outcomes[-1]
+        outcomes.append(outcome(dot_int16, x, w, SEVEN, SEVEN, products_per_lane))
+        assert c_outcome(compiled("dot_int16"), x, w, products_per_lane) == outcomes[-1]
     places = [line.split(" is ")[0] for line in outcomes if isinstance(line, str)]
     assert len(set(places)) > 20 and len(outcomes) - len(places) > 20
 

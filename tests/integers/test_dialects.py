@@ -24,7 +24,7 @@ from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
 from refquant.network import graph
 from refquant.network.integer_forward import run_integer_tensors
-from refquant.network.program import Encoding, QuantizedAdd, QuantizedConv, Term
+from refquant.network.program import QuantizedAdd, QuantizedConv, QuantParams, Term
 from refquant.network.proof import QuantizedNetwork
 from refquant.network.simulated_forward import run_simulated_tensors
 from refquant.network.simulated_scaling import scale_by
@@ -67,7 +67,7 @@ def simulated(name: str, sums: list[int] | np.ndarray, multiplier: Multiplier, z
 
 def compare(name: str, sums: list[int], multiplier: Multiplier, formats: tuple[IntFormat, ...] = FORMATS,
             zero_points: tuple[int, ...] = (0, 1)) -> None:
-    """Integer and simulated road against the oracle, at every format and zero point."""
+    """Integer and simulated path against the oracle, at every format and zero point."""
     acc = np.array(sums, np.int32)
     for zero_point in zero_points:
         expected = wholes(name, sums, multiplier, zero_point)
@@ -109,7 +109,7 @@ all_cases = pytest.mark.parametrize(COLUMNS, CASES.values(), ids=CASES)
 
 @all_cases
 def test_the_oracle_gives_the_published_codes(x, real, zero_point, fixed, row):
-    """The oracle is a judge, so it is itself judged by hand-worked values."""
+    """The oracle is a reference, so it is itself checked by hand-worked values."""
     assert oracle.fixed_point(real) == fixed
     assert tuple(oracle.clamp(oracle.whole(name, x, real, *fixed, zero_point) + zero_point, INT32_MIN, INT32_MAX)
                  for name in oracle.NAMES) == row
@@ -144,8 +144,8 @@ def network_of_one_weight(name: str, x: int, real: float, zero_point: int) -> Qu
     bits = (x if x >= 0 else ~x).bit_length() + 1
     weight = Term(np.ones((1, 1, 1, 1), int), INT8, Multiplier.from_real(real))
     layer = QuantizedConv("y", ("x",), "y", INT32.min, INT32.max, (weight,))
-    encodings = {"x": Encoding(1.0, IntFormat(bits)), "y": Encoding(1.0, INT32, zero_point)}
-    return QuantizedNetwork("x", "y", (1, 1, 1), (layer,), encodings, name)
+    qparams = {"x": QuantParams(1.0, IntFormat(bits)), "y": QuantParams(1.0, INT32, zero_point)}
+    return QuantizedNetwork("x", "y", (1, 1, 1), (layer,), qparams, name)
 
 
 @pytest.mark.parametrize("name", ["gemmlowp_double", "neon_double"])
@@ -366,23 +366,23 @@ def test_zero_points_of_any_integer_type_count_the_same(name, kind):
 # --- products beyond what the machine's floats hold -----------------------------------------------------------
 
 @pytest.mark.parametrize("name", ["float32_half_even", "float32_half_away"])
-@pytest.mark.parametrize("road", ["integer", "simulated"])
-def test_products_beyond_float32_saturate_without_a_warning(name, road):
+@pytest.mark.parametrize("path", ["integer", "simulated"])
+def test_products_beyond_float32_saturate_without_a_warning(name, path):
     huge = Multiplier.from_real(float(np.finfo(F32).max))
     sums = [INT32_MIN, -2, -1, 0, 1, 2, INT32_MAX]
     expected = [INT32_MIN] * 3 + [0] + [INT32_MAX] * 3
-    got = requantize(sums, huge, INT32, name) if road == "integer" else simulated(name, sums, huge)
+    got = requantize(sums, huge, INT32, name) if path == "integer" else simulated(name, sums, huge)
     assert got.tolist() == expected
 
 
 @pytest.mark.parametrize("name", ["exact_half_even", "zero_point_first"])
-@pytest.mark.parametrize("road", ["integer", "simulated"])
-def test_products_beyond_float64_saturate_without_a_warning(name, road):
+@pytest.mark.parametrize("path", ["integer", "simulated"])
+def test_products_beyond_float64_saturate_without_a_warning(name, path):
     huge = Multiplier.from_real(1.7e308)
     sums = [INT32_MIN, -2, -1, 0, 1, 2, INT32_MAX]
     expected = [INT32_MIN] * 3 + [0] + [INT32_MAX] * 3
     for zero_point in (0, 1):
-        got = (requantize(sums, huge, INT32, name) if road == "integer"
+        got = (requantize(sums, huge, INT32, name) if path == "integer"
                else simulated(name, sums, huge, zero_point))
         assert got.tolist() == expected
 
@@ -603,9 +603,9 @@ def both_roads(network: QuantizedNetwork, x_q: np.ndarray) -> dict[str, np.ndarr
     seen = {}
     tensors = run_integer_tensors(network, x_q, lambda layer, stage, values: seen.update({(layer, stage): values}))
     twins = run_simulated_tensors(network, x_q)
-    assert tensors.keys() == twins.keys() == network.encodings.keys()
+    assert tensors.keys() == twins.keys() == network.qparams.keys()
     for name, y_q in tensors.items():
-        assert y_q.dtype == network.encodings[name].format.dtype
+        assert y_q.dtype == network.qparams[name].format.dtype
         assert twins[name].dtype == np.float64
         assert np.array_equal(y_q, twins[name]), (network.dialect, name)
     for stage in network.stages:
@@ -692,15 +692,15 @@ class Operand(NamedTuple):
 
 def addition(name: str, operands: tuple[Operand, Operand]) -> QuantizedNetwork:
     """y = a + b, each a copy of one channel of the input, clamped to its operand's codes."""
-    wide = Encoding(1.0, IntFormat(26))
+    wide = QuantParams(1.0, IntFormat(26))
     layers: list[QuantizedConv | QuantizedAdd] = []
     for tensor, weight, operand in zip("ab", np.eye(2, dtype=int).reshape(2, 1, 2, 1, 1), operands):
         copy = Term(weight, INT8, Multiplier.from_real(1.0))
         layers.append(QuantizedConv(tensor, ("x",), tensor, operand.low, operand.high, (copy,)))
     layers.append(QuantizedAdd("y", ("a", "b"), "y", INT32.min, INT32.max,
                                tuple(Multiplier.from_real(operand.real) for operand in operands)))
-    encodings = {"x": wide, "a": wide, "b": wide, "y": Encoding(1.0, INT32)}
-    return QuantizedNetwork("x", "y", (2, 1, 1), tuple(layers), encodings, name)
+    qparams = {"x": wide, "a": wide, "b": wide, "y": QuantParams(1.0, INT32)}
+    return QuantizedNetwork("x", "y", (2, 1, 1), tuple(layers), qparams, name)
 
 
 TO_THE_LEAST = Operand(-(2**24 - 1), 0, 128 - 2.0**-17)  # down to 2^8 above -2^31, in float32 too

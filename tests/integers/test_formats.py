@@ -284,7 +284,7 @@ def test_an_unknown_policy_is_refused_by_name(policy):
         apply_policy([1], IntFormat(8), policy)
 
 
-# --- helpers that other rooms rely on ---------------------------------------------------------------
+# --- helpers that other modules rely on ---------------------------------------------------------------
 
 def test_as_integers_widens_to_int64_or_uint64_by_value():
     assert as_integers([3, -3], "x").dtype == np.int64

@@ -19,7 +19,7 @@ from refquant.convolution.direct import convolve_exact
 from refquant.convolution.geometry import Geometry
 from refquant.convolution.int16 import convolve_int16
 from refquant.integers.formats import IntFormat
-from refquant.integers.simd import dot_int16, overflow_witness, safe_schedule
+from refquant.integers.simd import dot_int16, overflow_witness, safe_products_per_lane
 from refquant.strategies import ConvolutionCase, codes, convolution_cases, geometries, int_formats
 
 SEVEN, FULL_SEVEN = IntFormat(7, narrow=True), IntFormat(7)
@@ -110,7 +110,7 @@ def test_7_bit_operands_never_leave_int16_under_the_safe_schedule(case):
 @example(same_everywhere(63, 63, (1, 8, 2, 2), (1, 8, 3, 3), Geometry((1, 1), (1, 1, 1, 1))))  # zeros around
 def test_7_bit_operands_never_leave_int16_under_the_safe_schedule_in_a_whole_convolution(case):
     y, reached = with_lanes(case)
-    assert reached.schedule == safe_schedule(case.x_format, case.w_format)
+    assert reached.products_per_lane == safe_products_per_lane(case.x_format, case.w_format)
     assert INT16_MIN <= reached.int16_min <= 0 <= reached.int16_max <= INT16_MAX
     assert y.dtype == np.int64 and np.array_equal(y, exact(case))
 
@@ -155,10 +155,10 @@ def test_convolution_through_safe_lanes_equals_the_exact_one_in_every_geometry(c
 
 @given(deep_convolutions(bits=8), st.data())
 def test_any_shorter_schedule_is_as_exact(case, data):
-    safe = safe_schedule(case.x_format, case.w_format)
-    schedule = data.draw(st.integers(1, min(safe, 40)))
-    y, reached = with_lanes(case, schedule=schedule)
-    assert reached.schedule == schedule and np.array_equal(y, exact(case))
+    safe = safe_products_per_lane(case.x_format, case.w_format)
+    products_per_lane = data.draw(st.integers(1, min(safe, 40)))
+    y, reached = with_lanes(case, products_per_lane=products_per_lane)
+    assert reached.products_per_lane == products_per_lane and np.array_equal(y, exact(case))
 
 
 # --- k + 1 can, and the witness shows it ------------------------------------------------------------------------
@@ -166,7 +166,8 @@ def test_any_shorter_schedule_is_as_exact(case, data):
 # All pairs of 2 to 8 bits, but those of a few tiny codes whose chains are thousands of products long.
 FORMATS = [IntFormat(bits, signed, narrow) for bits in range(2, 9)
            for signed, narrow in ((True, False), (True, True), (False, False))]
-PAIRS = [pair for pair in itertools.product(FORMATS, repeat=2) if pair != (BYTE, BYTE) and safe_schedule(*pair) < 300]
+PAIRS = [pair for pair in itertools.product(FORMATS, repeat=2)
+         if pair != (BYTE, BYTE) and safe_products_per_lane(*pair) < 300]
 NAMED = [(SEVEN, SEVEN), (FULL_SEVEN, FULL_SEVEN), (FULL_SEVEN, SEVEN), (NARROW_EIGHT, NARROW_EIGHT), (EIGHT, EIGHT),
          (SEVEN, IntFormat(6, narrow=True)), (IntFormat(7, signed=False), SEVEN), (BYTE, NARROW_EIGHT), (BYTE, EIGHT),
          (IntFormat(4, signed=False), IntFormat(5))]
@@ -182,7 +183,7 @@ def repeated(x: int, w: int, times: int, lane: int) -> tuple[np.ndarray, np.ndar
 def test_k_plus_1_can_and_the_witness_shows_it():
     assert len(PAIRS) > 300
     for number, (x_format, w_format) in enumerate(PAIRS):
-        safe, lane = safe_schedule(x_format, w_format), number % 8
+        safe, lane = safe_products_per_lane(x_format, w_format), number % 8
         x, w = overflow_witness(x_format, w_format)
         total = (safe + 1) * x * w
         vectors = repeated(x, w, safe + 1, lane)
@@ -200,7 +201,7 @@ def test_k_plus_1_can_and_the_witness_shows_it():
 def test_32768_products_of_1_are_one_too_many_for_the_smallest_codes():
     tiny = IntFormat(2, narrow=True)
     ones = np.ones(8 * 32768, int)
-    assert safe_schedule(tiny, tiny) == 32767
+    assert safe_products_per_lane(tiny, tiny) == 32767
     assert int(dot_int16(ones, ones, tiny, tiny)) == 8 * 32768
     with pytest.raises(OverflowError, match=r"^SMLAL at step 32767, lane\[0\] is 32768, outside int16 "):
         dot_int16(ones, ones, tiny, tiny, 32768)
@@ -208,7 +209,7 @@ def test_32768_products_of_1_are_one_too_many_for_the_smallest_codes():
 
 def witness_convolution(x_format: IntFormat, w_format: IntFormat, shape: str, lane: int) -> ConvolutionCase:
     """k + 1 products of the witness in one lane of the sums of the second output alone."""
-    steps = safe_schedule(x_format, w_format) + 1
+    steps = safe_products_per_lane(x_format, w_format) + 1
     a, b = overflow_witness(x_format, w_format)
     w_q = repeated(a, b, steps, lane)[1]
     if shape == "depthwise":  # channel 1 of 3, under a kernel of one row per step
@@ -226,7 +227,7 @@ def witness_convolution(x_format: IntFormat, w_format: IntFormat, shape: str, la
 @pytest.mark.parametrize("shape", ["pointwise", "spread", "depthwise"])
 @pytest.mark.parametrize("x_format, w_format", NAMED, ids=str)
 def test_k_plus_1_can_and_the_witness_shows_it_in_a_whole_convolution(x_format, w_format, shape):
-    safe = safe_schedule(x_format, w_format)
+    safe = safe_products_per_lane(x_format, w_format)
     a, b = overflow_witness(x_format, w_format)
     total = (safe + 1) * a * b
     # Under a row of padding, the lanes of the spread kernel's upper row see zeros.
@@ -236,10 +237,10 @@ def test_k_plus_1_can_and_the_witness_shows_it_in_a_whole_convolution(x_format, 
     assert exact(case)[:, 1].tolist() == [[[total]]] * 2 and not exact(case)[:, [0, 2]].any()
     message = rf"image 0: SMLAL at step {safe}, lane\[(\d+, )*{lane}\] is {total}, outside int16 \(-32768\.\.32767\)"
     with pytest.raises(OverflowError, match=f"^{message}$"):
-        through_lanes(case, schedule=safe + 1)
+        through_lanes(case, products_per_lane=safe + 1)
     for policy, left in (("wrap", total - np.sign(total) * 2**16),
                          ("saturate", INT16_MAX if total > 0 else INT16_MIN)):
-        y = through_lanes(case, schedule=safe + 1, policy=policy)
+        y = through_lanes(case, products_per_lane=safe + 1, policy=policy)
         assert y.dtype == np.int64 and y[:, 1].tolist() == [[[left]]] * 2 != exact(case)[:, 1].tolist()
         assert not y[:, [0, 2]].any()
 
@@ -251,14 +252,15 @@ def test_trap_names_the_first_of_several_overflows():
     w[1, :9, 4], w[1, :9, 3] = 59, 58
     message = rf"^image \d+: SMLAL at step 8, lane\[(\d+, )*3\] is {9 * 63 * 58}, outside int16 "
     with pytest.raises(OverflowError, match=message):
-        convolve_int16(np.full((1, 96, 2, 2), 63), w.reshape(2, 96, 1, 1), SEVEN, SEVEN, schedule=12)
+        convolve_int16(np.full((1, 96, 2, 2), 63), w.reshape(2, 96, 1, 1), SEVEN, SEVEN, products_per_lane=12)
 
 
 # --- -64 in both operands costs one product ---------------------------------------------------------------------
 
 def test_minus_64_in_both_operands_costs_one_product():
-    assert safe_schedule(SEVEN, SEVEN) == safe_schedule(FULL_SEVEN, SEVEN) == safe_schedule(SEVEN, FULL_SEVEN) == 8
-    assert safe_schedule(FULL_SEVEN, FULL_SEVEN) == 7
+    assert [safe_products_per_lane(*pair) for pair in ((SEVEN, SEVEN), (FULL_SEVEN, SEVEN), (SEVEN, FULL_SEVEN))] == [
+        8, 8, 8]
+    assert safe_products_per_lane(FULL_SEVEN, FULL_SEVEN) == 7
     assert overflow_witness(FULL_SEVEN, FULL_SEVEN) == (-64, -64)
     full = np.full(64, -64)
     with pytest.raises(OverflowError, match=r"^SMLAL at step 7, lane\[0\] is 32768, outside int16 "):
@@ -274,8 +276,8 @@ def test_minus_64_in_both_operands_costs_one_product():
 def test_minus_64_in_one_operand_costs_nothing(case):
     x, w = case
     expected = (x.astype(object) * w.astype(object)).sum(axis=-1)
-    assert np.array_equal(dot_int16(x, w, FULL_SEVEN, SEVEN, schedule=8), expected)
-    assert np.array_equal(dot_int16(w, x, SEVEN, FULL_SEVEN, schedule=8), expected)
+    assert np.array_equal(dot_int16(x, w, FULL_SEVEN, SEVEN, products_per_lane=8), expected)
+    assert np.array_equal(dot_int16(w, x, SEVEN, FULL_SEVEN, products_per_lane=8), expected)
 
 
 @given(st.integers(1, 5), st.integers(0, 7), st.integers(0, 2**32 - 1), st.sampled_from([0, 0.01, 0.05, 0.2]))
@@ -324,17 +326,17 @@ BYTES = st.sampled_from([EIGHT, BYTE, NARROW_EIGHT, SEVEN])
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@given(case=convolution_cases(BYTES, BYTES), schedule=st.integers(1, 4))
-@example(case=same_everywhere(-128, -128, (1, 2, 3, 3), (2, 2, 3, 3), fmt=EIGHT), schedule=2)  # 32 768
-@example(case=same_everywhere(-128, 127, (1, 2, 3, 3), (2, 2, 3, 3), fmt=EIGHT), schedule=3)
+@given(case=convolution_cases(BYTES, BYTES), products_per_lane=st.integers(1, 4))
+@example(case=same_everywhere(-128, -128, (1, 2, 3, 3), (2, 2, 3, 3), fmt=EIGHT), products_per_lane=2)  # 32 768
+@example(case=same_everywhere(-128, 127, (1, 2, 3, 3), (2, 2, 3, 3), fmt=EIGHT), products_per_lane=3)
 @example(case=same_everywhere(127, 127, (2, 2, 4, 4), (2, 1, 3, 3), Geometry((2, 1), (1, 0, 2, 1), (1, 1), 2), EIGHT),
-         schedule=2)  # depthwise, and more of the input's border than of its middle
-def test_sums_recorded_extremes_and_the_first_overflow_equal_the_plain_loop(policy, case, schedule):
+         products_per_lane=2)  # depthwise, and more of the input's border than of its middle
+def test_sums_recorded_extremes_and_the_first_overflow_equal_the_plain_loop(policy, case, products_per_lane):
     sums, overflows = {}, []
     held: dict[str, list[int]] = {"SMLAL": [0], "SADALP": [0]}  # lanes start from zero
     for (image, o, p, q), (x, w) in windows(case).items():
         try:
-            sums[image, o, p, q], trace = plain_dot(x, w, schedule, policy)
+            sums[image, o, p, q], trace = plain_dot(x, w, products_per_lane, policy)
         except Overflow as overflow:
             instruction, step, lane, value = overflow.args
             assert instruction == "SMLAL"  # so few products do not fill an int32 lane
@@ -348,13 +350,14 @@ def test_sums_recorded_extremes_and_the_first_overflow_equal_the_plain_loop(poli
         for record in (False, True):
             message = rf"^image \d+: SMLAL at step {step}, lane\[(\d+, )*{lane}\] is {value}, "
             with pytest.raises(OverflowError, match=message):
-                (with_lanes if record else through_lanes)(case, schedule=schedule)
+                (with_lanes if record else through_lanes)(case, products_per_lane=products_per_lane)
         return
-    y, reached = with_lanes(case, schedule=schedule, policy=policy)
+    y, reached = with_lanes(case, products_per_lane=products_per_lane, policy=policy)
     assert isinstance(reached, LaneRange) and y.dtype == np.int64
     assert {index: int(y[index]) for index in np.ndindex(y.shape)} == sums
-    assert reached == (schedule, min(held["SMLAL"]), max(held["SMLAL"]), min(held["SADALP"]), max(held["SADALP"]))
-    assert np.array_equal(through_lanes(case, schedule=schedule, policy=policy), y)
+    ends = [end(held[name]) for name in ("SMLAL", "SADALP") for end in (min, max)]
+    assert reached == (products_per_lane, *ends)
+    assert np.array_equal(through_lanes(case, products_per_lane=products_per_lane, policy=policy), y)
 
 
 def test_recorded_extremes_by_hand():
@@ -362,10 +365,10 @@ def test_recorded_extremes_by_hand():
     w[0, [0, 8, 16, 17]] = 1, 10, 100, -1  # in lane 0 8, 80, 800; -8 in lane 1 of the last step
     w[1, [2, 10]] = -3  # twice -24 in lane 2
     x, w = np.full((1, 18, 1, 1), 8), w.reshape(2, 18, 1, 1)
-    y, reached = convolve_with_lanes(x, w, SEVEN, EIGHT, schedule=2)
+    y, reached = convolve_with_lanes(x, w, SEVEN, EIGHT, products_per_lane=2)
     assert y.tolist() == [[[[880]], [[-48]]]]
-    assert reached == LaneRange(schedule=2, int16_min=-48, int16_max=800, int32_min=-48, int32_max=880)
-    assert convolve_with_lanes(x, w, SEVEN, EIGHT, schedule=1)[1] == LaneRange(1, -24, 800, -48, 880)
+    assert reached == LaneRange(products_per_lane=2, int16_min=-48, int16_max=800, int32_min=-48, int32_max=880)
+    assert convolve_with_lanes(x, w, SEVEN, EIGHT, products_per_lane=1)[1] == LaneRange(1, -24, 800, -48, 880)
 
 
 def test_images_are_convolved_one_by_one_and_recorded_together():
@@ -404,10 +407,10 @@ BAD_CALLS = [
     (X, W, {"x_format": IntFormat(9)}, "x_format must have at most 8 bits, got int9"),
     (X, W, {"w_format": IntFormat(16)}, "w_format must have at most 8 bits, got int16"),
     (X, W, {"x_format": BYTE, "w_format": BYTE}, "one product of uint8 and uint8 must fit int16, got 0..65025"),
-    (X, W, {"schedule": 0}, "schedule must be 'safe' or an integer >= 1, got 0"),
-    (X, W, {"schedule": 8.0}, "schedule must be 'safe' or an integer >= 1, got 8.0"),
-    (X, W, {"schedule": "fast"}, "schedule must be 'safe' or an integer >= 1, got 'fast'"),
-    (X, W, {"schedule": True}, "schedule must be 'safe' or an integer >= 1, got True"),
+    (X, W, {"products_per_lane": 0}, "products_per_lane must be 'safe' or an integer >= 1, got 0"),
+    (X, W, {"products_per_lane": 8.0}, "products_per_lane must be 'safe' or an integer >= 1, got 8.0"),
+    (X, W, {"products_per_lane": "fast"}, "products_per_lane must be 'safe' or an integer >= 1, got 'fast'"),
+    (X, W, {"products_per_lane": True}, "products_per_lane must be 'safe' or an integer >= 1, got True"),
     (X, W, {"policy": "clip"}, "policy must be one of wrap, saturate, trap, got 'clip'"),
     (X, W, {"policy": "clip"}, "policy must be one of wrap, saturate, trap, got 'clip'"),
     (X[0], W, {}, "input must be a non-empty (N, C, H, W), got shape (4, 5, 5)"),

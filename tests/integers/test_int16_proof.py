@@ -12,7 +12,7 @@ import pytest
 from tools import require_module
 
 from refquant.integers.formats import IntFormat
-from refquant.integers.simd import dot_int16, safe_schedule
+from refquant.integers.simd import dot_int16, safe_products_per_lane
 
 z3 = require_module("z3", "pip install z3-solver")
 
@@ -109,7 +109,7 @@ def test_no_running_sum_of_as_many_products_as_are_safe_overflows_int16(x_format
     # The sum of no products is 0; each lemma starts from where the one before it ends.
     for i in range(fit):
         assert counter_sum(i, low, high) is None, i
-    assert safe_schedule(x_format, w_format) == fit
+    assert safe_products_per_lane(x_format, w_format) == fit
 
 
 # --- and not one more -------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def test_one_product_more_overflows_int16_and_the_model_traps(x_format, w_format
     message = f"SMLAL at step {fit}, lane[0] is {(fit + 1) * x * w}, outside int16 (-32768..32767)"
     chain = np.full(8 * (fit + 1), x), np.full(8 * (fit + 1), w), x_format, w_format
     with pytest.raises(OverflowError, match=f"^{re.escape(message)}$"):
-        dot_int16(*chain, schedule=fit + 1)
+        dot_int16(*chain, products_per_lane=fit + 1)
     assert int(dot_int16(*chain)) == 8 * (fit + 1) * x * w
 
 

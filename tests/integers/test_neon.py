@@ -146,11 +146,12 @@ SEVEN, EIGHT = IntFormat(7, narrow=True), IntFormat(8)
 LENGTHS = [1, 7, 8, 9, 63, 64, 65, 71, 72, 73, 576, 1000]
 
 
-def compare_dot(program, fmt: IntFormat, length: int, schedule: int | str, policy: str) -> tuple[np.ndarray, ...]:
+def compare_dot(program, fmt: IntFormat, length: int, products_per_lane: int | str, policy: str
+                ) -> tuple[np.ndarray, ...]:
     """Fails unless the program's rows equal the reference's; returns the sums and their exact values."""
     x, w = rows(np.random.default_rng(length), fmt, fmt, length)
-    every = isa.safe_schedule(fmt, fmt) if schedule == "safe" else schedule
-    sums = isa.dot_int16(x, w, fmt, fmt, schedule, policy)
+    every = isa.safe_products_per_lane(fmt, fmt) if products_per_lane == "safe" else products_per_lane
+    sums = isa.dot_int16(x, w, fmt, fmt, products_per_lane, policy)
     assert sums.dtype == np.int32
     np.testing.assert_array_equal(program("dot_int16", [x, w], "<i4", length, every), sums)
     return sums, (x.astype(np.int64) * w).sum(axis=-1)
@@ -158,15 +159,15 @@ def compare_dot(program, fmt: IntFormat, length: int, schedule: int | str, polic
 
 @pytest.mark.parametrize("length", LENGTHS)
 def test_the_safe_chain_of_eight_smlal_and_one_sadalp_gives_the_exact_sum(neon, length):
-    assert isa.safe_schedule(SEVEN, SEVEN) == 8
+    assert isa.safe_products_per_lane(SEVEN, SEVEN) == 8
     sums, exact = compare_dot(neon, SEVEN, length, "safe", "trap")
     np.testing.assert_array_equal(sums, exact)
 
 
-@pytest.mark.parametrize("fmt, schedule", [(SEVEN, 9), (SEVEN, 10**6), (EIGHT, 2), (EIGHT, 9)], ids=str)
+@pytest.mark.parametrize("fmt, products_per_lane", [(SEVEN, 9), (SEVEN, 10**6), (EIGHT, 2), (EIGHT, 9)], ids=str)
 @pytest.mark.parametrize("length", [72, 73, 576, 1000])
-def test_a_chain_that_is_too_long_gives_the_same_wrong_sum(neon, fmt, schedule, length):
-    sums, exact = compare_dot(neon, fmt, length, schedule, "wrap")
+def test_a_chain_that_is_too_long_gives_the_same_wrong_sum(neon, fmt, products_per_lane, length):
+    sums, exact = compare_dot(neon, fmt, length, products_per_lane, "wrap")
     assert (sums != exact).any()
 
 
@@ -216,9 +217,9 @@ def test_a_fault_planted_in_sadalp_and_srshl_is_caught_there_and_only_there(faul
 
 
 def test_a_fault_planted_in_sadalp_is_caught_by_the_dot_product(faulty):
-    for schedule, policy in (("safe", "trap"), (9, "wrap")):
+    for products_per_lane, policy in (("safe", "trap"), (9, "wrap")):
         with pytest.raises(AssertionError, match="Arrays are not equal"):
-            compare_dot(faulty, SEVEN, 576, schedule, policy)
+            compare_dot(faulty, SEVEN, 576, products_per_lane, policy)
 
 
 def test_a_fault_planted_in_srshl_is_caught_by_the_requantization(faulty):

@@ -15,7 +15,7 @@ from recording import dot_with_steps
 import refquant.integers.simd as isa
 from refquant.convolution.int16 import dot_lanes
 from refquant.integers.formats import IntFormat
-from refquant.integers.simd import dot_int16, overflow_witness, product_range, safe_schedule
+from refquant.integers.simd import dot_int16, overflow_witness, product_range, safe_products_per_lane
 from refquant.strategies import codes, int_formats
 
 SEVEN, FULL_SEVEN = IntFormat(7, narrow=True), IntFormat(7)
@@ -258,7 +258,7 @@ ALL_PAIRS = list(itertools.product(ALL_FORMATS, repeat=2))
     (IntFormat(1), IntFormat(1), 32767),
 ], ids=str)
 def test_known_safe_schedules(x_format, w_format, safe):
-    assert safe_schedule(x_format, w_format) == safe == safe_schedule(w_format, x_format)
+    assert safe_products_per_lane(x_format, w_format) == safe == safe_products_per_lane(w_format, x_format)
 
 
 def brute_products(x_format: IntFormat, w_format: IntFormat) -> tuple[int, int]:
@@ -279,7 +279,7 @@ def test_safe_schedule_is_the_longest_chain_that_fits_for_all_pairs_of_formats_o
         longest = least = greatest = 0
         while INT16[0] <= least + low and greatest + high <= INT16[1]:
             least, greatest, longest = least + low, greatest + high, longest + 1
-        got = safe_schedule(x_format, w_format)
+        got = safe_products_per_lane(x_format, w_format)
         assert (got, type(got)) == (longest, int), (x_format, w_format)
 
 
@@ -288,14 +288,14 @@ def test_the_witness_fits_as_often_as_is_safe_and_once_more_does_not_for_all_pai
         if (x_format, w_format) != (BYTE, BYTE):
             x, w = overflow_witness(x_format, w_format)
             assert x_format.min <= x <= x_format.max and w_format.min <= w <= w_format.max
-            safe = safe_schedule(x_format, w_format)
+            safe = safe_products_per_lane(x_format, w_format)
             assert INT16[0] <= safe * x * w <= INT16[1], (x_format, w_format)
             assert not INT16[0] <= (safe + 1) * x * w <= INT16[1], (x_format, w_format)
 
 
 def test_formats_of_which_not_one_product_fits_have_no_safe_schedule():
     sentence = r"^one product of uint8 and uint8 must fit int16, got 0\.\.65025$"
-    for call in (lambda: safe_schedule(BYTE, BYTE), lambda: overflow_witness(BYTE, BYTE),
+    for call in (lambda: safe_products_per_lane(BYTE, BYTE), lambda: overflow_witness(BYTE, BYTE),
                  lambda: dot_int16([1], [1], BYTE, BYTE)):
         with pytest.raises(ValueError, match=sentence):
             call()
@@ -327,7 +327,8 @@ class Overflow(Exception):
     """An instruction, its step, the lane it overflows and the value: in the order of the loop."""
 
 
-def plain_dot(x: list[int], w: list[int], schedule: int, policy: str, wide_bits: int = 32) -> tuple[int, list]:
+def plain_dot(x: list[int], w: list[int], products_per_lane: int, policy: str, wide_bits: int = 32
+              ) -> tuple[int, list]:
     """(the sum, [(instruction, step, what it would leave in each lane)]), one product at a time.
 
     `wide_bits`: 32, or fewer, so that short sums overflow the second stage as well.
@@ -347,7 +348,7 @@ def plain_dot(x: list[int], w: list[int], schedule: int, policy: str, wide_bits:
         for i in range(8 * step, min(8 * step + 8, len(x))):
             would[i % 8] += x[i] * w[i]
         int16 = settle("SMLAL", step, would, 16)
-        if step % schedule == schedule - 1 or step == last:
+        if step % products_per_lane == products_per_lane - 1 or step == last:
             int32 = settle("SADALP", step, [int32[j] + int16[2 * j] + int16[2 * j + 1] for j in range(4)], wide_bits)
             int16 = [0] * 8
     total = settle("ADDV", last, [sum(int32)], wide_bits)
@@ -393,55 +394,55 @@ def constant(length: int, a: int, b: int, x_format: IntFormat, w_format: IntForm
     return np.full(length, a, x_format.dtype), np.full(length, b, w_format.dtype), x_format, w_format
 
 
-def compare_with_the_loop(case, schedule, policy: str, wide_bits: int = 32) -> None:
+def compare_with_the_loop(case, products_per_lane, policy: str, wide_bits: int = 32) -> None:
     x, w, x_format, w_format = case
-    expected = outcome(plain_dot, x.tolist(), w.tolist(), schedule, policy, wide_bits)
+    expected = outcome(plain_dot, x.tolist(), w.tolist(), products_per_lane, policy, wide_bits)
     if isinstance(expected, str) and wide_bits != 32:
         expected = expected.replace("int32 (-2147483648..2147483647)", f"{IntFormat(wide_bits)} (-65536..65535)")
-    got = outcome(dot_with_steps, x, w, x_format, w_format, schedule, policy)
+    got = outcome(dot_with_steps, x, w, x_format, w_format, products_per_lane, policy)
     if isinstance(expected, str):
-        assert got == expected == outcome(dot_int16, x, w, x_format, w_format, schedule, policy)
+        assert got == expected == outcome(dot_int16, x, w, x_format, w_format, products_per_lane, policy)
         return
     total, steps = got
     assert (total.dtype, total.shape, int(total)) == (np.int32, (), expected[0])
     assert [(step.instruction, step.step, step.lanes.tolist()) for step in steps] == expected[1]
     assert all(step.lanes.dtype == np.int64 for step in steps)
-    assert np.array_equal(total, dot_int16(x, w, x_format, w_format, schedule, policy))
+    assert np.array_equal(total, dot_int16(x, w, x_format, w_format, products_per_lane, policy))
 
 
 @policies
-@given(case=operands(), schedule=st.integers(1, 20) | st.just(10**9))
-@example(case=constant(72, 63, 63, SEVEN, SEVEN), schedule=8)  # nine full steps, the most that fits
-@example(case=constant(72, 63, 63, SEVEN, SEVEN), schedule=9)  # 35 721: the last step overflows
-@example(case=constant(72, -63, 63, SEVEN, SEVEN), schedule=9)
-@example(case=constant(64, -64, -64, FULL_SEVEN, FULL_SEVEN), schedule=8)  # 32 768: one too many
-@example(case=constant(64, -64, 63, FULL_SEVEN, FULL_SEVEN), schedule=8)  # but not with these codes
-@example(case=constant(65, -128, -128, EIGHT, EIGHT), schedule=2)  # and a step of a single element
-@example(case=constant(32, -128, -128, EIGHT, EIGHT), schedule=4)  # 4·16 384 wraps to 0: seen only on the way
-@example(case=constant(1, 255, 255, BYTE, BYTE), schedule=1)  # one product that no int16 holds
-@example(case=constant(7, 1, 1, SEVEN, SEVEN), schedule=8)  # one lane stays empty
-@example(case=constant(8, 1, 1, SEVEN, SEVEN), schedule=1)
-@example(case=constant(9, 1, 1, SEVEN, SEVEN), schedule=1)
-def test_dot_product_equals_the_plain_loop_trace_and_first_overflow_included(policy, case, schedule):
-    compare_with_the_loop(case, schedule, policy)
+@given(case=operands(), products_per_lane=st.integers(1, 20) | st.just(10**9))
+@example(case=constant(72, 63, 63, SEVEN, SEVEN), products_per_lane=8)  # nine full steps, the most that fits
+@example(case=constant(72, 63, 63, SEVEN, SEVEN), products_per_lane=9)  # 35 721: the last step overflows
+@example(case=constant(72, -63, 63, SEVEN, SEVEN), products_per_lane=9)
+@example(case=constant(64, -64, -64, FULL_SEVEN, FULL_SEVEN), products_per_lane=8)  # 32 768: one too many
+@example(case=constant(64, -64, 63, FULL_SEVEN, FULL_SEVEN), products_per_lane=8)  # but not with these codes
+@example(case=constant(65, -128, -128, EIGHT, EIGHT), products_per_lane=2)  # and a step of a single element
+@example(case=constant(32, -128, -128, EIGHT, EIGHT), products_per_lane=4)  # 4·16 384 wraps to 0
+@example(case=constant(1, 255, 255, BYTE, BYTE), products_per_lane=1)  # one product that no int16 holds
+@example(case=constant(7, 1, 1, SEVEN, SEVEN), products_per_lane=8)  # one lane stays empty
+@example(case=constant(8, 1, 1, SEVEN, SEVEN), products_per_lane=1)
+@example(case=constant(9, 1, 1, SEVEN, SEVEN), products_per_lane=1)
+def test_dot_product_equals_the_plain_loop_trace_and_first_overflow_included(policy, case, products_per_lane):
+    compare_with_the_loop(case, products_per_lane, policy)
 
 
 @policies
-@given(case=operands(), schedule=st.integers(1, 3))
-@example(case=constant(40, 127, 127, EIGHT, EIGHT), schedule=1)  # the third SADALP leaves 17 bits
-@example(case=constant(16, -127, 127, EIGHT, EIGHT), schedule=1)  # no lane does, their sum does
-@example(case=constant(16, -128, -128, EIGHT, EIGHT), schedule=1)  # 2·2·2^14 = 65 536: misses by one
-def test_the_second_stage_wraps_saturates_and_traps_like_the_loop(policy, case, schedule):
+@given(case=operands(), products_per_lane=st.integers(1, 3))
+@example(case=constant(40, 127, 127, EIGHT, EIGHT), products_per_lane=1)  # the third SADALP leaves 17 bits
+@example(case=constant(16, -127, 127, EIGHT, EIGHT), products_per_lane=1)  # no lane does, their sum does
+@example(case=constant(16, -128, -128, EIGHT, EIGHT), products_per_lane=1)  # 2·2·2^14 = 65 536: misses by one
+def test_the_second_stage_wraps_saturates_and_traps_like_the_loop(policy, case, products_per_lane):
     # 2^15 products of bytes do not fill an int32 lane: accumulators of 17 bits overflow within a few.
     with mock.patch.object(isa, "INT32", IntFormat(17)):
-        compare_with_the_loop(case, schedule, policy, wide_bits=17)
+        compare_with_the_loop(case, products_per_lane, policy, wide_bits=17)
 
 
 @given(operands(), st.integers(1, 20))
-def test_what_does_not_trap_is_exact_under_every_policy_and_wrapping_is_always_exact_modulo_int16(case, schedule):
+def test_what_does_not_trap_is_exact_and_wrapping_is_always_exact_modulo_int16(case, products_per_lane):
     x, w, x_format, w_format = case
     exact = sum(a * b for a, b in zip(x.tolist(), w.tolist()))
-    sums = {policy: outcome(dot_int16, x, w, x_format, w_format, schedule, policy) for policy in POLICIES}
+    sums = {policy: outcome(dot_int16, x, w, x_format, w_format, products_per_lane, policy) for policy in POLICIES}
     if not isinstance(sums["trap"], str):
         assert set(map(int, sums.values())) == {exact}
     assert (int(sums["wrap"]) - exact) % 2**16 == 0
@@ -459,7 +460,7 @@ def test_a_sum_of_int32_lanes_that_int32_does_not_hold_obeys_the_policy(policy):
 
 def test_the_trace_lists_every_instruction_and_the_lanes_before_the_policy():
     x, w = np.arange(1, 20), np.ones(19, int)
-    total, steps = dot_with_steps(x, w, SEVEN, SEVEN, schedule=2)
+    total, steps = dot_with_steps(x, w, SEVEN, SEVEN, products_per_lane=2)
     assert [(s.instruction, s.step, s.lanes.tolist()) for s in steps] == [
         ("SMLAL", 0, [1, 2, 3, 4, 5, 6, 7, 8]),
         ("SMLAL", 1, [10, 12, 14, 16, 18, 20, 22, 24]),
@@ -477,19 +478,20 @@ def test_the_trace_lists_every_instruction_and_the_lanes_before_the_policy():
 def test_trap_names_the_lane_the_step_and_the_value(lane):
     x, w = np.zeros((2, 15 * 8), int)
     x[3 * 8 + lane::8], w[3 * 8 + lane::8] = 63, -63  # from step 3 on, in one lane
-    for schedule, step in ((12, 11), (13, 11), (10, None), (11, None)):
+    for products_per_lane, step in ((12, 11), (13, 11), (10, None), (11, None)):
         expected = (f"SMLAL at step {step}, lane[{lane}] is -35721, outside int16 (-32768..32767)" if step
                     else -12 * 3969)
-        assert outcome(dot_int16, x, w, SEVEN, SEVEN, schedule) == expected
+        assert outcome(dot_int16, x, w, SEVEN, SEVEN, products_per_lane) == expected
 
 
 @policies
-@given(case=operands(), schedule=st.integers(1, 12))
-def test_the_fast_lanes_are_the_instructions(policy, case, schedule):
+@given(case=operands(), products_per_lane=st.integers(1, 12))
+def test_the_fast_lanes_are_the_instructions(policy, case, products_per_lane):
     x, w, x_format, w_format = case
     plain, fast = [], []
-    expected = outcome(dot_int16, x, w, x_format, w_format, schedule, policy, lambda *step: plain.append(step))
-    found = outcome(dot_lanes, x.astype(int), w.astype(int), schedule, policy, lambda *step: fast.append(step))
+    options = products_per_lane, policy
+    expected = outcome(dot_int16, x, w, x_format, w_format, *options, lambda *step: plain.append(step))
+    found = outcome(dot_lanes, x.astype(int), w.astype(int), *options, lambda *step: fast.append(step))
     if isinstance(expected, str):
         assert found == expected
         return
@@ -501,8 +503,8 @@ def test_the_fast_lanes_are_the_instructions(policy, case, schedule):
 # --- batches ----------------------------------------------------------------------------------------------------
 
 @policies
-@given(data=st.data(), schedule=st.integers(1, 12), length=st.integers(1, 100))
-def test_batches_broadcast_and_every_row_is_its_own_dot_product(policy, data, schedule, length):
+@given(data=st.data(), products_per_lane=st.integers(1, 12), length=st.integers(1, 100))
+def test_batches_broadcast_and_every_row_is_its_own_dot_product(policy, data, products_per_lane, length):
     shapes = st.sampled_from([((3,), ()), ((), (2,)), ((2, 3), (3,)), ((2, 1), (3,)), ((2, 1, 3), (1, 2, 1)),
                               ((0,), ()), ((1,), (4,))])
     x_shape, w_shape = data.draw(shapes)
@@ -515,11 +517,11 @@ def test_batches_broadcast_and_every_row_is_its_own_dot_product(policy, data, sc
     if policy == "trap":
         for index, row in rows.items():
             try:
-                plain_dot(*row, schedule, policy)
+                plain_dot(*row, products_per_lane, policy)
             except Overflow as overflow:
                 instruction, step, lane, value = overflow.args
                 firsts.append((step, instruction != "SMLAL", (*index, lane), value))
-    got = outcome(dot_with_steps, x, w, FULL_SEVEN, EIGHT, schedule, policy)
+    got = outcome(dot_with_steps, x, w, FULL_SEVEN, EIGHT, products_per_lane, policy)
     if firsts:
         # All rows execute an instruction together; within it the first lane in C order is named.
         step, _, place, value = min(firsts)
@@ -529,7 +531,7 @@ def test_batches_broadcast_and_every_row_is_its_own_dot_product(policy, data, sc
     sums, steps = got
     assert (sums.dtype, sums.shape) == (np.int32, shape)
     for index, row in rows.items():
-        total, trace = plain_dot(*row, schedule, policy)
+        total, trace = plain_dot(*row, products_per_lane, policy)
         assert int(sums[index]) == total
         assert [(s.instruction, s.step, s.lanes[index].tolist()) for s in steps] == trace
 
@@ -564,11 +566,11 @@ def test_memory_layout_does_not_matter():
     assert dot_int16(x.tolist(), w.tolist(), SEVEN, SEVEN).tolist() == expected
 
 
-@pytest.mark.parametrize("schedule", [8, np.int8(8), np.uint8(8), np.int64(8)])
-def test_a_numpy_schedule_counts_as_its_integer(schedule):
-    assert int(dot_int16([63] * 72, [63] * 72, SEVEN, SEVEN, schedule)) == 72 * 63 * 63
+@pytest.mark.parametrize("products_per_lane", [8, np.int8(8), np.uint8(8), np.int64(8)])
+def test_a_numpy_schedule_counts_as_its_integer(products_per_lane):
+    assert int(dot_int16([63] * 72, [63] * 72, SEVEN, SEVEN, products_per_lane)) == 72 * 63 * 63
     # Counting in the schedule's own int8 would overflow at step 127.
-    assert int(dot_int16([1] * 3000, [1] * 3000, SEVEN, SEVEN, schedule)) == 3000
+    assert int(dot_int16([1] * 3000, [1] * 3000, SEVEN, SEVEN, products_per_lane)) == 3000
 
 
 BAD_OPERANDS = [
@@ -596,10 +598,11 @@ BAD_OPERANDS = [
 
 
 @pytest.mark.parametrize("x, w, x_format, w_format, message", BAD_OPERANDS)
-@pytest.mark.parametrize("schedule, policy", [("safe", "trap"), (3, "wrap"), (1, "saturate")])
-def test_operands_that_do_not_fit_are_refused_in_one_sentence(x, w, x_format, w_format, message, schedule, policy):
+@pytest.mark.parametrize("products_per_lane, policy", [("safe", "trap"), (3, "wrap"), (1, "saturate")])
+def test_operands_that_do_not_fit_are_refused_in_one_sentence(x, w, x_format, w_format, message, products_per_lane,
+                                                              policy):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        dot_int16(x, w, x_format, w_format, schedule, policy)
+        dot_int16(x, w, x_format, w_format, products_per_lane, policy)
 
 
 def test_batches_that_do_not_broadcast_are_refused_by_the_shapes_the_caller_gave():
@@ -607,12 +610,13 @@ def test_batches_that_do_not_broadcast_are_refused_by_the_shapes_the_caller_gave
         dot_int16(np.ones((2, 20), int), np.ones((3, 20), int), SEVEN, SEVEN)
 
 
-@pytest.mark.parametrize("schedule", [0, -1, np.int64(0), 8.0, np.float32(8), "fast", "8", "", None, True, np.True_,
-                                      [8], (8, 8), np.array([8, 8])], ids=repr)
-def test_a_schedule_that_is_no_integer_of_one_or_more_is_refused(schedule):
-    message = f"schedule must be 'safe' or an integer >= 1, got {schedule!r}"
+@pytest.mark.parametrize("products_per_lane", [
+    0, -1, np.int64(0), 8.0, np.float32(8), "fast", "8", "", None, True, np.True_, [8], (8, 8), np.array([8, 8])],
+    ids=repr)
+def test_a_schedule_that_is_no_integer_of_one_or_more_is_refused(products_per_lane):
+    message = f"products_per_lane must be 'safe' or an integer >= 1, got {products_per_lane!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        dot_int16([1], [1], SEVEN, SEVEN, schedule)
+        dot_int16([1], [1], SEVEN, SEVEN, products_per_lane)
 
 
 @pytest.mark.parametrize("policy", ["clip", "", "Trap", None])

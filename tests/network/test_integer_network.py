@@ -21,7 +21,6 @@ from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.integer_forward import run_integer_tensors
 from refquant.network.program import (
     ClippedLayer,
-    Encoding,
     QuantizedAdd,
     QuantizedAveragePool,
     QuantizedClip,
@@ -29,6 +28,7 @@ from refquant.network.program import (
     QuantizedConv,
     QuantizedFlatten,
     QuantizedMaxPool,
+    QuantParams,
     Term,
 )
 from refquant.network.proof import QuantizedNetwork
@@ -45,10 +45,10 @@ def times(real) -> Multiplier:
     return Multiplier.from_real(real)
 
 
-def program(*layers, encodings=None, shape=(1, 1, 1), x=None, y=None, dialect="single_round") -> QuantizedNetwork:
+def program(*layers, qparams=None, shape=(1, 1, 1), x=None, y=None, dialect="single_round") -> QuantizedNetwork:
     """Layers from "x" to the last one's output; encodings default to int8 with zero point 0."""
     names = {name for layer in layers for name in (*layer.inputs, layer.output)}
-    every = {**dict.fromkeys(names, Encoding(1.0, INT8)), **(encodings or {})}
+    every = {**dict.fromkeys(names, QuantParams(1.0, INT8)), **(qparams or {})}
     if x is not None:
         every["x"] = x
     if y is not None:
@@ -60,9 +60,9 @@ def conv(*terms, low=-128, high=127, name="y", source="x", accumulator=INT32, **
     return QuantizedConv(name, (source,), name, low, high, terms, Geometry(**geometry), accumulator)
 
 
-def term(weight, real=1.0, bias=None, plane=None, fmt=INT8) -> Term:
+def term(weight, real=1.0, bias=None, lookup_table=None, fmt=INT8) -> Term:
     weight = np.asarray(weight)
-    return Term(weight.reshape(weight.shape + (1,) * (4 - weight.ndim)), fmt, times(real), bias, plane)
+    return Term(weight.reshape(weight.shape + (1,) * (4 - weight.ndim)), fmt, times(real), bias, lookup_table)
 
 
 # --- random programs ------------------------------------------------------------------------------------------
@@ -85,9 +85,9 @@ def quantized_networks(draw: st.DrawFn) -> QuantizedNetwork:
 
 
 @st.composite
-def encodings(draw: st.DrawFn) -> Encoding:
+def qparams(draw: st.DrawFn) -> QuantParams:
     fmt = draw(int_formats(2, 8))
-    return Encoding(1.0, fmt, draw(st.integers(fmt.min, fmt.max)))
+    return QuantParams(1.0, fmt, draw(st.integers(fmt.min, fmt.max)))
 
 
 # Powers of two and their sums give ties; the others, everything between.
@@ -105,7 +105,7 @@ def limits(fmt: IntFormat) -> st.SearchStrategy[tuple[int, int]]:
 
 
 @st.composite
-def terms(draw: st.DrawFn, shape: tuple[int, ...], x: Encoding, count: int) -> tuple[Term, ...]:
+def terms(draw: st.DrawFn, shape: tuple[int, ...], x: QuantParams, count: int) -> tuple[Term, ...]:
     """``count`` terms of random codes, with or without bias and a table for the input's codes."""
     result = []
     for _ in range(count):
@@ -123,7 +123,7 @@ def terms(draw: st.DrawFn, shape: tuple[int, ...], x: Encoding, count: int) -> t
 def programs(draw: st.DrawFn) -> QuantizedNetwork:
     """Every kind of integer layer in one chain, with random codes, multipliers, encodings and clamps."""
     case = draw(convolution_cases())
-    every = {name: draw(encodings()) for name in ("x", "y", "avg", "add", "cat", "lin")}
+    every = {name: draw(qparams()) for name in ("x", "y", "avg", "add", "cat", "lin")}
     low_high = {name: draw(limits(e.format)) for name, e in every.items()}
     shape = case.w_q.shape
     layers = [QuantizedConv("conv", ("x",), "y", *low_high["y"],
@@ -157,7 +157,7 @@ any_network = quantized_networks() | programs()
 
 
 def input_codes(network: QuantizedNetwork, count: int = 2) -> st.SearchStrategy[np.ndarray]:
-    return codes(network.encodings[network.input].format, (count, *network.input_shape))
+    return codes(network.qparams[network.input].format, (count, *network.input_shape))
 
 
 def observed(network: QuantizedNetwork, x_q: np.ndarray) -> tuple[dict, dict]:
@@ -166,7 +166,7 @@ def observed(network: QuantizedNetwork, x_q: np.ndarray) -> tuple[dict, dict]:
     return tensors, sums
 
 
-# --- three roads, one result ----------------------------------------------------------------------------------
+# --- three paths, one result ----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("source", [quantized_networks(), programs()], ids=["recipes", "every layer"])
 def test_every_code_and_every_sum_is_the_oracles(source):
@@ -179,7 +179,7 @@ def test_every_code_and_every_sum_is_the_oracles(source):
         assert tensors.keys() == expected.keys()
         for name, y_q in tensors.items():
             assert y_q.tolist() == expected[name], name
-            assert y_q.dtype == network.encodings[name].format.dtype, name
+            assert y_q.dtype == network.qparams[name].format.dtype, name
         assert {stage: values.tolist() for stage, values in sums.items()} == expected_sums
     compare()
 
@@ -220,10 +220,10 @@ def test_float_images_are_quantized_at_the_door_and_codes_dequantized(data):
     network = data.draw(networks())
     batch = data.draw(images(network))
     quantized = quantize_network(network, batch, activations=data.draw(st.sampled_from(ACTIVATIONS)))
-    door, out = quantized.encodings[quantized.input], quantized.encodings[quantized.output]
+    entry, out = quantized.qparams[quantized.input], quantized.qparams[quantized.output]
     x_q = quantized.quantize_images(batch)
-    assert x_q.dtype == door.format.dtype
-    assert x_q.tolist() == nested_map(lambda x: quantized_by_hand(x, door), batch.tolist())
+    assert x_q.dtype == entry.format.dtype
+    assert x_q.tolist() == nested_map(lambda x: quantized_by_hand(x, entry), batch.tolist())
     y = quantized.run(batch)
     assert y.dtype == np.float64
     codes_out = oracle.run(quantized, x_q)[0][quantized.output]
@@ -239,9 +239,9 @@ def half_away(value: Fraction) -> int:
     return math.floor(abs(value) + Fraction(1, 2)) * (1 if value >= 0 else -1)
 
 
-def quantized_by_hand(x: float, encoding: Encoding) -> int:
-    code = half_away(Fraction(x) * Fraction(encoding.scale)) + encoding.zero_point
-    return max(encoding.format.min, min(encoding.format.max, code))
+def quantized_by_hand(x: float, qparam: QuantParams) -> int:
+    code = half_away(Fraction(x) * Fraction(qparam.scale)) + qparam.zero_point
+    return max(qparam.format.min, min(qparam.format.max, code))
 
 
 # --- codes worked by hand -------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ F32 = np.float32
 def test_one_product_by_hand_under_every_dialect_on_both_roads(x, real, zero_point, expected):
     assert len(DIALECTS) == len(expected)
     for dialect, code in zip(DIALECTS, expected):
-        network = program(conv(term([[1]], real)), y=Encoding(1.0, INT8, zero_point), dialect=dialect)
+        network = program(conv(term([[1]], real)), y=QuantParams(1.0, INT8, zero_point), dialect=dialect)
         x_q = np.full((1, 1, 1, 1), x)
         assert run_integer_tensors(network, x_q)["y"].item() == code, dialect
         assert run_simulated_tensors(network, x_q)["y"].item() == code, dialect
@@ -295,7 +295,7 @@ def test_average_pooling_by_hand_on_both_roads():
     """Sums 3 and -3 over 2: ties go up, to 2 and -1; at the border one element is its own mean."""
     pool = QuantizedAveragePool("y", ("x",), "y", -128, 127, (1, 2), times(np.array([[1.0, 0.5, 0.5]])),
                                 Geometry(padding=(0, 1, 0, 0)))
-    network = program(pool, shape=(1, 1, 3), x=Encoding(1.0, INT8, 10), y=Encoding(1.0, INT8, -4))
+    network = program(pool, shape=(1, 1, 3), x=QuantParams(1.0, INT8, 10), y=QuantParams(1.0, INT8, -4))
     x_q = np.array([[[[11, 12, 5]]]])  # 1, 2, -5
     for run in (run_integer_tensors, run_simulated_tensors):
         assert run(network, x_q)["y"].tolist() == [[[[1 - 4, 2 - 4, -1 - 4]]]]
@@ -303,21 +303,22 @@ def test_average_pooling_by_hand_on_both_roads():
 
 def test_max_pooling_by_hand_pads_below_every_code():
     pool = QuantizedMaxPool("y", ("x",), "y", (2, 2), Geometry((1, 1), (1, 1, 0, 0)))
-    network = program(pool, shape=(1, 1, 2), x=Encoding(1.0, INT8, 50), y=Encoding(1.0, INT8, 50))
+    network = program(pool, shape=(1, 1, 2), x=QuantParams(1.0, INT8, 50), y=QuantParams(1.0, INT8, 50))
     for run in (run_integer_tensors, run_simulated_tensors):
         assert run(network, np.array([[[[-128, -127]]]]))["y"].tolist() == [[[[-128, -127]]]]
 
 
 def test_concatenation_by_hand_requantizes_each_operand():
     join = QuantizedConcat("y", ("x", "x", "x"), "y", -100, 100, (times(0.5), times(2.0), times(1.0)))
-    network = program(join, x=Encoding(1.0, INT8, 3), y=Encoding(1.0, INT8, -7))
+    network = program(join, x=QuantParams(1.0, INT8, 3), y=QuantParams(1.0, INT8, -7))
     for run in (run_integer_tensors, run_simulated_tensors):
         y = run(network, np.array([[[[-2]]], [[[127]]]]))["y"]  # -5 and 124
         assert y.reshape(2, 3).tolist() == [[-2 - 7, -10 - 7, -5 - 7], [62 - 7, 100, 100]]
 
 
 def test_padding_is_with_the_zero_point():
-    network = program(conv(term([[[[1, 1, 1]]]]), padding=(0, 1, 0, 1)), shape=(1, 1, 2), x=Encoding(1.0, INT8, 20))
+    x = QuantParams(1.0, INT8, 20)
+    network = program(conv(term([[[[1, 1, 1]]]]), padding=(0, 1, 0, 1)), shape=(1, 1, 2), x=x)
     for run in (run_integer_tensors, run_simulated_tensors):
         assert run(network, np.array([[[[20, 25]]]]))["y"].tolist() == [[[[5, 5]]]]
 
@@ -329,7 +330,7 @@ def test_a_weight_split_into_high_and_low_digits_gives_the_code_of_the_whole(cas
     """W = 16·W_hi + W_lo; the two guarded halves lose at most 2^-9 each, so the code is next to the exact product."""
     high, low = case.w_q.astype(int) >> 4, case.w_q.astype(int) & 15
     bias = data.draw(codes(IntFormat(12), case.w_q.shape[:1])).astype(np.int64)
-    x, y = Encoding(1.0, case.x_format, case.zero_point), Encoding(1.0, IntFormat(24))
+    x, y = QuantParams(1.0, case.x_format, case.zero_point), QuantParams(1.0, IntFormat(24))
     digits = (term(high, 256 * 16 * real, fmt=IntFormat(4)),
               term(low, 256 * real, bias, fmt=IntFormat(4, signed=False)))
     layers = [conv(*digits, low=y.format.min, high=y.format.max),
@@ -355,8 +356,9 @@ def test_planes_that_split_the_input_into_regions_sum_to_the_whole(case, edges, 
     values = [code - zero_point for code in range(fmt.min, fmt.max + 1)]
     edges = [-1000, *sorted(edges), 1000]
     planes = [[v if a <= v < b else 0 for v in values] for a, b in itertools.pairwise(edges)]
-    weight_terms = tuple(term(case.w_q, 256 * real, plane=np.array(plane), fmt=case.w_format) for plane in planes)
-    x, y = Encoding(1.0, fmt, zero_point), Encoding(1.0, IntFormat(20))
+    weight_terms = tuple(term(case.w_q, 256 * real, lookup_table=np.array(plane), fmt=case.w_format)
+                         for plane in planes)
+    x, y = QuantParams(1.0, fmt, zero_point), QuantParams(1.0, IntFormat(20))
     layer = dataclasses.replace(conv(*weight_terms, low=y.format.min, high=y.format.max), geometry=case.geometry)
     network = program(layer, shape=case.x_q.shape[1:], x=x, y=y)
     tensors, sums = observed(network, case.x_q)
@@ -370,7 +372,7 @@ def test_planes_that_split_the_input_into_regions_sum_to_the_whole(case, edges, 
 
 def test_a_plane_is_indexed_from_the_lowest_code():
     plane = np.array([7, -20, 0, 300])  # of int2 codes -2, -1, 0, 1
-    network = program(conv(term([[1]], 0.5, plane=plane)), x=Encoding(1.0, IntFormat(2)))
+    network = program(conv(term([[1]], 0.5, lookup_table=plane)), x=QuantParams(1.0, IntFormat(2)))
     x_q = np.array([-2, -1, 0, 1]).reshape(4, 1, 1, 1)
     for run in (run_integer_tensors, run_simulated_tensors):
         assert run(network, x_q)["y"].ravel().tolist() == [4, -10, 0, 127]
@@ -403,9 +405,9 @@ def test_every_recorded_number_follows_from_the_scales(data):
     nodes = {node.name: node for node in folded.nodes}
     clips = {node.name: node for node in folded.nodes if isinstance(node, graph.Clip)}
     for layer in quantized.layers:
-        node, out = nodes[layer.name], quantized.encodings[layer.output]
+        node, out = nodes[layer.name], quantized.qparams[layer.output]
         s_y = Fraction(out.scale)
-        s_in = [Fraction(quantized.encodings[name].scale) for name in layer.inputs]
+        s_in = [Fraction(quantized.qparams[name].scale) for name in layer.inputs]
         if isinstance(layer, QuantizedConv):
             (found,) = layer.terms
             s_w = weight_scales(node.weight, per_channel, bits)
@@ -460,7 +462,7 @@ def test_a_clip_is_fused_exactly_where_it_alone_reads_a_computed_tensor(data):
         (node.name, fused.get(node.name, node.name)) for node in folded.nodes if node.name not in fused.values()]
     for layer in quantized.layers:
         if isinstance(layer, (QuantizedMaxPool, QuantizedFlatten, QuantizedClip)):
-            assert quantized.encodings[layer.output] == quantized.encodings[layer.inputs[0]]
+            assert quantized.qparams[layer.output] == quantized.qparams[layer.inputs[0]]
 
 
 def test_a_relu_after_a_tensor_read_twice_stays_a_layer_of_its_own():
@@ -499,7 +501,8 @@ def test_the_proven_range_of_a_convolution_is_attained(x_format, w_format, data)
     shape = (data.draw(st.integers(1, 3)), 2, 1, 3)
     weight = data.draw(codes(w_format, shape))
     zero_point = data.draw(st.integers(x_format.min, x_format.max))
-    network = program(conv(term(weight, 0.001, fmt=w_format)), shape=shape[1:], x=Encoding(1.0, x_format, zero_point))
+    x = QuantParams(1.0, x_format, zero_point)
+    network = program(conv(term(weight, 0.001, fmt=w_format)), shape=shape[1:], x=x)
     highest = np.where(weight > 0, x_format.max, x_format.min)
     lowest = np.where(weight > 0, x_format.min, x_format.max)
     _, sums = observed(network, np.concatenate([highest, lowest]))
@@ -518,7 +521,7 @@ def test_a_bias_widens_the_proven_range_on_its_own_side_only(bias, low, high):
 
 def test_the_range_of_a_clamped_tensor_is_what_the_next_layer_can_see():
     network = program(conv(term([[1]]), low=10, high=20, name="a"), conv(term([[2]]), source="a"),
-                      encodings={"a": Encoding(1.0, INT8, 12)})
+                      qparams={"a": QuantParams(1.0, INT8, 12)})
     assert [(s.min, s.max) for s in network.stages] == [(-128, 127), (-4, 16)]
 
 
@@ -532,7 +535,7 @@ def test_a_max_pool_a_clip_and_a_flatten_carry_the_range_on():
 def test_the_range_of_an_average_pool_and_of_an_addition_is_attained():
     pool = QuantizedAveragePool("p", ("x",), "p", -128, 127, (2, 2), times(np.full((1, 1), 0.5)))
     add = QuantizedAdd("y", ("p", "p"), "y", -128, 127, (times(256 * 0.3), times(256 * 1.7)))
-    network = program(pool, add, shape=(1, 2, 2), x=Encoding(1.0, UINT8, 100))
+    network = program(pool, add, shape=(1, 2, 2), x=QuantParams(1.0, UINT8, 100))
     _, sums = observed(network, np.repeat([255, 0], 4).reshape(2, 1, 2, 2))
     assert [(s.min, s.max) for s in network.stages] == [
         (-400, 620), (sums["y", "sum"].min(), sums["y", "sum"].max())]
@@ -548,7 +551,7 @@ def test_a_bound_that_just_fits_is_accepted_and_one_more_is_refused(weights, bia
     def build(weights):
         bias_q = None if bias is None else np.array([bias])
         return program(conv(term([weights], 0.001, bias_q), accumulator=IntFormat(16)), shape=(len(weights), 1, 1),
-                       x=Encoding(1.0, BIT))
+                       x=QuantParams(1.0, BIT))
     (stage,) = build(weights).stages
     assert stage.format == IntFormat(16)
     assert max(stage.max, -stage.min - 1) == 32767
@@ -591,14 +594,14 @@ def test_a_term_whose_sum_exceeds_the_accumulator_is_refused_as_such_also_among_
     wide = IntFormat(24)
     big = term(np.full((1, 100), wide.max), 2.0**-30, fmt=wide)
     with pytest.raises(ValueError, match=r"layer 'y': the accumulator 0 is proven to lie within .* not fit int32"):
-        program(conv(big, big), shape=(100, 1, 1), x=Encoding(1.0, wide))
+        program(conv(big, big), shape=(100, 1, 1), x=QuantParams(1.0, wide))
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("real", [2.0**13, 2.0**24, 1.5 * 2.0**23, 2.0**23 * (1 + 2.0**-16)])
 def test_no_operand_of_a_sum_leaves_its_proven_range_under_any_dialect(dialect, real):
     """Doubling multiplication shifts left by 2^25 first, where 127 no longer fits 32 bits and wraps."""
-    x = Encoding(1.0, IntFormat(7, signed=False))
+    x = QuantParams(1.0, IntFormat(7, signed=False))
     try:
         network = program(QuantizedAdd("y", ("x", "x"), "y", -128, 127, (times(real), times(2.0**-5))), x=x,
                           dialect=dialect)
@@ -616,14 +619,14 @@ def test_no_operand_of_a_sum_leaves_its_proven_range_under_any_dialect(dialect, 
 def test_sixteen_bit_multipliers_do_not_push_an_operand_beyond_int32():
     """M·acc is 2^15 below 2^31, but the 16-bit multiplier is larger by a 2^15th, and the product beyond 2^31.
 
-    The other term is as large and negative, so that what clips on one road and not on the other shows.
+    The other term is as large and negative, so that what clips on one path and not on the other shows.
     """
     scale = (2**30 + 2**15) * 2.0 ** (13 - 31)  # m16 = 2^14 + 1
     acc = int((2**31 - 2**15) / scale)
     parts = term([[1]], scale, np.array([acc])), term([[-1]], scale, np.array([16 - acc]))
     try:
-        network = program(conv(*parts, low=-2**15, high=2**15 - 1), y=Encoding(1.0, IntFormat(16)),
-                          x=Encoding(1.0, BIT), dialect="multiplier16")
+        network = program(conv(*parts, low=-2**15, high=2**15 - 1), y=QuantParams(1.0, IntFormat(16)),
+                          x=QuantParams(1.0, BIT), dialect="multiplier16")
     except ValueError as error:
         assert str(error).startswith("layer 'y': ")  # a refusal is right, too
         return
@@ -662,13 +665,14 @@ def test_a_bias_beyond_int64_addition_does_not_wrap_into_a_proof():
 def test_a_plane_beyond_int64_products_does_not_wrap_into_a_proof():
     """4·2^62 = 2^64 wraps to 0."""
     plane = np.array([0, 0, 0, 2**62])
-    with pytest.raises((ValueError, OverflowError), match=r"^plane must fit int32, got 0\.\.4611686018427387904$"):
-        program(conv(term([[4]], plane=plane)), x=Encoding(1.0, IntFormat(2)))
+    message = r"^lookup_table must fit int32, got 0\.\.4611686018427387904$"
+    with pytest.raises((ValueError, OverflowError), match=message):
+        program(conv(term([[4]], lookup_table=plane)), x=QuantParams(1.0, IntFormat(2)))
 
 
 def test_the_proof_holds_for_a_numpy_zero_point():
     """127 - int8(-128) is 255, not the -1 that int8 arithmetic gives."""
-    (stage,) = program(conv(term([[1]])), x=Encoding(1.0, INT8, np.int8(-128))).stages
+    (stage,) = program(conv(term([[1]])), x=QuantParams(1.0, INT8, np.int8(-128))).stages
     assert (stage.min, stage.max) == (0, 255)
 
 
@@ -681,7 +685,7 @@ def test_clamps_in_the_wrong_order_or_outside_the_format_are_refused():
 
 # --- refusals -------------------------------------------------------------------------------------------------
 
-NETWORK = program(conv(term([[1, 1]])), shape=(2, 1, 3), x=Encoding(1.0, IntFormat(7, narrow=True), 5))
+NETWORK = program(conv(term([[1, 1]])), shape=(2, 1, 3), x=QuantParams(1.0, IntFormat(7, narrow=True), 5))
 
 
 @pytest.mark.parametrize(("x_q", "message"), [
@@ -724,15 +728,15 @@ W = np.ones((2, 1, 1, 1), int)
     (lambda: Term(W, INT8, times(1.0), np.ones(2)),
      "bias_q must hold integers of at most 64 bits, got dtype float64"),
     (lambda: Term(W, INT8, times(1.0), None, np.zeros(256)),
-     "plane must hold integers of at most 64 bits, got dtype float64"),
+     "lookup_table must hold integers of at most 64 bits, got dtype float64"),
     (lambda: conv(), "layer 'y' must have at least one term, got none"),
-    (lambda: Encoding(1.0, INT8, 128), "zero_point must be a code of int8 (-128..127), got 128"),
-    (lambda: Encoding(0.0, INT8), "scale must be finite and > 0, got 0.0"),
-    (lambda: Encoding(float("inf"), INT8), "scale must be finite and > 0, got inf"),
-    (lambda: program(conv(term([[1]], plane=np.zeros(255, int)))),
-     "layer 'y': a plane must have one entry per code of int8, got 255"),
-    (lambda: program(conv(term([[1]], plane=np.ones(256, int)))),
-     "layer 'y': a plane must map the zero point to 0, as padding needs"),
+    (lambda: QuantParams(1.0, INT8, 128), "zero_point must be a code of int8 (-128..127), got 128"),
+    (lambda: QuantParams(0.0, INT8), "scale must be finite and > 0, got 0.0"),
+    (lambda: QuantParams(float("inf"), INT8), "scale must be finite and > 0, got inf"),
+    (lambda: program(conv(term([[1]], lookup_table=np.zeros(255, int)))),
+     "layer 'y': a lookup table must have one entry per code of int8, got 255"),
+    (lambda: program(conv(term([[1]], lookup_table=np.ones(256, int)))),
+     "layer 'y': a lookup table must map the zero point to 0, as padding needs"),
     (lambda: dataclasses.replace(NETWORK, dialect="nearest"),
      f"dialect must be one of {', '.join(DIALECTS)}, got 'nearest'"),
 ])
@@ -742,18 +746,18 @@ def test_parts_that_do_not_fit_each_other_are_refused(build, message):
 
 
 def test_a_plane_that_is_not_one_table_is_refused():
-    with pytest.raises(ValueError, match=r"plane must .*shape \(256, 2\)"):
-        program(conv(term([[1]], plane=np.zeros((256, 2), int))))
+    with pytest.raises(ValueError, match=r"lookup_table must .*shape \(256, 2\)"):
+        program(conv(term([[1]], lookup_table=np.zeros((256, 2), int))))
 
 
 def test_a_zero_point_that_is_no_integer_is_refused():
     with pytest.raises(ValueError, match="zero_point must be"):
-        Encoding(1.0, INT8, 0.5)
+        QuantParams(1.0, INT8, 0.5)
 
 
 def test_a_layer_that_reads_an_unknown_tensor_is_refused_by_name():
     layers = (QuantizedFlatten("y", ("nowhere",), "y"),)
-    known = dict.fromkeys(("x", "y"), Encoding(1.0, INT8))
+    known = dict.fromkeys(("x", "y"), QuantParams(1.0, INT8))
     with pytest.raises(ValueError, match=r"layer 'y'.*nowhere"):
         QuantizedNetwork("x", "y", (1,), layers, known)
 
@@ -770,7 +774,7 @@ def test_a_layer_that_reads_an_unknown_tensor_is_refused_by_name():
 def test_layers_that_contradict_themselves_are_refused_by_name(layers):
     """Otherwise an operand is dropped, or codes stand in a tensor whose format does not hold them."""
     with pytest.raises(ValueError, match="'y'"):
-        program(*layers, y=Encoding(1.0, IntFormat(4)))
+        program(*layers, y=QuantParams(1.0, IntFormat(4)))
 
 
 def test_a_batchnorm_is_refused_by_assemble_with_what_removes_it():
@@ -778,20 +782,20 @@ def test_a_batchnorm_is_refused_by_assemble_with_what_removes_it():
     net = graph.Network((1,), [graph.BatchNorm("n", "input", ones, ones, ones, ones)])
     message = "node 'n': BatchNorm has no integer form; fold_batchnorm removes it"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        assemble(net, dict.fromkeys(("input", "n"), Encoding(1.0, INT8)), {})
+        assemble(net, dict.fromkeys(("input", "n"), QuantParams(1.0, INT8)), {})
 
 
 @pytest.mark.parametrize("code", [-2**31 - 1, -2**31, 2**31 - 1, 2**31])
 def test_a_bias_code_is_refused_exactly_beyond_int32(code):
     net = graph.Network((1,), [graph.Linear("l", "input", np.zeros((1, 1)), np.array([float(code)]))])
     weight = QuantizedWeight(np.array([[0]], np.int8), np.float64(1.0), INT8)
-    encodings = {"input": Encoding(1.0, INT8), "l": Encoding(1.0, INT8)}
+    qparams = {"input": QuantParams(1.0, INT8), "l": QuantParams(1.0, INT8)}
     if -2**31 <= code < 2**31:
-        layer, = assemble(net, encodings, {"l": weight}).layers
+        layer, = assemble(net, qparams, {"l": weight}).layers
         assert layer.terms[0].bias_q.tolist() == [code]
     else:
         with pytest.raises(ValueError, match=r"^layer 'l': the bias code of channel 0 is -?2\.147e\+09, which"):
-            assemble(net, encodings, {"l": weight})
+            assemble(net, qparams, {"l": weight})
 
 
 def test_the_parameters_of_a_network_are_copied_and_read_only():
@@ -861,6 +865,6 @@ def test_the_simulation_refuses_dialects_it_does_not_know():
     (1.0, 2**30, 1), (0.25, 2**30, -1), (float(F32(0.1)), 1717986944, -3), (float(F32(0.7)), 1503238528, 0),
     (1 - 2.0**-53, 2**30, 1), (2.0**-32, 2**30, -31), (2.0**-33, 0, 0), (1 - 2.0**-32, 2**30, 1)])
 def test_the_oracle_derives_the_published_fixed_points(real, m, shift):
-    """The oracle is a judge, so it is itself judged by hand-worked values."""
+    """The oracle is a reference, so it is itself checked by hand-worked values."""
     assert oracle.fixed_point(real) == (m, shift)
     assert (int(times(real).m), int(times(real).shift)) == (m, shift)

@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,14 +77,18 @@ def rewritten(content, **changes):
     return buffer.getvalue()
 
 
-def test_a_file_of_version_1_is_still_read(small, path):
-    quantized, _ = small
-    with np.load(io.BytesIO(quantized_to_bytes(quantized))) as file:
+def test_files_of_former_versions_are_still_read(path):
+    # Written by refquant 0.1.0 when its version was 2; beside the network its inputs and outputs.
+    former = Path(__file__).with_name("version_2.npz")
+    with np.load(former) as file:
         arrays = {name: file[name] for name in file.files}
+    network = load_quantized(former)
+    assert network.dialect == "neon_double" and any(layer.rescaled_channels for layer in network.layers[:1])
+    assert np.array_equal(network.run(arrays["inputs"]), arrays["outputs"])
     manifest = json.loads(arrays.pop("manifest").tobytes())
     manifest |= {"version": 1, "semantics": manifest.pop("dialect")}
     np.savez(path, manifest=np.frombuffer(json.dumps(manifest).encode(), np.uint8), **arrays)
-    assert load_quantized(path).dialect == quantized.dialect
+    assert load_quantized(path).dialect == network.dialect
 
 
 def test_damaged_and_foreign_files_are_refused_in_a_sentence(small, path):
@@ -100,8 +105,8 @@ def test_damaged_and_foreign_files_are_refused_in_a_sentence(small, path):
         message = r"must be (a quantized network written by refquant|an \.npz file of plain arrays), got "
         with pytest.raises(ValueError, match=message):
             load_quantized(path)
-    for changes, message in (({"version": 3}, "version 2, got 'refquant quantized network' of version 3"),
-                             ({"kind": "recipe"}, "got 'recipe' of version 2"),
+    for changes, message in (({"version": 4}, "version 3, got 'refquant quantized network' of version 4"),
+                             ({"kind": "recipe"}, "got 'recipe' of version 3"),
                              ({"layers": [{"Sneaky": {}}]}, "must describe a whole network, got: 'Sneaky'"),
                              ({"layers": []}, "must describe a whole network, got: input and output"),
                              ({"dialect": "nearest"}, "must describe a whole network, got: dialect must be")):

@@ -111,19 +111,19 @@ def run(program: L.IntegerProgram, x_q: np.ndarray) -> tuple[dict[str, list], di
 
 
 def _one_image(program: L.IntegerProgram, layer: L.Layer, *inputs: list) -> tuple[list, dict[str, list]]:
-    encodings = [program.encodings[name] for name in layer.inputs]
+    qparams = [program.qparams[name] for name in layer.inputs]
     if isinstance(layer, L.QuantizedConv):
-        return _convolution(program, layer, encodings[0], inputs[0])
+        return _convolution(program, layer, qparams[0], inputs[0])
     if isinstance(layer, L.QuantizedAdd):
-        return _add(program, layer, encodings, inputs)
+        return _add(program, layer, qparams, inputs)
     if isinstance(layer, L.QuantizedConcat):
         parts = []
-        for codes, encoding, multiplier in zip(inputs, encodings, layer.multipliers):
-            shifted = _map(_minus, codes, encoding.zero_point)
+        for codes, qparam, multiplier in zip(inputs, qparams, layer.multipliers):
+            shifted = _map(_minus, codes, qparam.zero_point)
             parts += _map(_requantize, shifted, _recorded(multiplier), program, layer)
         return parts, {}
     if isinstance(layer, L.QuantizedAveragePool):
-        return _average(program, layer, encodings[0], inputs[0])
+        return _average(program, layer, qparams[0], inputs[0])
     if isinstance(layer, L.QuantizedMaxPool):
         return [[[max(window) for window in row] for row in _windows(plane, layer.kernel, layer.geometry)]
                 for plane in inputs[0]], {}
@@ -152,18 +152,18 @@ def _minus(code: int, zero_point: int) -> int:
     return code - zero_point
 
 
-def _finish(whole: int, layer: L.ClippedLayer, output: L.Encoding) -> int:
+def _finish(whole: int, layer: L.ClippedLayer, output: L.QuantParams) -> int:
     code = clamp(whole + output.zero_point, output.format.min, output.format.max)
     return clamp(code, layer.low, layer.high)
 
 
 def _requantize(acc: int, scale: Scale, program: L.IntegerProgram, layer: L.ClippedLayer) -> int:
-    output = program.encodings[layer.output]
+    output = program.qparams[layer.output]
     return _finish(scaled(acc, scale, program.dialect, output.zero_point), layer, output)
 
 
 def _from_guarded(total: int, program: L.IntegerProgram, layer: L.ClippedLayer) -> int:
-    return _finish(shift_ties_up(total, 8), layer, program.encodings[layer.output])
+    return _finish(shift_ties_up(total, 8), layer, program.qparams[layer.output])
 
 
 def _recorded(multiplier, index: tuple[int, ...] = ()) -> Scale:
@@ -173,14 +173,14 @@ def _recorded(multiplier, index: tuple[int, ...] = ()) -> Scale:
     return Scale(float(real), int(m), int(shift))
 
 
-def _convolution(program, layer, encoding, codes):
+def _convolution(program, layer, qparam, codes):
     flat = not isinstance(codes[0], list)
     planes = [[[code]] for code in codes] if flat else codes
     accumulators = []
     for term in layer.terms:
-        low, high = encoding.format.min, encoding.format.max
-        table = ([code - encoding.zero_point for code in range(low, high + 1)] if term.plane is None
-                 else term.plane.tolist())
+        low, high = qparam.format.min, qparam.format.max
+        table = ([code - qparam.zero_point for code in range(low, high + 1)] if term.lookup_table is None
+                 else term.lookup_table.tolist())
         accumulators.append(_sums(term, layer.geometry, _map(lambda code, low, table: table[code - low],
                                                              planes, low, table)))
     scales = [[_recorded(term.multiplier, (o,)) for o in range(len(term.weight_q))] for term in layer.terms]
@@ -248,21 +248,21 @@ def _windows(plane: list, kernel: tuple[int, int], geometry) -> list:
     return result
 
 
-def _add(program, layer, encodings, inputs):
+def _add(program, layer, qparams, inputs):
     scales = [_recorded(multiplier) for multiplier in layer.multipliers]
 
     def total(*codes):
         if isinstance(codes[0], list):
             return [total(*inner) for inner in zip(*codes)]
         return sum(scaled(code - e.zero_point, scale, program.dialect, 0)
-                   for code, e, scale in zip(codes, encodings, scales))
+                   for code, e, scale in zip(codes, qparams, scales))
 
     sums = total(*inputs)
     return _map(_from_guarded, sums, program, layer), {"sum": sums}
 
 
-def _average(program, layer, encoding, planes):
-    sums = [[[sum(code - encoding.zero_point for code in window) for window in row]
+def _average(program, layer, qparam, planes):
+    sums = [[[sum(code - qparam.zero_point for code in window) for window in row]
              for row in _windows(plane, layer.kernel, layer.geometry)] for plane in planes]
     y = [[[_requantize(acc, _recorded(layer.multiplier, (p, q)), program, layer)
            for q, acc in enumerate(row)] for p, row in enumerate(plane)] for plane in sums]

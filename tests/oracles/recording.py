@@ -8,7 +8,7 @@ import numpy as np
 
 from refquant.convolution.int16 import convolve_int16
 from refquant.integers.formats import IntFormat
-from refquant.integers.simd import check_schedule, dot_int16
+from refquant.integers.simd import check_products_per_lane, dot_int16
 from refquant.integers.stages import Recorder
 from refquant.winograd.convolution import winograd_convolve
 
@@ -22,7 +22,7 @@ class LaneStep(NamedTuple):
 class LaneRange(NamedTuple):
     """Products per lane, and the extremes of the lanes, 0 among them."""
 
-    schedule: int
+    products_per_lane: int
     int16_min: int
     int16_max: int
     int32_min: int
@@ -47,13 +47,13 @@ def dot_with_steps(*arguments: Any, **options: Any) -> tuple[np.ndarray, list[La
     return dot_int16(*arguments, trace=trace, **options), steps
 
 
-def convolve_with_lanes(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, schedule: Any = "safe",
+def convolve_with_lanes(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, products_per_lane: Any = "safe",
                         **options: Any) -> tuple[np.ndarray, LaneRange]:
     seen = Recorder()
-    y = convolve_int16(x_q, w_q, x_format, w_format, schedule=schedule, trace=seen, **options)
+    y = convolve_int16(x_q, w_q, x_format, w_format, products_per_lane=products_per_lane, trace=seen, **options)
     narrow, wide = (seen.ranges[name].merge(0, 0) for name in ("SMLAL", "SADALP"))
-    every = check_schedule(schedule, x_format, w_format)
-    return y, LaneRange(every, narrow.min, narrow.max, wide.min, wide.max)
+    per_lane = check_products_per_lane(products_per_lane, x_format, w_format)
+    return y, LaneRange(per_lane, narrow.min, narrow.max, wide.min, wide.max)
 
 
 def winograd_with_stages(*arguments: Any, **options: Any) -> tuple[np.ndarray, dict[str, Stage]]:

@@ -20,7 +20,7 @@ from refquant.network.integer_forward import run_integer_tensors
 from refquant.network.simulated_forward import run_simulated_tensors
 from refquant.readers.onnx_file import load_onnx
 from refquant.readers.onnx_operators import OPERATORS
-from refquant.readers.onnx_translation import MOST_ELEMENTS, MOST_PARAMETERS
+from refquant.readers.onnx_translation import MAX_ELEMENTS, MAX_PARAMETERS
 from refquant.recipes.quantize import quantize_network
 
 node = onnx.helper.make_node
@@ -730,13 +730,13 @@ REFUSED = {
     "empty model": (onnx.ModelProto(), "it must be an ONNX model, got a graph without nodes"),
     # Sizes
     "large weight": (declaring([2**20, 2**20, 1, 1]), f"node 'y' (Conv): tensor 'w' must have at most 8 axes and "
-                     f"1 to {MOST_PARAMETERS} elements, got shape (1048576, 1048576, 1, 1)"),
+                     f"1 to {MAX_PARAMETERS} elements, got shape (1048576, 1048576, 1, 1)"),
     "empty weight": (declaring([2**62, 2**62, 2**62, 0], data=b""), f"node 'y' (Conv): tensor 'w' must have at "
-                     f"most 8 axes and 1 to {MOST_PARAMETERS} elements, got shape {(2**62, 2**62, 2**62, 0)}"),
+                     f"most 8 axes and 1 to {MAX_PARAMETERS} elements, got shape {(2**62, 2**62, 2**62, 0)}"),
     "weight of many axes": (declaring([2**62] * 100_000), f"node 'y' (Conv): tensor 'w' must have at most 8 axes and "
-                            f"1 to {MOST_PARAMETERS} elements, got shape {(2**62,) * 9}"),
+                            f"1 to {MAX_PARAMETERS} elements, got shape {(2**62,) * 9}"),
     "negative axis": (declaring([-1, 2, 3, 2]), f"node 'y' (Conv): tensor 'w' must have at most 8 axes and "
-                      f"1 to {MOST_PARAMETERS} elements, got shape (-1, 2, 3, 2)"),
+                      f"1 to {MAX_PARAMETERS} elements, got shape (-1, 2, 3, 2)"),
     "few elements": (declaring([1, 2, 3, 4]),
                      "node 'y' (Conv): tensor 'w' must hold the 24 elements of its shape (1, 2, 3, 4), got 1"),
     "half an element": (declaring([1, 1, 1, 1], data=b"\0\0"),
@@ -744,9 +744,9 @@ REFUSED = {
     "many elements": (declaring([1], data=bytes(12)),
                       "node 'y' (Conv): tensor 'w' must hold the 1 elements of its shape (1,), got 3"),
     "large input": (chain(("Relu", {}, {}), shape=("N", 1, 2**20, 2**20)),
-                    f"input 'x' may have at most {MOST_ELEMENTS} elements, got shape (1, 1048576, 1048576)"),
+                    f"input 'x' may have at most {MAX_ELEMENTS} elements, got shape (1, 1048576, 1048576)"),
     "large tensor": (chain(("Conv", {"w": W[:1, :1, :1, :1]}, {"pads": [2**16] * 4}), shape=(1, 1, 1, 1)),
-                     f"node 'y' (Conv): a tensor may have at most {MOST_ELEMENTS} elements, got shape "
+                     f"node 'y' (Conv): a tensor may have at most {MAX_ELEMENTS} elements, got shape "
                      f"(1, 131073, 131073)"),
 }
 
@@ -757,7 +757,7 @@ def doubled():
     return model(nodes, shape=("N", 1), output="t40")
 
 
-REFUSED["doubled too often"] = (doubled(), f"node 't27' (Concat): a tensor may have at most {MOST_ELEMENTS} "
+REFUSED["doubled too often"] = (doubled(), f"node 't27' (Concat): a tensor may have at most {MAX_ELEMENTS} "
                                 f"elements, got shape ({2**27},)")
 
 
@@ -774,7 +774,7 @@ def test_refusals_say_in_one_sentence_what_is_wrong(loaded, message, file):
 
 
 def test_weights_shared_by_many_layers_count_each_time(file, monkeypatch):
-    monkeypatch.setattr("refquant.readers.onnx_translation.MOST_PARAMETERS", 100)
+    monkeypatch.setattr("refquant.readers.onnx_translation.MAX_PARAMETERS", 100)
     nodes = [node("Conv", ["x", "w"], [f"t{i}"]) for i in range(3)]
     with pytest.raises(ValueError, match=r"node 't2' \(Conv\): a network may have at most 100 parameters, got more$"):
         load(model(nodes, [tensor("w", W)], output="t0"), file)
@@ -790,7 +790,7 @@ def test_a_missing_file_says_so_itself(tmp_path):
 def test_what_is_no_file_or_too_large_is_refused(tmp_path, file, monkeypatch):
     with pytest.raises(ValueError, match=r"must be a file of less than 2147483648 bytes$"):
         load_onnx(tmp_path)
-    monkeypatch.setattr("refquant.readers.onnx_file._MOST_BYTES", 100)
+    monkeypatch.setattr("refquant.readers.onnx_file._MAX_BYTES", 100)
     with pytest.raises(ValueError, match=r"model.onnx must be a file of less than 100 bytes$"):
         load(chain(CONV), file)
 

@@ -54,7 +54,7 @@ for name, network, data, recipes in cases:
     for recipe in recipes:
         network, built = build_own(network, data, [recipe], {})
         quantized = built[recipe].quantized
-        scales = {tensor: encoding.scale.hex() for tensor, encoding in quantized.encodings.items()}
+        scales = {tensor: qparams.scale.hex() for tensor, qparams in quantized.qparams.items()}
         codes = quantized.run(data.images)
         result = evaluate_own(network, built, data)
         result["seconds"] = {"search": 0, "evaluation": 0}

@@ -8,7 +8,7 @@ from refquant.convolution.geometry import Geometry
 from refquant.easyquant import search_paper
 from refquant.integers.formats import IntFormat
 from refquant.network.graph import Add, Clip, Conv, Flatten, Linear, MaxPool, Network
-from refquant.network.program import Encoding
+from refquant.network.program import QuantParams
 from refquant.recipes import network_search as layer_search
 from refquant.recipes.lowering import QuantizedWeight
 from refquant.recipes.network_search import LayerBatches
@@ -27,7 +27,7 @@ NETWORK = Network((2, 6, 6), (
 IMAGES = RNG.normal(size=(60, 2, 6, 6)).astype(np.float32)
 NARROW = IntFormat(5, narrow=True)
 SCALES = {"input": 5.3, "relu": 2.1, "second": 0.9, "six": 2.5, "third": 1.0, "flat": 1.0, "logits": 1.0}
-ENCODINGS = {name: Encoding(scale, NARROW) for name, scale in SCALES.items()}
+ENCODINGS = {name: QuantParams(scale, NARROW) for name, scale in SCALES.items()}
 WEIGHTS = {node.name: quantize_weight(node, max_scale(node.weight, NARROW, 0), 5, ENCODINGS["input"], IntFormat(32))
            for node in (FIRST, SECOND)}
 
@@ -67,15 +67,15 @@ def test_a_quantized_prefix_rounds_every_tensor_but_the_one_that_is_searched():
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("prefix", ["quantized", "float"])
-def test_the_outputs_to_resemble_are_the_float_networks_without_bias(prefix):
+@pytest.mark.parametrize("layer_inputs", ["quantized", "float"])
+def test_the_outputs_to_resemble_are_the_float_networks_without_bias(layer_inputs):
     """However large the bias: it is never added."""
     x = np.maximum(plain_conv(IMAGES, FIRST.weight, FIRST.bias), 0)
     x = pooled(np.clip(plain_conv(x, SECOND.weight, SECOND.bias) + x, 0, 6))
     wanted = np.tensordot(x, THIRD.weight, ((1, 2, 3), (1, 2, 3)))[:, :, None, None]
-    batches = list(LayerBatches(NETWORK, THIRD, IMAGES, ENCODINGS, WEIGHTS, prefix))
+    batches = list(LayerBatches(NETWORK, THIRD, IMAGES, ENCODINGS, WEIGHTS, layer_inputs))
     np.testing.assert_allclose(np.concatenate([o for _, o in batches]), wanted, rtol=0, atol=1e-3)
-    if prefix == "float":
+    if layer_inputs == "float":
         np.testing.assert_allclose(np.concatenate([x for x, _ in batches]), x, rtol=0, atol=1e-4)
 
 
@@ -89,7 +89,7 @@ def test_the_first_layer_gets_the_scales_of_its_own_search(granularity):
     quantized = quantize_network(NETWORK, IMAGES, "easyquant-int8", weight_bits=5, activation_bits=5,
                                  granularity=granularity)
     found = search_paper(IMAGES, FIRST.weight, bits=5, granularity=granularity, padding=1)
-    assert quantized.encodings["input"].scale == found.activation_scale
+    assert quantized.qparams["input"].scale == found.activation_scale
     codes = np.sign(FIRST.weight) * np.floor(
         np.abs(FIRST.weight.astype(np.float64)) * found.weight_scale.reshape(-1, 1, 1, 1) + 0.5)
     assert np.array_equal(quantized.layers[0].terms[0].weight_q, np.clip(codes, -15, 15))
@@ -100,7 +100,7 @@ def test_a_tensor_read_twice_keeps_the_scale_of_its_first_reader():
     network = Network((2, 6, 6), (FIRST, side, Add("sum", ("first", "side"))))
     quantized = quantize_network(network, IMAGES, "easyquant-int8", weight_bits=4, activation_bits=4)
     alone = search_paper(IMAGES, FIRST.weight, bits=4, granularity="channel", padding=1)
-    assert quantized.encodings["input"].scale == alone.activation_scale
+    assert quantized.qparams["input"].scale == alone.activation_scale
     kept = search_paper(IMAGES, side.weight, bits=4, granularity="channel", padding=1, keep_activation=True,
                         initial=[(max_scale(side.weight, IntFormat(4, narrow=True), 0), alone.activation_scale)])
     assert kept.activation_scale == alone.activation_scale
@@ -109,7 +109,7 @@ def test_a_tensor_read_twice_keeps_the_scale_of_its_first_reader():
     # Nothing but an Add reads these two.
     for name, node in (("first", FIRST), ("side", side)):
         x = plain_conv(IMAGES, node.weight, np.zeros(4) if node.bias is None else node.bias)
-        assert quantized.encodings[name].scale == pytest.approx(7 / np.abs(x).max(), rel=1e-5)
+        assert quantized.qparams[name].scale == pytest.approx(7 / np.abs(x).max(), rel=1e-5)
 
 
 @pytest.mark.parametrize("tail", [
@@ -117,7 +117,7 @@ def test_a_tensor_read_twice_keeps_the_scale_of_its_first_reader():
 def test_kl_clips_no_output_of_the_network_even_where_it_is_carried_on(tail):
     out = Conv("out", "relu", RNG.normal(size=(3, 4, 1, 1)).astype(np.float32))
     network = Network((2, 6, 6), (FIRST, Clip("relu", "first"), out, *tail))
-    clipped, widest = (quantize_network(network, IMAGES, recipe, activations="signed").encodings
+    clipped, widest = (quantize_network(network, IMAGES, recipe, activations="signed").qparams
                        for recipe in ("tensorrt-int8", "channelwise-int8"))
     assert clipped["out"].scale == clipped[network.output].scale == widest["out"].scale
     assert clipped["relu"].scale > widest["relu"].scale
@@ -127,6 +127,6 @@ def test_batches_computed_anew_give_the_same_scales_as_batches_kept(monkeypatch)
     kept = quantize_network(NETWORK, IMAGES, "easyquant-int8", weight_bits=4, activation_bits=4)
     monkeypatch.setattr(layer_search, "KEPT_ELEMENTS", 0)
     anew = quantize_network(NETWORK, IMAGES, "easyquant-int8", weight_bits=4, activation_bits=4)
-    assert all(e.scale == anew.encodings[name].scale for name, e in kept.encodings.items())
+    assert all(e.scale == anew.qparams[name].scale for name, e in kept.qparams.items())
     for a, b in zip(kept.layers, anew.layers):
         assert not hasattr(a, "terms") or np.array_equal(a.terms[0].weight_q, b.terms[0].weight_q)

@@ -40,7 +40,7 @@ BAD_ARGUMENTS = [
     ({"granularity": ""}, "granularity must be one of layer, channel, got ''"),
     ({"activations": "asymmetric"}, "activations must be one of unsigned, signed, affine, got 'asymmetric'"),
     ({"activations": ""}, "activations must be one of unsigned, signed, affine, got ''"),
-    ({"prefix": "none"}, "prefix must be one of quantized, float, got 'none'"),
+    ({"layer_inputs": "none"}, "layer_inputs must be one of quantized, float, got 'none'"),
     ({"recipe": "tensorrt-int8", "activations": "affine"},
      "activations must be unsigned or signed with recipe tensorrt-int8 and estimator kl_nvidia, got 'affine'"),
     ({"estimator": "mse", "activations": "affine"},
@@ -155,14 +155,14 @@ def test_calibration_values_are_never_off_by_more_than_half_a_step(case):
     carry = (QuantizedClip, QuantizedMaxPool, QuantizedFlatten)
     for name in (quantized.input, *(layer.output for layer in quantized.layers if not isinstance(layer, carry))):
         x = tensors[name]
-        encoding = quantized.encodings[name]
-        fmt = encoding.format
+        qparam = quantized.qparams[name]
+        fmt = qparam.format
         assert fmt in (IntFormat(bits), IntFormat(bits, narrow=True), IntFormat(bits, signed=False))
         assert (kind == "affine") == (fmt == IntFormat(bits))
-        assert kind == "affine" or encoding.zero_point == 0
-        scale = Fraction(encoding.scale)
-        for value, code in zip(x.ravel().tolist(), encoding.quantize(x).ravel().tolist()):
-            assert abs(code - encoding.zero_point - Fraction(value) * scale) <= Fraction(1, 2) + Fraction(1, 2**40)
+        assert kind == "affine" or qparam.zero_point == 0
+        scale = Fraction(qparam.scale)
+        for value, code in zip(x.ravel().tolist(), qparam.quantize(x).ravel().tolist()):
+            assert abs(code - qparam.zero_point - Fraction(value) * scale) <= Fraction(1, 2) + Fraction(1, 2**40)
 
 
 @pytest.mark.parametrize(("activations", "low", "high", "fmt", "scale", "zero_point"), [
@@ -180,8 +180,8 @@ def test_calibration_values_are_never_off_by_more_than_half_a_step(case):
 def test_activation_encodings_by_hand(activations, low, high, fmt, scale, zero_point):
     net = Network((1, 1, 2), [Flatten("f", "input")])
     quantized = quantize_network(net, np.array([[[[low, high]]]]), activation_bits=4, activations=activations)
-    encoding = quantized.encodings["input"]
-    assert (encoding.format, encoding.scale, encoding.zero_point) == (fmt, scale, zero_point)
+    qparam = quantized.qparams["input"]
+    assert (qparam.format, qparam.scale, qparam.zero_point) == (fmt, scale, zero_point)
 
 
 def test_one_convolution_by_hand():
@@ -201,9 +201,9 @@ def test_a_fused_relu_gives_its_own_tensor_the_unsigned_range():
     quantized = quantize_network(NETWORK, IMAGES)
     (layer,) = quantized.layers
     assert (layer.name, layer.output, layer.low, layer.high) == ("c", "r", 0, 255)
-    assert quantized.encodings["r"].format == IntFormat(8, signed=False)
-    assert quantized.encodings["input"].format == IntFormat(8, narrow=True)
-    assert "c" not in quantized.encodings
+    assert quantized.qparams["r"].format == IntFormat(8, signed=False)
+    assert quantized.qparams["input"].format == IntFormat(8, narrow=True)
+    assert "c" not in quantized.qparams
 
 
 def test_per_channel_multipliers_follow_the_granularity():
@@ -217,7 +217,7 @@ def test_per_channel_multipliers_follow_the_granularity():
 
 def test_images_of_zeros_calibrate_to_scale_one():
     quantized = quantize_network(NETWORK, np.zeros((2, 1, 2, 2), np.float32))
-    assert quantized.encodings["input"].scale == 1.0
+    assert quantized.qparams["input"].scale == 1.0
     # The bias alone: 0.5 in one channel, 0 in the other.
     assert quantized.run(np.zeros((1, 1, 2, 2))).tolist() == [[[[0.5, 0.5]] * 2, [[0.0, 0.0]] * 2]]
 
@@ -231,7 +231,8 @@ def test_a_scale_is_lowered_where_only_the_bias_code_does_not_fit(recipe, bias):
     net = Network((1, 1, 1), [Conv("c", "input", weight, np.array([bias, 0], np.float32))])
     images = np.linspace(0, 1, 11, dtype=np.float32).reshape(-1, 1, 1, 1)
     quantized = quantize_network(net, images, recipe)
-    assert np.abs(quantized.run(images)[:, 0].ravel() - bias).max() <= abs(bias) / 127 and quantized.layers[0].limited
+    assert np.abs(quantized.run(images)[:, 0].ravel() - bias).max() <= abs(bias) / 127
+    assert quantized.layers[0].rescaled_channels
     limit = quantized.stages[0]
     assert (limit.max > 2**31 - 1 - 300) if bias > 0 else (limit.min < -2**31 + 300)  # the largest scale that fits
     # One scale for the layer falls with its worst channel; scales of their own do not.

@@ -20,7 +20,7 @@ from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
 from refquant.scales.linear import (
-    DEAD,
+    DEAD_CHANNEL,
     affine_parameters,
     dequantize,
     expected_squared_error,
@@ -422,7 +422,7 @@ def test_a_channel_below_2_to_the_minus_24_of_the_layer_is_dead_and_gets_the_lay
     assert layer == float(127 / Fraction(float(peak))) and kept == float(127 / Fraction(float(alive)))
     assert lost == zero == layer
     assert not quantize(x[2:], [lost, zero], fmt, axis=0).any()
-    assert Fraction(DEAD) == Fraction(1, 2**24)
+    assert Fraction(DEAD_CHANNEL) == Fraction(1, 2**24)
 
 
 @pytest.mark.parametrize("bits", range(2, 24))

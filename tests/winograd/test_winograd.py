@@ -22,7 +22,7 @@ INT8, INT16, INT32, INT64 = (IntFormat(bits) for bits in (8, 16, 32, 64))
 AFTER_INPUT = STAGES[1:]
 
 
-# --- the judges -----------------------------------------------------------------------------------------------
+# --- the references -----------------------------------------------------------------------------------------------
 
 def direct(x: np.ndarray, w: np.ndarray, padding: tuple) -> list:
     """The defining sum, one product at a time, in Python's integers."""
