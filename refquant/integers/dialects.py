@@ -13,6 +13,7 @@ Nine have names, A to I of the tables that circulate; they differ in words, not 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 
 from refquant.integers.checks import one_of
 from refquant.integers.formats import IntFormat, saturate, wrap
-from refquant.integers.rounding import RULES, round_fraction, round_values, shift_right
+from refquant.integers.rounding import RULES, round_fraction, round_values, shift_right, shifted_product
 
 INT32 = IntFormat(32)
 
@@ -119,9 +120,9 @@ def evaluate(dialect: Dialect, x: np.ndarray, real: np.ndarray, m: np.ndarray, s
              zero_point: int = 0) -> np.ndarray:
     """round(x·M) + zero_point as the words of ``dialect`` say, before the word ``end``.
 
-    x: int64 within int32. real, m, shift: of a ``Multiplier``, broadcasting against x, with a legal shift
-    (``legal_shifts``). Returns int64. For ``real`` it works in rationals, one element at a time; ``requantize``
-    has a faster way for those.
+    x: int64; where left is not "merged", within int32. real, m, shift: of a ``Multiplier``, broadcasting against x,
+    with a legal shift (``legal_shifts``). Returns int64, far values clipped to ±2^62. For ``real`` it works in
+    rationals, one element at a time; ``requantize`` has a faster way for those.
 
     >>> x, real, m, shift = np.array([5, -5]), np.float64(0.5), np.int64(2**30), np.int64(0)
     >>> evaluate(SINGLE_ROUND, x, real, m, shift), evaluate(EXACT_HALF_EVEN, x, real, m, shift)
@@ -146,13 +147,13 @@ def evaluate(dialect: Dialect, x: np.ndarray, real: np.ndarray, m: np.ndarray, s
     if dialect.left != "merged":
         left = np.zeros_like(left)
     if dialect.first == "none":
-        return shift_right(x * m, width - left + right, dialect.last, early) + late
-    high = shift_right(x * m, width - left, dialect.first)
+        return shifted_product(x, m, width - left + right, dialect.last, early) + late
+    high = shifted_product(x, m, width - left, dialect.first)
     return shift_right(high, right, dialect.last, early) + late
 
 
-def _clipped(values: list[int]) -> np.ndarray:
-    return np.array([min(max(v, -(2**33)), 2**33) for v in values], np.int64)
+def _clipped(values: Iterable[int]) -> np.ndarray:
+    return np.array([min(max(v, -(2**62)), 2**62) for v in values], np.int64)
 
 
 def legal_shifts(dialect: Dialect) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from refquant.integers.checks import as_integers
+from refquant.integers.checks import as_integers, fitting_int64
 from refquant.integers.dialects import INT32, Dialect, dialect_of, evaluate, legal_shifts
 from refquant.integers.formats import IntFormat, check_zero_point, wrap
 from refquant.integers.multiplier import Multiplier
@@ -25,7 +25,7 @@ def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, dialect: str | 
                zero_point: int = 0) -> np.ndarray:
     """Output codes end(round(acc·M) + zero_point), as the words of ``dialect`` say (``dialects.evaluate``).
 
-    acc: integers within int32, any shape.
+    acc: integers, any shape; within int32 where the dialect's left shift is not merged.
     multiplier: broadcasts against acc.
     fmt: of the codes; at most 33 bits.
     dialect: one of DIALECTS by name, or a ``Dialect``.
@@ -43,8 +43,10 @@ def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, dialect: str | 
         raise ValueError(f"multiplier must be a Multiplier (see Multiplier.from_real), got {multiplier!r}")
     legal = legal_shifts(words)
     acc = as_integers(acc, "acc")
-    if acc.size and not (INT32.min <= acc.min() and acc.max() <= INT32.max):
-        raise ValueError(f"acc must fit int32, got values from {acc.min()} to {acc.max()}")
+    if words.left != "merged" and acc.size and not (INT32.min <= acc.min() and acc.max() <= INT32.max):
+        raise ValueError(f"acc must fit int32 where {name} shifts it left, got values from {acc.min()} to "
+                         f"{acc.max()}")
+    acc = fitting_int64(acc, "acc")
     shift = multiplier.shift
     if legal and shift.size and not (legal[0] <= shift.min() and shift.max() <= legal[1]):
         raise ValueError(f"{name} takes shifts from {legal[0]} to {legal[1]}, got {shift.min()}..{shift.max()}")
@@ -81,7 +83,9 @@ def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, dialect: str | 
 
 def _exact(dialect: Dialect, x: np.ndarray, real: np.ndarray, m: np.ndarray, shift: np.ndarray, zero_point: int
            ) -> np.ndarray:
-    """``evaluate`` for multiplier ``real``, on whole arrays."""
+    """``evaluate`` for multiplier ``real``, on whole arrays, while float64 holds the sums."""
+    if x.min(initial=0) < -(2**53) or x.max(initial=0) > 2**53:
+        return evaluate(dialect, x, real, m, shift, zero_point)
     if dialect.zero == "before" and zero_point:
         return round_product_sum(x.astype(np.float64), real, zero_point, dialect.last, limit=2.0**33)
     return round_product(x.astype(np.float64), real, dialect.last, limit=2.0**33).astype(np.int64) + zero_point

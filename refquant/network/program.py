@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from refquant.convolution.geometry import Geometry
-from refquant.integers.checks import as_integers, integer, one_of, positive
+from refquant.integers.checks import as_integers, fitting_int64, integer, one_of, positive
 from refquant.integers.dialects import DIALECTS
 from refquant.integers.formats import IntFormat, check_codes, check_zero_point, frozen_copy
 from refquant.integers.multiplier import Multiplier
@@ -82,10 +82,10 @@ class Term:
         object.__setattr__(self, "weight_q", frozen_copy(weight_q, fmt.dtype))
         for name in ("bias_q", "lookup_table"):
             if getattr(self, name) is not None:
-                value = as_integers(getattr(self, name), name)
+                value = fitting_int64(getattr(self, name), name)
                 if value.ndim != 1 or value.size == 0:
                     raise ValueError(f"{name} must be one row of integers, got shape {value.shape}")
-                if value.min() < _INT32.min or value.max() > _INT32.max:
+                if name == "lookup_table" and (value.min() < _INT32.min or value.max() > _INT32.max):
                     raise ValueError(f"{name} must fit int32, got {value.min()}..{value.max()}")
                 object.__setattr__(self, name, frozen_copy(value.astype(np.int64)))
         if self.bias_q is not None and self.bias_q.shape != weight_q.shape[:1]:
@@ -105,8 +105,8 @@ class ClippedLayer(Layer):
 
 
 def _check_accumulator(layer: QuantizedConv | QuantizedAveragePool) -> None:
-    if layer.accumulator.bits > 32:
-        raise ValueError(f"layer {layer.name!r}: the accumulator must have at most 32 bits, got {layer.accumulator}")
+    if not layer.accumulator.signed:
+        raise ValueError(f"layer {layer.name!r}: the accumulator must be signed, got {layer.accumulator}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,6 +86,8 @@ def _prove(network: IntegerProgram) -> list[StageRange]:
 
 
 def _stage(layer: Layer, stage: str, fmt: IntFormat, low: int, high: int) -> StageRange:
+    if max(-low, high) > 2**53:
+        raise ValueError(f"the {stage} is proven to lie within {low}..{high}, beyond the 2^53 that simulation holds")
     if low < fmt.min or high > fmt.max:
         raise ValueError(f"the {stage} is proven to lie within {low}..{high}, which does not fit {fmt}")
     return StageRange(stage, fmt, low, high, layer.name)

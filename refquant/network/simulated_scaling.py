@@ -17,11 +17,12 @@ from refquant.integers.multiplier import Multiplier
 def scale_by(acc: np.ndarray, multiplier: Multiplier, dialect: str, zero_point: int = 0) -> np.ndarray:
     """acc·M rounded as ``dialect`` says, before the zero point is added, as integer-valued float64.
 
-    acc: integer-valued float64 within int32; multiplier broadcasts against it. ValueError for an
-    unknown dialects.
+    acc: integer-valued float64 within ±2^53; multiplier broadcasts against it. ValueError for an unknown dialect.
     """
     m, shift = multiplier.m.astype(np.float64), multiplier.shift.astype(np.float64)
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
+    if dialect in ("single_round", "shift_floor", "multiplier16") and np.abs(acc).max(initial=0) > 2.0**36:
+        return _in_rationals(acc, multiplier, dialect)
     if dialect == "single_round":
         return _floor_of_product(acc, m, 31 - shift, 0.5)
     if dialect == "shift_floor":
@@ -46,9 +47,9 @@ def scale_by(acc: np.ndarray, multiplier: Multiplier, dialect: str, zero_point: 
 
 
 def _floor_of_product(acc: np.ndarray, m: np.ndarray, t: np.ndarray | np.float64, half: float) -> np.ndarray:
-    """floor(acc·m / 2^t + half) for |acc| <= 2^31, 0 <= m < 2^31, 1 <= t <= 62.
+    """floor(acc·m / 2^t + half) for |acc| <= 2^36, 0 <= m < 2^31, 1 <= t <= 62.
 
-    acc·m can need 62 bits, so m is cut into 16-bit halves: acc·m = high·2^16 + low, 0 <= low < 2^16, both
+    acc·m can need 67 bits, so m is cut into 16-bit halves: acc·m = high·2^16 + low, 0 <= low < 2^16, both
     exact. For t > 16, low is a mere fraction beside the integers under the floor, and drops out.
     """
     m_high = np.floor(m / 65536)
@@ -60,6 +61,19 @@ def _floor_of_product(acc: np.ndarray, m: np.ndarray, t: np.ndarray | np.float64
     # A t of 16 or less shifts high to the left; where that exceeds 2^53 the codes saturate anyway.
     fine = high * _two_to(16 - few) + np.floor(low / _two_to(few) + half)
     return np.where(t > 16, coarse, fine)
+
+
+def _in_rationals(acc: np.ndarray, multiplier: Multiplier, dialect: str) -> np.ndarray:
+    """The three dialects of one shift for sums whose products float64 does not hold, one by one."""
+    def one(x: float, m: int, shift: int) -> float:
+        if dialect == "multiplier16":
+            return float((2 * int(x) * min((m + 2**15) >> 16, 32767) // 2 ** (15 - shift) + 1) // 2)
+        scaled = Fraction(int(x) * m, 2 ** (31 - shift))
+        return float((scaled if dialect == "shift_floor" else scaled + Fraction(1, 2)) // 1)
+
+    parts = np.broadcast_arrays(acc, multiplier.m, multiplier.shift)
+    values = [one(*v) for v in zip(*(part.ravel().tolist() for part in parts))]
+    return np.array(values, np.float64).reshape(parts[0].shape)
 
 
 def _two_to(exponent: np.ndarray | np.float64) -> np.ndarray:

@@ -139,7 +139,7 @@ def _compute(node: Node, output: str, limits: tuple[int, int], known: Mapping[st
     ratios = [s_y / known[name].scale for name in node.inputs]
     if isinstance(node, (Conv, Linear)):
         geometry = node.geometry if isinstance(node, Conv) else Conv.geometry
-        term = _term(node, weights[node.name], known[node.inputs[0]].scale, s_y)
+        term = _term(node, weights[node.name], known[node.inputs[0]].scale, s_y, accumulator)
         return QuantizedConv(**common, terms=(term,), geometry=geometry, accumulator=accumulator,
                              rescaled_channels=weights[node.name].rescaled_channels)
     if isinstance(node, Add):
@@ -157,17 +157,18 @@ def _compute(node: Node, output: str, limits: tuple[int, int], known: Mapping[st
     raise AssertionError(f"{type(node).__name__} passed check_integer_forms")
 
 
-def _term(node: Conv | Linear, weight: QuantizedWeight, s_x: float, s_y: float) -> Term:
+def _term(node: Conv | Linear, weight: QuantizedWeight, s_x: float, s_y: float, accumulator: IntFormat) -> Term:
     scale = s_x * weight.scale
     bias_q = None
     if node.bias is not None:
-        real = round_product(node.bias.astype(np.float64), scale, "half_away", limit=2.0**33)
-        beyond = (real < -(2.0**31)) | (real >= 2.0**31)
+        fmt = IntFormat(max(32, min(accumulator.bits, 50)))  # what float64 rounds exactly, and int32 at least
+        real = round_product(node.bias.astype(np.float64), scale, "half_away", limit=2.0**50)
+        beyond = (real < fmt.min) | (real > fmt.max)
         if beyond.any():
             worst = int(np.where(beyond, np.abs(real), 0).argmax())
             code = node.bias[worst] * np.broadcast_to(scale, node.bias.shape)[worst]
             raise ValueError(f"layer {node.name!r}: the bias code of channel {worst} is {code:.4g}, which does not "
-                             f"fit int32")
+                             f"fit {fmt}")
         bias_q = real.astype(np.int64)
     codes = weight.codes.reshape(node.weight.shape if isinstance(node, Conv) else (*node.weight.shape, 1, 1))
     return Term(codes, weight.format, Multiplier.from_real(s_y / scale), bias_q)

@@ -47,7 +47,7 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     ``ranges.ESTIMATORS``. All five are the recipe's by default. widen: EasyQuant's ranges, as
     ``easyquant.search_paper`` says. prefix: whether EasyQuant sees a layer's inputs through the layers already
     ``quantized`` or from the ``float`` network.
-    accumulator_bits: 16, 24 or 32. dialect: how sums are requantized, one of ``requantization.DIALECTS``.
+    accumulator_bits: 16, 24, 32, 48 or 64. dialect: how sums are requantized, one of ``requantization.DIALECTS``.
     Raises ValueError for other values, bad images, and accumulators that are proven too narrow.
 
     >>> import refquant

@@ -82,7 +82,8 @@ def settings(recipe: str, **options: Any) -> Settings:
               **{name: value for name, value in options.items() if value is not None}}
     chosen = Settings(recipe, **values)
     for name, choices in (("granularity", GRANULARITIES), ("activations", ACTIVATIONS), ("estimator", ESTIMATORS),
-                          ("layer_inputs", LAYER_INPUTS), ("accumulator_bits", (16, 24, 32)), ("dialect", DIALECTS),
+                          ("layer_inputs", LAYER_INPUTS), ("accumulator_bits", (16, 24, 32, 48, 64)),
+                          ("dialect", DIALECTS),
                           ("weight_bits", range(2, 17)), ("activation_bits", range(2, 17))):
         value = values[name]
         if value not in choices or not (is_integer(value) or isinstance(value, str)):

@@ -650,15 +650,16 @@ def test_an_illegal_multiplier_of_other_layers_is_refused_when_built_too(layer):
         program(layer)
 
 
-def test_an_accumulator_wider_than_requantization_takes_is_refused_when_built():
-    wide = IntFormat(40)
-    with pytest.raises(ValueError, match=r"^layer 'y': "):
-        program(conv(term([[2**38]], 2.0**-30, fmt=wide), accumulator=IntFormat(64)))
+def test_sums_that_the_simulation_does_not_hold_are_refused_when_built():
+    wide, message = IntFormat(50), r"^layer 'y': the accumulator is proven .* beyond the 2\^53 that simulation holds$"
+    assert program(conv(term([[2**45]], 2.0**-40, fmt=wide), accumulator=IntFormat(64))).stages[0].max == 127 * 2**45
+    with pytest.raises(ValueError, match=message):
+        program(conv(term([[2**46 + 1]], 2.0**-40, fmt=wide), accumulator=IntFormat(64)))
 
 
 def test_a_bias_beyond_int64_addition_does_not_wrap_into_a_proof():
     """-2^63 - 128 wraps to a positive number, which is above every format's minimum."""
-    with pytest.raises(ValueError, match=r"^bias_q must fit int32, got -9223372036854775808"):
+    with pytest.raises(ValueError, match=r"^layer 'y': "):
         program(conv(term([[1]], bias=np.array([-2**63]))))
 
 

@@ -49,8 +49,8 @@ BAD_ARGUMENTS = [
     ({"widen": True}, "widen must be False with recipe max-int8, which searches nothing, got True"),
     ({"recipe": "easyquant-int7", "activations": "affine"},
      "activations must be unsigned or signed with recipe easyquant-int7 and estimator max, got 'affine'"),
-    ({"accumulator_bits": 8}, "accumulator_bits must be one of 16, 24, 32, got 8"),
-    ({"accumulator_bits": 64}, "accumulator_bits must be one of 16, 24, 32, got 64"),
+    ({"accumulator_bits": 8}, "accumulator_bits must be one of 16, 24, 32, 48, 64, got 8"),
+    ({"accumulator_bits": 65}, "accumulator_bits must be one of 16, 24, 32, 48, 64, got 65"),
 ]
 
 
