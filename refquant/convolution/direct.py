@@ -14,7 +14,7 @@ import numpy as np
 
 from refquant.convolution.blas import correlate, exact_dtype, largest_weight_sum
 from refquant.convolution.geometry import Geometry, taps
-from refquant.integers.checks import fitting_int64, integer
+from refquant.integers.checks import fitting_int64, integer, native
 
 
 def convolve_direct(x: np.ndarray, w: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -46,7 +46,7 @@ def convolve(x: Any, w: Any, bias: Any = None, *, stride: Any = 1, padding: Any 
     array([[4., 4.],
            [4., 4.]])
     """
-    x, w = np.asarray(x), np.asarray(w)
+    x, w = native(x), native(w)
     for name, array in (("input", x), ("weight", w)):
         if array.dtype not in (np.float32, np.float64):
             raise ValueError(f"{name} must hold float32 or float64 (convolve_exact takes integers), got dtype "

@@ -10,7 +10,7 @@ import numpy as np
 
 from refquant.convolution.blas import correlate
 from refquant.convolution.geometry import Geometry
-from refquant.integers.checks import finite, is_integer
+from refquant.integers.checks import finite, is_integer, native
 from refquant.integers.formats import IntFormat, frozen_copy
 from refquant.scales.statistics import Extremes
 
@@ -114,6 +114,7 @@ def _formats(bits: Any, unsigned: bool) -> tuple[IntFormat, IntFormat]:
 
 
 def _reals(x: Any, name: str, dimensions: int) -> np.ndarray:
+    x = native(x) if isinstance(x, np.ndarray) else x
     if not isinstance(x, np.ndarray) or x.dtype not in (np.float32, np.float64) or x.ndim != dimensions or not x.size:
         got = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
         raise ValueError(f"{name} must hold float32 or float64 in {dimensions} dimensions and not be empty, "

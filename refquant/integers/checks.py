@@ -68,9 +68,15 @@ def finite(x: Any, name: str, kinds: str = "f") -> np.ndarray:
     return x
 
 
+def native(x: Any) -> np.ndarray:
+    """``x`` as an array in the machine's byte order."""
+    x = np.asarray(x)
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+
+
 def float32_or_float64(x: Any, name: str) -> np.ndarray:
     """``x`` as an array of finite float32 or float64 that is not empty."""
-    x = np.asarray(x)
+    x = native(x)
     if x.dtype not in (np.float32, np.float64):
         raise ValueError(f"{name} must hold float32 or float64, got dtype {x.dtype}")
     if x.size == 0:

@@ -9,7 +9,7 @@ import numpy as np
 
 from refquant.convolution.direct import convolve
 from refquant.convolution.geometry import pad, taps
-from refquant.integers.checks import float32_or_float64
+from refquant.integers.checks import float32_or_float64, native
 from refquant.network.batchnorm import gain_and_shift
 from refquant.network.graph import (
     Add,
@@ -30,7 +30,7 @@ from refquant.network.graph import (
 
 def check_images(images: Any, input_shape: tuple[int, ...]) -> np.ndarray:
     """The images as a float array; ValueError unless (N, *input_shape), floats, finite, not empty."""
-    images = np.asarray(images)
+    images = native(images)
     wanted = f"(N, {', '.join(map(str, input_shape))})"
     if images.ndim != len(input_shape) + 1 or images.shape[1:] != input_shape or len(images) == 0:
         raise ValueError(f"images must be a non-empty {wanted}, got shape {images.shape}")

@@ -474,28 +474,6 @@ def test_multipliers_with_more_axes_than_the_sums_spread_them(name):
 
 
 @all_nine
-def test_memory_layout_does_not_matter(name):
-    shape = (3, 5, 77, 65)
-    picks, acc = random_sums(shape)
-    made, channels = channelwise(shape, 1)
-    expected = pool_codes(name, -3)[channels, picks]
-    wide = np.zeros((3, 5, 154, 65), np.int64)
-    wide[:, :, ::2] = acc
-    reversed_view = acc[::-1, :, ::-1].copy()[::-1, :, ::-1]
-    channels_last = np.ascontiguousarray(acc.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    for layout in (np.asfortranarray(acc), wide[:, :, ::2], reversed_view, channels_last, acc.astype(">i4")):
-        assert np.array_equal(layout, acc)
-        assert layout.dtype == ">i4" or not layout.flags.c_contiguous
-        kept = layout.copy()
-        assert np.array_equal(requantize(layout, made, INT8, name, -3), expected)
-        assert np.array_equal(layout, kept)
-    one_row = np.broadcast_to(acc[:1, :1], (4, 5, 77, 65))
-    made, channels = channelwise(one_row.shape, 1)
-    expected = pool_codes(name, -3)[channels, np.broadcast_to(picks[:1, :1], one_row.shape)]
-    assert np.array_equal(requantize(one_row, made, INT8, name, -3), expected)
-
-
-@all_nine
 def test_a_single_sum_and_no_sums_keep_their_shape(name):
     made = Multiplier.from_real(CHANNEL_REALS[0])
     for x, code in zip(POOL, pool_codes(name, -3)[0].tolist()):

@@ -156,15 +156,6 @@ def test_every_integer_dtype_is_taken_by_value(dtype, policy):
         assert got.tolist() == expected and got.dtype == fmt.dtype, fmt
 
 
-@pytest.mark.parametrize("dtype", [">i2", ">i4", ">i8", ">u2", ">u4", ">u8"])
-def test_big_endian_integers_mean_the_same_values(dtype):
-    values = [0, 1, int(np.iinfo(dtype).max)]
-    got = as_integers(np.array(values, dtype), "x")
-    assert got.tolist() == values and got.dtype.isnative
-    with pytest.raises(OverflowError, match=rf"^value\[2\] is {values[2]}, outside int8 "):
-        trap(np.array(values, dtype), IntFormat(8))
-
-
 @given(st.lists(st.integers(-(2**55), 2**55), max_size=20), st.sampled_from([f for f in FULL if f.bits < 63]))
 @example([100, 100, -100], IntFormat(8))  # leaves the register and comes back, which saturation would not survive
 @example([2**55] * 3, IntFormat(62))  # widest register whose unwrapped sum of two codes still fits int64

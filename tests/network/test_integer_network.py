@@ -32,7 +32,7 @@ from refquant.network.program import (
     Term,
 )
 from refquant.network.proof import QuantizedNetwork
-from refquant.network.simulated_forward import run_simulated_tensors, scale_by
+from refquant.network.simulated_forward import run_simulated_tensors
 from refquant.recipes.lowering import QuantizedWeight, assemble
 from refquant.recipes.quantize import quantize_network
 from refquant.recipes.settings import ACTIVATIONS, GRANULARITIES
@@ -808,64 +808,3 @@ def test_the_parameters_of_a_network_are_copied_and_read_only():
         part.weight_q[:] = 0
     with pytest.raises(ValueError, match="read-only"):
         part.multiplier.m[...] = 0
-
-
-# --- the simulation's rounding --------------------------------------------------------------------------------
-
-MANTISSAS = (2**30, 2**30 + 1, 2**30 + 0xFFFF, 3 * 2**29, 0x5A5A5A5B, 2**31 - 2**16, 2**31 - 1, 0)
-SUMS = sorted({sign * value for sign in (1, -1) for k in range(32)
-               for value in (2**k, 2**k - 1, 3 * 2**k // 2, 2**k + 1) if value <= 2**31} | {-2**31, 2**31 - 1})
-
-
-@pytest.mark.parametrize("shift", range(-31, 31))
-def test_simulated_rounding_equals_python_integers(shift):
-    """Where a result exceeds 2^53 it is only asked to saturate: no format of a code is that wide."""
-    acc, m = (a.ravel() for a in np.meshgrid(SUMS, MANTISSAS))
-    multiplier = Multiplier(np.ones(acc.shape), m, np.full(acc.shape, shift))
-    found = scale_by(acc.astype(np.float64), multiplier, "single_round")
-    for x, mantissa, y in zip(acc.tolist(), m.tolist(), found.tolist()):
-        t = 31 - shift
-        exact = (x * mantissa + 2 ** (t - 1)) >> t
-        if abs(exact) < 2**53:
-            assert y == exact, (x, mantissa)
-        else:
-            assert abs(y) >= 2**52, (x, mantissa)
-            assert (y > 0) == (exact > 0), (x, mantissa)
-
-
-def clipped(value: float) -> float:
-    return max(-2.0**31, min(2.0**31 - 1, value))
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_simulated_rounding_equals_exact_rationals_at_the_corners(dialect):
-    """Clipped to int32, the widest format of a code: beyond it only the side matters."""
-    for shift in (-31, -30, -17, -16, -15, -8, -3, -1, 0, 1, 2, 7, 14):
-        for mantissa in MANTISSAS[:-1]:
-            scale = oracle.Scale(mantissa * 2.0 ** (shift - 31), mantissa, shift)
-            found = scale_by(np.array(SUMS, np.float64), times(np.full(len(SUMS), scale.real)), dialect, 3)
-            for acc, y in zip(SUMS, found.tolist()):
-                exact = oracle.scaled(acc, scale, dialect, 3)
-                assert clipped(y) == clipped(exact), (acc, scale)
-
-
-@given(st.integers(-2**31, 2**31 - 1), st.floats(2.0**-32, 2.0**13) | reals, st.integers(-128, 127),
-       st.sampled_from(DIALECTS))
-def test_simulated_rounding_equals_exact_rationals_at_random(acc, real, zero_point, dialect):
-    found = scale_by(np.array([float(acc)]), times(np.array([real])), dialect, zero_point).item()
-    exact = oracle.scaled(acc, oracle.Scale(real, *oracle.fixed_point(real)), dialect, zero_point)
-    assert clipped(found) == clipped(exact)
-
-
-def test_the_simulation_refuses_dialects_it_does_not_know():
-    with pytest.raises(ValueError, match="simulated inference does not know the dialect 'floor'"):
-        scale_by(np.ones(1), times(1.0), "floor")
-
-
-@pytest.mark.parametrize(("real", "m", "shift"), [
-    (1.0, 2**30, 1), (0.25, 2**30, -1), (float(F32(0.1)), 1717986944, -3), (float(F32(0.7)), 1503238528, 0),
-    (1 - 2.0**-53, 2**30, 1), (2.0**-32, 2**30, -31), (2.0**-33, 0, 0), (1 - 2.0**-32, 2**30, 1)])
-def test_the_oracle_derives_the_published_fixed_points(real, m, shift):
-    """The oracle is a reference, so it is itself checked by hand-worked values."""
-    assert oracle.fixed_point(real) == (m, shift)
-    assert (int(times(real).m), int(times(real).shift)) == (m, shift)

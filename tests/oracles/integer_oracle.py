@@ -8,31 +8,13 @@ zero point added after rounding, before clamping. Tensors are nested lists.
 from __future__ import annotations
 
 import math
-import struct
 from fractions import Fraction
-from functools import cache
 from typing import NamedTuple
 
+import dialects_oracle
 import numpy as np
 
 from refquant.network import program as L
-
-HALF = Fraction(1, 2)
-
-
-@cache
-def fixed_point(real: float) -> tuple[int, int]:
-    """(m, shift) of a real multiplier: 2^30 <= m < 2^31, m rounded half away from zero."""
-    exact = Fraction(real)
-    shift = 0
-    while exact >= 1:
-        exact, shift = exact / 2, shift + 1
-    while exact < HALF:
-        exact, shift = exact * 2, shift - 1
-    m = math.floor(exact * 2**31 + HALF)  # positive: half up is half away
-    if m == 2**31:
-        m, shift = 2**30, shift + 1
-    return (m, shift) if shift >= -31 else (0, 0)
 
 
 class Scale(NamedTuple):
@@ -43,54 +25,13 @@ class Scale(NamedTuple):
     shift: int
 
 
-def float32(x: float) -> float:
-    """The float32 nearest to a float64, ties to even."""
-    return struct.unpack("<f", struct.pack("<f", x))[0]
-
-
-def half_away(x: Fraction) -> int:
-    return math.floor(abs(x) + HALF) * (1 if x >= 0 else -1)
-
-
-def half_up(x: Fraction) -> int:
-    return math.floor(x + HALF)
-
-
-def doubling_high(acc: int, scale: Scale) -> int:
-    """SRDHM(wrap32(acc·2^L), m): the product over 2^31, ties up."""
-    wrapped = (acc * 2 ** max(scale.shift, 0) + 2**31) % 2**32 - 2**31
-    return half_up(Fraction(wrapped * scale.m, 2**31))
-
-
 def scaled(acc: int, scale: Scale, dialect: str, zero_point: int) -> int:
     """acc·M as an integer, before the zero point is added."""
-    right = 2 ** max(-scale.shift, 0)
-    fixed_point_product = Fraction(acc * scale.m) * Fraction(2) ** (scale.shift - 31)
-    match dialect:
-        case "gemmlowp_double":
-            return half_away(Fraction(doubling_high(acc, scale), right))
-        case "neon_double":
-            return half_up(Fraction(doubling_high(acc, scale), right))
-        case "single_round":
-            return half_up(fixed_point_product)
-        case "float32_half_even":
-            return round(Fraction(float32(float32(acc) * float32(scale.real))))  # Python rounds half to even
-        case "float32_half_away":
-            return half_away(Fraction(float32(float32(acc) * float32(scale.real))))
-        case "multiplier16":
-            m16 = (scale.m + 2**15) >> 16 if scale.m < 0x7FFF0000 else 0x7FFF
-            return half_up(Fraction(acc * m16) * Fraction(2) ** (scale.shift - 15))
-        case "shift_floor":
-            return math.floor(fixed_point_product)
-        case "exact_half_even":
-            return round(acc * Fraction(scale.real))
-        case "zero_point_first":
-            return round(acc * Fraction(scale.real) + zero_point) - zero_point
-    raise AssertionError(dialect)
+    return dialects_oracle.whole(dialect, acc, scale.real, scale.m, scale.shift, zero_point)
 
 
 def shift_ties_up(total: int, bits: int) -> int:
-    return half_up(Fraction(total, 2**bits))
+    return math.floor(Fraction(total, 2**bits) + Fraction(1, 2))
 
 
 def clamp(value: int, low: int, high: int) -> int:
@@ -169,7 +110,7 @@ def _from_guarded(total: int, program: L.IntegerProgram, layer: L.ClippedLayer) 
 def _recorded(multiplier, index: tuple[int, ...] = ()) -> Scale:
     """The recorded multiplier at ``index``, after checking that its (m, shift) are those of its real."""
     real, m, shift = (a[index] if a.ndim else a[()] for a in (multiplier.real, multiplier.m, multiplier.shift))
-    assert (int(m), int(shift)) == fixed_point(float(real))
+    assert (int(m), int(shift)) == dialects_oracle.fixed_point(float(real))
     return Scale(float(real), int(m), int(shift))
 
 

@@ -198,13 +198,6 @@ def test_an_image_of_the_last_batch_alone_sets_the_range():
     assert (seen.histogram.counts[16], seen.histogram.counts[-1]) == (101 * 32 - 1, 1)  # 0.5/64·2048 = 16
 
 
-def test_images_are_never_written_to():
-    images = IMAGES.copy()
-    images.flags.writeable = False
-    calibrate(EXACT, images)
-    assert np.array_equal(images, IMAGES)
-
-
 # --- refusals -----------------------------------------------------------------------------------------
 
 def spoilt(value: float) -> np.ndarray:

@@ -163,22 +163,6 @@ def test_single_and_double_precision_of_the_same_values_give_the_same_statistics
     same(statistics_of(x), statistics_of(np.asfortranarray(x)[:, ::-1]))
 
 
-def test_input_is_never_written_to_nor_kept():
-    x = np.linspace(-1, 2, 30)
-    kept = x.copy()
-    x.flags.writeable = False
-    extremes, histogram = statistics_of(x)
-    x.flags.writeable = True
-    x[:] = 7
-    same((extremes, histogram), statistics_of(kept))
-    counts = np.array([1, 2, 3])
-    histogram = Histogram(counts, 0, 1.0)
-    counts[:] = 7
-    assert histogram.counts.tolist() == [1, 2, 3]
-    histogram.nonzero_counts[:] = 7
-    assert histogram.counts.tolist() == [1, 2, 3]
-
-
 def test_statistics_are_read_only():
     extremes, histogram = statistics_of(np.arange(-30.0, 30.0))
     merged = extremes.merge(extremes)
