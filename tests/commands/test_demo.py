@@ -56,7 +56,7 @@ def test_float_accuracy_reaches_98_percent(report):
     assert report["float_top1"] >= 98
 
 
-def test_both_roads_give_equal_codes_in_every_row(report):
+def test_both_ways_give_equal_codes_in_every_row(report):
     assert len(report["rows"]) == len(ROWS)
     for r in report["rows"]:
         assert r["codes_equal"] is True

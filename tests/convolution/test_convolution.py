@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from convolution_oracle import convolved, loop
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tools import require_module
@@ -14,37 +15,6 @@ from refquant.convolution.direct import convolve, convolve_direct, convolve_exac
 from refquant.convolution.geometry import Geometry, pad, taps
 from refquant.integers.formats import IntFormat
 from refquant.strategies import ConvolutionCase, codes, convolution_cases, int_formats, reals
-
-
-def loop(x: np.ndarray, w: np.ndarray, geometry: Geometry, zero_point=0, bias=None) -> list:
-    """The defining sum, one product at a time, in whatever numbers the arrays hold as Python objects."""
-    x, w = x.tolist(), w.tolist()
-    top, left, bottom, right = geometry.padding
-    result = []
-    for image in x:
-        height, width = len(image[0]), len(image[0][0])
-        padded = [[[plane[i][j] - zero_point if 0 <= i < height and 0 <= j < width else 0
-                    for j in range(-left, width + right)] for i in range(-top, height + bottom)] for plane in image]
-        channels = []
-        for o, filters in enumerate(w):
-            group = o * geometry.groups // len(w)
-            reach_r = (len(filters[0]) - 1) * geometry.dilation[0]
-            reach_s = (len(filters[0][0]) - 1) * geometry.dilation[1]
-            plane = []
-            for p in range(0, len(padded[0]) - reach_r, geometry.stride[0]):
-                line = []
-                for q in range(0, len(padded[0][0]) - reach_s, geometry.stride[1]):
-                    total = 0 if bias is None else bias[o]
-                    for c, kernel in enumerate(filters):
-                        seen = padded[group * len(filters) + c]
-                        for r, row in enumerate(kernel):
-                            for s, weight in enumerate(row):
-                                total += weight * seen[p + r * geometry.dilation[0]][q + s * geometry.dilation[1]]
-                    line.append(total)
-                plane.append(line)
-            channels.append(plane)
-        result.append(channels)
-    return result
 
 
 def keywords(geometry: Geometry) -> dict:
@@ -364,3 +334,9 @@ def test_an_integer_bias_of_the_wrong_kind_is_refused(bias, message):
 def test_a_zero_point_that_is_not_an_integer_is_refused():
     with pytest.raises(ValueError, match=r"zero_point must be an integer, got 0\.5"):
         convolve_exact(np.ones(X, int), np.ones(W, int), zero_point=0.5)
+
+
+@given(convolution_cases())
+def test_the_oracle_by_windows_is_the_oracle_by_products(given_case):
+    x, w = given_case.x_q.astype(np.int64), given_case.w_q.astype(np.int64)
+    assert convolved(x, w, given_case.geometry).tolist() == loop(x, w, given_case.geometry)

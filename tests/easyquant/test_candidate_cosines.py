@@ -7,7 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from easyquant_oracle import BruteForce, convolved, cosine, quantized
+from convolution_oracle import convolved
+from easyquant_oracle import BruteForce, cosine, quantized
 from hypothesis import example, given
 from hypothesis import strategies as st
 

@@ -133,7 +133,7 @@ def test_simulated_rounding_gives_the_published_codes(x, real, zero_point, fixed
 
 @pytest.mark.parametrize(COLUMNS, list(CASES.values())[:-1], ids=list(CASES)[:-1])  # the last wraps: refused
 @all_nine
-def test_a_network_of_one_weight_gives_the_published_codes_on_both_roads(name, x, real, zero_point, fixed, row):
+def test_a_network_of_one_weight_gives_the_published_codes_both_ways(name, x, real, zero_point, fixed, row):
     network = network_of_one_weight(name, x, real, zero_point)
     for run in (run_integer_tensors, run_simulated_tensors):
         assert run(network, np.full((1, 1, 1, 1), x))["y"].item() == row[oracle.NAMES.index(name)]
@@ -597,7 +597,7 @@ def test_multipliers_beyond_float32_are_refused_where_float32_multiplies(name):
 
 # --- whole networks -------------------------------------------------------------------------------------------
 
-def both_roads(network: QuantizedNetwork, x_q: np.ndarray) -> dict[str, np.ndarray]:
+def both_ways(network: QuantizedNetwork, x_q: np.ndarray) -> dict[str, np.ndarray]:
     """Every tensor of the integer run, after checking that the simulated run gives the same codes."""
     seen = {}
     tensors = run_integer_tensors(network, x_q, lambda layer, stage, values: seen.update({(layer, stage): values}))
@@ -635,7 +635,7 @@ def test_random_networks_give_the_same_codes_by_integers_and_by_simulation(name)
             assert name in REFUSALS
             assert re.search(rf"^layer '\w+': {name} {REFUSALS[name]}", str(error))
             assume(False)
-        both_roads(quantized, quantized.quantize_images(batch))
+        both_ways(quantized, quantized.quantize_images(batch))
     compare_roads()
 
 
@@ -663,13 +663,13 @@ def tensors_of_every_kind(name: str, granularity: str, activations: str) -> dict
     network, batch = every_kind_of_layer()
     quantized = quantize_network(network, batch, dialect=name, granularity=granularity, activations=activations)
     assert quantized.dialect == name
-    return both_roads(quantized, quantized.quantize_images(batch))
+    return both_ways(quantized, quantized.quantize_images(batch))
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("activations", ACTIVATIONS)
 @all_nine
-def test_a_network_of_every_kind_of_layer_gives_the_same_codes_on_both_roads(name, granularity, activations):
+def test_a_network_of_every_kind_of_layer_gives_the_same_codes_both_ways(name, granularity, activations):
     assert tensors_of_every_kind(name, granularity, activations)["linear"].shape == (40, 5)
 
 
@@ -715,7 +715,7 @@ ADDITIONS = {
 
 @pytest.mark.parametrize("operands", ADDITIONS.values(), ids=ADDITIONS)
 @all_nine
-def test_an_addition_is_the_same_on_both_roads_and_within_its_proven_range_or_refused(name, operands):
+def test_an_addition_is_the_same_both_ways_and_within_its_proven_range_or_refused(name, operands):
     """Where one operand leaves int32, the other brings the sum back into it, so that what was clipped shows."""
     try:
         network = addition(name, operands)
@@ -725,7 +725,7 @@ def test_an_addition_is_the_same_on_both_roads_and_within_its_proven_range_or_re
         return
     samples = [sorted({low, low + 1, low // 2 - 1, low // 2, 0, high // 2, high // 2 + 1, high - 1, high})
                for low, high, _ in operands]
-    both_roads(network, np.array(list(itertools.product(*samples))).reshape(-1, 2, 1, 1))
+    both_ways(network, np.array(list(itertools.product(*samples))).reshape(-1, 2, 1, 1))
 
 
 def test_the_dialect_of_a_network_is_one_of_the_nine():

@@ -265,7 +265,7 @@ F32 = np.float32
     (127, 2.0**-33, 0, (0,) * 9),  # below the smallest fixed-point multiplier, which is 0
     (-127, 2.0**-33, 0, (0, 0, 0, 0, 0, 0, 0, 0, 0)),  # so that even the floor is 0
 ])
-def test_one_product_by_hand_under_every_dialect_on_both_roads(x, real, zero_point, expected):
+def test_one_product_by_hand_under_every_dialect_both_ways(x, real, zero_point, expected):
     assert len(DIALECTS) == len(expected)
     for dialect, code in zip(DIALECTS, expected):
         network = program(conv(term([[1]], real)), y=QuantParams(1.0, INT8, zero_point), dialect=dialect)
@@ -283,7 +283,7 @@ def test_one_product_by_hand_under_every_dialect_on_both_roads(x, real, zero_poi
     ((100, 100), (1.0, 1.0), 127),
     ((1, 1), (2.0**-9, 2.0**-9), 0),  # each is half a guard unit and counts as one: 2/256
 ])
-def test_one_addition_by_hand_on_both_roads(codes_in, scales, code):
+def test_one_addition_by_hand_both_ways(codes_in, scales, code):
     add = QuantizedAdd("y", ("a", "b"), "y", -128, 127, tuple(times(256 * s) for s in scales))
     network = program(conv(term([[1, 0]]), name="a"), conv(term([[0, 1]]), name="b"), add, shape=(2, 1, 1))
     x_q = np.array(codes_in).reshape(1, 2, 1, 1)
@@ -291,7 +291,7 @@ def test_one_addition_by_hand_on_both_roads(codes_in, scales, code):
     assert run_simulated_tensors(network, x_q)["y"].item() == code
 
 
-def test_average_pooling_by_hand_on_both_roads():
+def test_average_pooling_by_hand_both_ways():
     """Sums 3 and -3 over 2: ties go up, to 2 and -1; at the border one element is its own mean."""
     pool = QuantizedAveragePool("y", ("x",), "y", -128, 127, (1, 2), times(np.array([[1.0, 0.5, 0.5]])),
                                 Geometry(padding=(0, 1, 0, 0)))

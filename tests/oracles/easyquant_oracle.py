@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
+from convolution_oracle import convolved
 
 from refquant.convolution.geometry import Geometry
 from refquant.integers.formats import IntFormat
@@ -56,18 +57,6 @@ def quantized(x: np.ndarray, scale: float, fmt: IntFormat) -> np.ndarray:
         exact = Fraction(abs(float(x[index]))) * Fraction(scale)
         whole[index] = math.floor(exact + Fraction(1, 2))
     return np.clip(np.where(x < 0, -whole, whole), fmt.min, fmt.max)
-
-
-def convolved(x: np.ndarray, w: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """(N, O, P, Q) as one sum over every window, in x's dtype (NumPy multiplies int64 exactly)."""
-    top, left, bottom, right = geometry.padding
-    (down, across), (spread_r, spread_s) = geometry.stride, geometry.dilation
-    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    reach = (w.shape[2] - 1) * spread_r + 1, (w.shape[3] - 1) * spread_s + 1
-    seen = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(2, 3))
-    seen = seen[:, :, ::down, ::across, ::spread_r, ::spread_s]
-    ins, outs = np.split(seen, geometry.groups, axis=1), np.split(w, geometry.groups)
-    return np.concatenate([np.einsum("ncpqrs,ocrs->nopq", i, o) for i, o in zip(ins, outs, strict=True)], axis=1)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

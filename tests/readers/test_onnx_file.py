@@ -107,7 +107,7 @@ def test_pools_agree_with_onnxruntime(file, loaded):
 
 @settings(max_examples=25)
 @given(models())
-def test_loaded_networks_quantize_and_both_roads_agree(file, loaded):
+def test_loaded_networks_quantize_and_both_ways_agree(file, loaded):
     network, images = load(loaded, file).without_softmax(), normal_images(loaded)
     quantized = quantize_network(network, images)
     x_q = quantized.quantize_images(images)

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from consumers.c.binary_files import build
+from convolution_oracle import loop
 from recording import winograd_with_stages
 from tools import require_tool
 
+from refquant.convolution.geometry import Geometry
 from refquant.integers.formats import IntFormat
 from refquant.winograd.bounds import winograd_bounds
 
@@ -45,20 +47,15 @@ def random_groups(fmt: IntFormat, count: int) -> list[tuple[np.ndarray, np.ndarr
     return list(zip(x, w))
 
 
-def convolved(x: np.ndarray, w: np.ndarray) -> list[list[int]]:
-    """The direct convolution in a plain loop."""
-    return [[sum(int(x[c, p + r, q + s]) * int(w[c, r, s]) for c in range(len(x)) for r in range(3) for s in range(3))
-             for q in range(2)] for p in range(2)]
-
-
 def vectors(groups: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
     """The words of each file: stages from winograd_convolve, outputs from the plain loop, which must agree."""
     words: dict[str, list] = {name: [] for name in WORDS}
     for x, w in groups:
         y, trace = winograd_with_stages(x[None], w[None], (2, 3))
-        assert y[0, 0].tolist() == convolved(x, w)
+        wanted = loop(x[None], w[None], Geometry())[0][0]
+        assert y[0, 0].tolist() == wanted
         for name, values in (("d", x), ("g", w), ("v", trace["V"].values), ("u", trace["U"].values),
-                             ("sum", trace["sum"].values), ("y", np.array(convolved(x, w)))):
+                             ("sum", trace["sum"].values), ("y", np.array(wanted))):
             words[name].append(values.ravel())
     return {name: np.concatenate(values) for name, values in words.items()}
 
