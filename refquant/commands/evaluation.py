@@ -1,4 +1,4 @@
-"""What quantization did to a network: accuracy, similarity, code equality and the sums it saw."""
+"""The evaluation of a quantized network: accuracy, similarity, code equality, and the ranges of its sums."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BATCH = 50
 
 
 class StageReport(NamedTuple):
-    """What one stage's sums were, and what they are proven to be, in one format."""
+    """The range of one stage's sums, observed and proven, in one format."""
 
     observed: StageRange
     proven: StageRange

@@ -25,7 +25,7 @@ from refquant.winograd.convolution import winograd_convolve
 
 @dataclass(frozen=True)
 class LaneReport:
-    """One layer through int16 lanes: products per lane, what the lanes held, and whether all sums agree."""
+    """One layer through int16 lanes: products per lane, the lanes' range, and whether all sums agree."""
 
     layer: str
     x_format: IntFormat

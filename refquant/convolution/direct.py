@@ -18,7 +18,7 @@ from refquant.integers.checks import fitting_int64, integer, native
 
 
 def convolve_direct(x: np.ndarray, w: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """The definition: for every tap of the kernel, weights times what the tap sees, added up over its channels.
+    """The definition: for every tap (r, s) of the kernel, weights times the inputs below it, added over channels.
 
     x: (N, C, H, W) and w: (O, C/groups, R, S), integers or floats of one kind, padded with 0. Returns (N, O, P, Q),
     int64 for integers, whose sums must fit it. ``blas.correlate`` gives the same integers faster.
@@ -70,13 +70,13 @@ def convolve_exact(x_q: Any, w_q: Any, bias_q: Any = None, *, stride: Any = 1, p
                    dilation: Any = 1, groups: int = 1, zero_point: int = 0) -> np.ndarray:
     """Convolution of integers, exact: Σ w_q·(x_q - zero_point) + bias_q.
 
-    The input is padded with ``zero_point``, so that padding stands for real 0. Shapes and geometry
-    as for ``convolve``; any integer dtype. Returns int64 (N, O, P, Q).
+    x_q: integers (N, C, H, W), padded with ``zero_point``, so that padding stands for real 0.
+    w_q: integers (O, C/groups, R, S). bias_q: integers (O,) or None.
+    stride, padding, dilation, groups: as for ``convolve``.
+    Returns int64 (N, O, P, Q). OverflowError where int64 is not proven to hold the sums.
 
-    Float BLAS adds integer-valued floats exactly, in any order, while no sum can reach 2^24
-    (float32) or 2^53 (float64). That is proved from the operands at hand: no partial sum exceeds
-    max_o Σ|w_q|·max|x_q - zero_point|. Above 2^53 ``convolve_direct`` runs; where not even int64 is
-    proven to hold the sums, OverflowError.
+    No partial sum exceeds max_o Σ|w_q|·max|x_q - zero_point|. While that is below 2^53, floats add up exactly
+    (``blas.exact_dtype``); beyond it ``convolve_direct`` runs.
 
     >>> convolve_exact(np.array([[[[3, -128]]]]), np.array([[[[2, 127]]]]))
     array([[[[-16250]]]])

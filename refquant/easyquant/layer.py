@@ -92,7 +92,7 @@ def choose(history: list[HalfStep], operand: str, channel: int | None, candidate
 
 def check_layer(inputs: Any, weights: Any, bits: Any, unsigned: bool, bias: Any, relu: bool, geometry: Geometry
                 ) -> QuantizedLayer:
-    """The layer to be searched (see ``easyquant.search_layer`` for the arguments); ``inputs`` are looked at later."""
+    """The layer to be searched (see ``paper.search_paper`` for the arguments); ``inputs`` are checked later."""
     w_format, x_format = _formats(bits, unsigned)
     batches = [inputs] if isinstance(inputs, (np.ndarray, tuple)) else inputs
     if not isinstance(batches, Iterable) or isinstance(batches, Iterator):

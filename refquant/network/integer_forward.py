@@ -34,7 +34,7 @@ LayerTrace = Callable[[str, str, np.ndarray], None]
 
 
 class Context:
-    """What a layer needs beside its codes: the qparams around it, and who watches."""
+    """The qparams of a layer's inputs and output, the dialect, and the trace."""
 
     def __init__(self, program: IntegerProgram, layer: Layer, trace: LayerTrace | None) -> None:
         self.inputs = [program.qparams[name] for name in layer.inputs]
@@ -43,7 +43,7 @@ class Context:
         self._layer, self._trace = layer.name, trace
 
     def seen(self, stage: str, values: np.ndarray) -> np.ndarray:
-        """Show ``values`` to the tracer and pass them on."""
+        """Show ``values`` to the trace and pass them on."""
         if self._trace is not None:
             self._trace(self._layer, stage, values)
         return values

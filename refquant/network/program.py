@@ -57,11 +57,11 @@ class Layer:
 class Term:
     """One convolution within a layer: sums Σ w_q·table[x_q] + bias_q, then times ``multiplier``.
 
-    weight_q: (O, C/groups, R, S) codes of ``weight_format``. multiplier: scalar or one per output
-    channel. bias_q: (O,) integers or None. lookup_table: what the sums see of the input: None for
-    x_q - zero_point, or a table with one integer per code of the input's format, lowest code first,
-    which maps the zero point to 0. Piecewise schemes need several tables, hence several terms; then each
-    multiplier includes the factor 2^GUARD_BITS.
+    weight_q: (O, C/groups, R, S) codes of ``weight_format``.
+    multiplier: scalar or one per output channel. Of several terms, each includes the factor 2^GUARD_BITS.
+    bias_q: (O,) integers or None.
+    lookup_table: None for x_q - zero_point; or one int32 per code of the input's format, lowest code first, with 0
+        for the zero point. Piecewise schemes need several tables, hence several terms.
     """
 
     weight_q: np.ndarray
@@ -115,8 +115,8 @@ class QuantizedConv(ClippedLayer):
 
     One term: its sums are requantized to the output's codes. Several: each term is requantized with
     ``GUARD_BITS`` more fractional bits, the results are added and shifted right, ties up.
-    accumulator: the format that must hold every sum. limited: output channels whose scale had to be
-    lowered until their bias code fitted, for reports.
+    accumulator: the signed format that must hold every sum.
+    rescaled_channels: output channels whose scale had to be lowered until their bias code fitted, for reports.
     """
 
     terms: tuple[Term, ...]

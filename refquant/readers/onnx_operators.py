@@ -1,7 +1,7 @@
 """The ONNX operators that can be read, one short function each: from a node of a file to graph nodes.
 
-Only the meaning of operators is here; ``onnx_io`` takes files apart. Whatever a node says that its
-function did not ask for is refused, so that nothing is silently left out.
+Only the meaning of operators is here; ``onnx_file`` reads the files. An attribute that a function did not ask for is
+refused, so that nothing is silently left out.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ from refquant.network.proof import QuantizedNetwork
 class QuantizedWeight:
     """Weight codes of one layer: codes = Q(W, scale), scale a number or one per output channel.
 
-    limited: output channels whose scale was lowered for their bias (see ``recipes.limit_scales``).
+    rescaled_channels: output channels whose scale was lowered for their bias (see ``quantize.limit_scales``).
     """
 
     codes: np.ndarray
@@ -90,10 +90,12 @@ def assemble(network: Network, qparams: Mapping[str, QuantParams], weights: Mapp
              accumulator: IntFormat = IntFormat(32), dialect: str = "single_round") -> QuantizedNetwork:
     """Put the parts together.
 
-    network: without BatchNorm nodes (``fold_batchnorm``). qparams: one per tensor; tensors that
-    only carry their input's codes on (after MaxPool, Flatten, Clip) take the input's, and a Clip that
-    alone reads a computed tensor is fused into the node before it. weights: one per Conv and Linear.
+    network: without BatchNorm nodes (``fold_batchnorm``).
+    qparams: one per tensor; tensors that only carry their input's codes on (after MaxPool, Flatten, Clip) take the
+        input's, and a Clip that alone reads a computed tensor is fused into the node before it.
+    weights: one per Conv and Linear.
     accumulator: the format that holds the sums of convolutions, linear layers and average pools.
+    dialect: one of ``integers.DIALECTS``.
 
     Multipliers are M = S_y / (S_x·S_w) in float64; bias codes round(b·S_x·S_w), half away from zero.
     Raises ValueError where a sum is not proven to fit (see ``QuantizedNetwork``).

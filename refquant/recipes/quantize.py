@@ -34,21 +34,25 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     ``max-int8`` and ``channelwise-int8``: every scale is q_max / max|x|, over the weights of a layer
     or of each output channel, and over each activation tensor on the calibration images.
     ``tensorrt-int8``, ``-int7``: the same per channel, but activations are clipped at the threshold of least KL
-    divergence (``ranges.kl``, variant ``nvidia``). The network's output keeps max-scaling.
+    divergence (``scales.kl``, variant ``nvidia``). The network's output keeps max-scaling.
     ``easyquant-int8``, ``-int7``: from max-scaling, EasyQuant's search improves the scales of each layer's weights
-    and input, layer by layer. A tensor that several layers read gets its scale from the first
-    convolution or linear layer, whatever else reads it; tensors that none of these reads keep max-scaling.
+    and input, layer by layer. A tensor that several layers read gets its scale from the first convolution or
+    linear layer among them. A tensor that none of these reads keeps max-scaling.
 
-    network: may hold BatchNorm nodes. images: calibration images, floats (N, *input_shape).
-    weight_bits, activation_bits: 2..16. granularity: of the weights, ``layer`` or ``channel``.
-    activations: ``unsigned`` (0..2^b-1 where calibration saw nothing negative, as after ReLU; otherwise
-    signed narrow), ``signed`` (always signed narrow, as EasyQuant's), ``affine`` (signed with an integer
-    zero point, as TFLite's; not with KL or EasyQuant). estimator: of the activations' ranges, one of
-    ``ranges.ESTIMATORS``. All five are the recipe's by default. widen: EasyQuant's ranges, as
-    ``easyquant.search_paper`` says. prefix: whether EasyQuant sees a layer's inputs through the layers already
-    ``quantized`` or from the ``float`` network.
-    accumulator_bits: 16, 24, 32, 48 or 64. dialect: how sums are requantized, one of ``requantization.DIALECTS``.
-    Raises ValueError for other values, bad images, and accumulators that are proven too narrow.
+    network: may hold BatchNorm nodes.
+    images: calibration images, floats (N, *input_shape).
+    weight_bits, activation_bits: 2..16. These and the next three are the recipe's by default.
+    granularity: of the weights' scales, ``layer`` or ``channel``.
+    activations: ``unsigned`` (0..2^b-1 where calibration saw nothing negative, as after ReLU; otherwise signed
+        narrow), ``signed`` (always signed narrow, as EasyQuant's), ``affine`` (signed with an integer zero point,
+        as TFLite's; not with KL or EasyQuant).
+    estimator: of the activations' ranges, one of ``scales.ESTIMATORS``.
+    widen: EasyQuant's ranges, as ``easyquant.search_paper`` says.
+    layer_inputs: EasyQuant sees the inputs of a layer as the layers already ``quantized`` give them, or as the
+        ``float`` network does.
+    accumulator_bits: 16, 24, 32, 48 or 64.
+    dialect: how sums are requantized, one of ``integers.DIALECTS``.
+    ValueError for other values, bad images, and accumulators that are proven too narrow.
 
     >>> import refquant
     >>> network, images, labels = refquant.load_digits()

@@ -1,4 +1,4 @@
-"""The recipes by name, their defaults, and what a recipe comes to with the caller's options."""
+"""The recipes by name, their defaults, and the settings that follow from the caller's options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Recipe(NamedTuple):
     granularity: str
     bits: int
     activations: str
-    estimator: str  # of the activations' ranges, one of ranges.ESTIMATORS
+    estimator: str  # of the activations' ranges, one of scales.ESTIMATORS
     searched: bool  # whether EasyQuant goes on from there
     source: str
 

@@ -75,16 +75,14 @@ def winograd_convolve(x_q: Any, w_q: Any, tile: Any = (2, 3), padding: Any = 0, 
     """Convolution of integers by Winograd's F(m x m, r x r), stride 1, equal to the direct one bit for bit
     while nothing overflows.
 
-    x_q: integers (N, C, H, W). w_q: integers (O, C, r, r), or a TransformedKernel, which brings its tile along
-    (``tile`` is then not read). tile: (m, r), a Transforms, or a preset's name (``cook_toom.transforms_for``).
+    x_q: integers (N, C, H, W).
+    w_q: integers (O, C, r, r), or a TransformedKernel, whose tile is then taken in place of ``tile``.
+    tile: (m, r), a Transforms, or a preset's name (``transforms.PRESETS``).
     padding: a number, (vertical, horizontal) or (top, left, bottom, right), of zeros.
-
-    formats: the IntFormat of each stage named in it (see the module's docstring for the stages and for what
-    wrapping keeps). Stages that are missing get the smallest signed format that is proven to hold them, from the
-    extremes of the input, the absolute row sums of the transforms, and U. policy: what happens to a value
-    outside its format: wrap, saturate, or trap (OverflowError naming stage, index, value, range; an input
-    outside its format is a ValueError). Under saturate, the order of the sum is that of the channels.
-
+    policy: for a value outside its format: wrap, saturate, or trap (OverflowError naming stage, index, value, range;
+        an input outside its format is a ValueError). Under saturate, channels are added in ascending order.
+    formats: the IntFormat of each stage named in it. The other stages get the smallest signed format that is proven
+        to hold them, from the extremes of the input, the absolute row sums of the transforms, and U.
     trace: is shown every stage (``integers.stages.Trace``); ``product`` and ``sum`` once for every channel.
     Returns int64 (N, O, P, Q). OverflowError where int64 is not proven to hold every stage.
 

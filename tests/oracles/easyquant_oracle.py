@@ -1,6 +1,6 @@
 """EasyQuant by brute force: every candidate quantized, convolved, scaled back and compared. No shortcuts.
 
-Written from the table of the three modes and ``search_layer``'s description, for comparison with
+Written from the table of the three modes and the searches' descriptions, for comparison with
 ``refquant/easyquant.py``: no Gram matrices, no tables, no adding up over batches. A candidate's whole
 output is formed in exact integers, divided by its scales, and its cosine taken from ``math.fsum``.
 """
