@@ -16,11 +16,11 @@ from refquant.commands.demo import run_demo
 from refquant.commands.report import draw_accuracy, draw_headroom, png, write_atomically
 from refquant.convolution.geometry import taps
 from refquant.digits.weights import calibration_images
+from refquant.integers.accumulation import dot_int16, product_range, safe_products_per_lane
 from refquant.integers.dialects import DIALECTS
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.rounding import RULES, round_values
-from refquant.integers.simd import dot_int16, product_range, safe_products_per_lane
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.graph import Conv
 from refquant.network.integer_forward import run_integer_tensors

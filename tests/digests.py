@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from refquant.digits.weights import calibration_images, load_digits
+from refquant.integers.accumulation import dot_int16
 from refquant.integers.dialects import DIALECTS
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
-from refquant.integers.simd import dot_int16
 from refquant.integers.stages import Recorder
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.graph import Network

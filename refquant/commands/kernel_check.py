@@ -13,8 +13,8 @@ import numpy as np
 
 from refquant.commands.evaluation import StageReport
 from refquant.convolution.int16 import convolve_int16
+from refquant.integers.accumulation import safe_products_per_lane
 from refquant.integers.formats import IntFormat
-from refquant.integers.simd import safe_products_per_lane
 from refquant.integers.stages import Recorder, StageRange
 from refquant.network.integer_forward import run_integer_tensors
 from refquant.network.program import QuantizedConv, QuantParams, Term

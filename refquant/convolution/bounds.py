@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from refquant.convolution.blas import exact_dtype, largest_weight_sum
+from refquant.integers.accumulation import LANES, product_range, safe_products_per_lane
 from refquant.integers.checks import as_integers, integer
 from refquant.integers.formats import IntFormat, smallest_format
-from refquant.integers.simd import INT16, LANES, product_range, safe_products_per_lane
+from refquant.integers.simd import INT16
 from refquant.integers.stages import StageRange
 
 
@@ -105,8 +106,8 @@ def direct_bounds(x_format: IntFormat, w_format: IntFormat, channels: int,
 
     A sum of K = C·R·S products is at its extremes where each product is at the same corner of
     x_format x w_format. A lane sees every eighth element, ceil(K/8) in all, and is emptied after
-    ``safe_products_per_lane`` of them (``simd.dot_int16``). There is no ``lane`` where lanes cannot be used: for
-    operands of more than 8 bits, or one product beyond int16. The witnesses are (C, R, S), constant.
+    ``safe_products_per_lane`` of them (``accumulation.dot_int16``). There is no ``lane`` where lanes cannot be used:
+    for operands of more than 8 bits, or one product beyond int16. The witnesses are (C, R, S), constant.
 
     >>> for bound in direct_bounds(IntFormat(7), IntFormat(7), 64, (3, 3)):
     ...     print(bound.stage, bound.min, bound.max, bound.bits)

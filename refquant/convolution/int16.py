@@ -1,4 +1,4 @@
-"""Convolution through int16 lanes: ``simd.dot_int16`` for every output at once."""
+"""Convolution through int16 lanes: ``accumulation.dot_int16`` for every output at once."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 
 from refquant.convolution.geometry import Geometry, taps
+from refquant.integers.accumulation import LANES, check_products_per_lane
 from refquant.integers.formats import IntFormat, apply_policy, check_codes
-from refquant.integers.simd import INT16, INT32, LANES, check_products_per_lane
+from refquant.integers.simd import INT16, INT32
 from refquant.integers.stages import Trace
 
 
 def convolve_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, *,
                    products_per_lane: int | str = "safe", policy: str = "trap", stride: Any = 1, padding: Any = 0,
                    dilation: Any = 1, groups: int = 1, trace: Trace | None = None) -> np.ndarray:
-    """Convolution of codes of at most 8 bits through int16 lanes (``simd.dot_int16``), padded with 0.
+    """Convolution of codes of at most 8 bits through int16 lanes (``accumulation.dot_int16``), padded with 0.
 
     Each output is one dot product over channel, row, column, in this order. Under the "safe" schedule it
     equals ``convolve_exact``; under a longer one lanes can overflow, and ``policy`` says what happens.

@@ -70,7 +70,7 @@ class StageRange:
 class Recorder:
     """A trace that keeps, by stage, the range of the exact values and the last values that the register kept.
 
-    >>> from refquant.integers.simd import dot_int16
+    >>> from refquant.integers.accumulation import dot_int16
     >>> seven, seen = IntFormat(7, narrow=True), Recorder()
     >>> int(dot_int16([63] * 16, [63] * 16, seven, seven, trace=seen)), seen.ranges["SMLAL"].max
     (63504, 7938)

@@ -15,9 +15,10 @@ import numpy as np
 
 from refquant.convolution.blas import exact_dtype
 from refquant.convolution.bounds import StageBound, direct_bounds, dot_product_range, largest_count, stage_bound
+from refquant.integers.accumulation import safe_products_per_lane
 from refquant.integers.checks import as_integers, integer
 from refquant.integers.formats import IntFormat
-from refquant.integers.simd import INT32, safe_products_per_lane
+from refquant.integers.simd import INT32
 from refquant.winograd.transforms import transforms_for
 
 

@@ -21,8 +21,8 @@ from refquant.convolution.bounds import (
     widest_operand,
 )
 from refquant.convolution.direct import convolve_exact
+from refquant.integers.accumulation import dot_int16, product_range, safe_products_per_lane
 from refquant.integers.formats import IntFormat, smallest_format
-from refquant.integers.simd import dot_int16, product_range, safe_products_per_lane
 from refquant.integers.stages import headroom_bits
 from refquant.strategies import codes, int_formats
 

@@ -11,10 +11,10 @@ import pytest
 from consumers.c.binary_files import build, call, lanes, rounding_cases, rows
 from tools import require_tool
 
+from refquant.integers.accumulation import dot_int16, overflow_witness, safe_products_per_lane
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
-from refquant.integers.simd import dot_int16, overflow_witness, safe_products_per_lane
 
 SOURCES = Path(__file__).parents[1] / "consumers" / "c"
 FLAGS = ("-std=c11 -O1 -Wall -Wextra -Wconversion -Werror "

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from recording import LaneRange, convolve_with_lanes, dot_with_steps
-from test_simd import POLICIES, Overflow, plain_dot
+from test_accumulation import POLICIES, Overflow, plain_dot
 
 from refquant.convolution.direct import convolve_exact
 from refquant.convolution.geometry import Geometry
 from refquant.convolution.int16 import convolve_int16
+from refquant.integers.accumulation import dot_int16, overflow_witness, safe_products_per_lane
 from refquant.integers.formats import IntFormat
-from refquant.integers.simd import dot_int16, overflow_witness, safe_products_per_lane
 from refquant.strategies import ConvolutionCase, codes, convolution_cases, geometries, int_formats
 
 SEVEN, FULL_SEVEN = IntFormat(7, narrow=True), IntFormat(7)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from tools import require_module
 
+from refquant.integers.accumulation import dot_int16, safe_products_per_lane
 from refquant.integers.formats import IntFormat
-from refquant.integers.simd import dot_int16, safe_products_per_lane
 
 z3 = require_module("z3", "pip install z3-solver")
 

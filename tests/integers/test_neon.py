@@ -13,6 +13,7 @@ from consumers.c.binary_files import build, call, corners, lanes, rounding_cases
 from tools import require_tool
 
 import refquant.integers.simd as isa
+from refquant.integers.accumulation import dot_int16, safe_products_per_lane
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
@@ -150,16 +151,16 @@ def compare_dot(program, fmt: IntFormat, length: int, products_per_lane: int | s
                 ) -> tuple[np.ndarray, ...]:
     """Fails unless the program's rows equal the reference's; returns the sums and their exact values."""
     x, w = rows(np.random.default_rng(length), fmt, fmt, length)
-    every = isa.safe_products_per_lane(fmt, fmt) if products_per_lane == "safe" else products_per_lane
-    sums = isa.dot_int16(x, w, fmt, fmt, products_per_lane, policy)
+    per_lane = safe_products_per_lane(fmt, fmt) if products_per_lane == "safe" else products_per_lane
+    sums = dot_int16(x, w, fmt, fmt, products_per_lane, policy)
     assert sums.dtype == np.int32
-    np.testing.assert_array_equal(program("dot_int16", [x, w], "<i4", length, every), sums)
+    np.testing.assert_array_equal(program("dot_int16", [x, w], "<i4", length, per_lane), sums)
     return sums, (x.astype(np.int64) * w).sum(axis=-1)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
 def test_the_safe_chain_of_eight_smlal_and_one_sadalp_gives_the_exact_sum(neon, length):
-    assert isa.safe_products_per_lane(SEVEN, SEVEN) == 8
+    assert safe_products_per_lane(SEVEN, SEVEN) == 8
     sums, exact = compare_dot(neon, SEVEN, length, "safe", "trap")
     np.testing.assert_array_equal(sums, exact)
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from refquant.integers.accumulation import dot_sequential
 from refquant.integers.formats import IntFormat
-from refquant.integers.simd import dot_sequential
 
 POLICIES = ("wrap", "saturate", "trap")
 

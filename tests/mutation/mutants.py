@@ -5,7 +5,8 @@
 
 FORMATS, ROUNDING = "tests/integers/test_formats.py", "tests/integers/test_rounding.py"
 DIALECTS = "tests/integers/test_plain_dialects.py tests/integers/test_dialects.py"
-LANES = "tests/integers/test_simd.py tests/integers/test_int16_promise.py tests/integers/test_sequential.py"
+LANES = ("tests/integers/test_simd.py tests/integers/test_accumulation.py tests/integers/test_int16_promise.py "
+         "tests/integers/test_sequential.py")
 LINEAR = "tests/scales/test_linear.py"
 CONVOLUTION = "tests/convolution/test_convolution.py"
 BOUNDS = "tests/convolution/test_bounds.py"
@@ -70,20 +71,24 @@ MUTANTS = [
      "round_product(x.astype(np.float64), real, dialect.last,",
      'round_product(x.astype(np.float64), real, "half_away",', DIALECTS),
     # lanes
-    ("one product more than is safe", "integers/simd", "k = min(limits)", "k = min(limits) + 1", LANES),
-    ("the schedule counts from one step late", "integers/simd", "if (step + 1) % per_lane == 0 or step + 1 == steps:",
+    ("one product more than is safe", "integers/accumulation", "k = min(limits)", "k = min(limits) + 1", LANES),
+    ("the schedule counts from one step late", "integers/accumulation",
+     "if (step + 1) % per_lane == 0 or step + 1 == steps:",
      "if step % per_lane == 0 or step + 1 == steps:", LANES),
     ("SADALP adds a lane to itself", "integers/simd", "wrap(acc + x[..., 0::2] + x[..., 1::2], INT32)",
      "wrap(acc + x[..., 0::2] + x[..., 0::2], INT32)", LANES),
-    ("the lanes are not emptied", "integers/simd", "narrow = np.zeros_like(narrow)", "narrow = narrow", LANES),
-    ("the tail of a dot product is dropped", "integers/simd", "steps = -(-k // LANES)", "steps = max(k // LANES, 1)",
+    ("the lanes are not emptied", "integers/accumulation", "narrow = np.zeros_like(narrow)", "narrow = narrow",
+     LANES),
+    ("the tail of a dot product is dropped", "integers/accumulation", "steps = -(-k // LANES)",
+     "steps = max(k // LANES, 1)",
      LANES),
     ("SMLAL saturates", "integers/simd",
      'return wrap(check_codes(acc, INT16, "acc") + check_codes(a, INT8, "a")',
      'return saturate(check_codes(acc, INT16, "acc") + check_codes(a, INT8, "a")', LANES),
-    ("a 64-bit register misses its overflow", "integers/simd", "left = ((acc ^ total) & (product ^ total)) < 0",
+    ("a 64-bit register misses its overflow", "integers/accumulation",
+     "left = ((acc ^ total) & (product ^ total)) < 0",
      "left = ((acc ^ total) & (product ^ total)) > 0", LANES),
-    ("the sequential order is ignored", "integers/simd", "for k in steps.tolist():",
+    ("the sequential order is ignored", "integers/accumulation", "for k in steps.tolist():",
      "for k in sorted(steps.tolist()):", LANES),
     ("the fast lanes restart from the last value", "convolution/int16", "            narrow = 0\n",
      "            narrow = narrow * 1\n", LANES),

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refquant.convolution.int16 import convolve_int16
+from refquant.integers.accumulation import check_products_per_lane, dot_int16
 from refquant.integers.formats import IntFormat
-from refquant.integers.simd import check_products_per_lane, dot_int16
 from refquant.integers.stages import Recorder
 from refquant.winograd.convolution import winograd_convolve
 
