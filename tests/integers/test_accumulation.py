@@ -20,7 +20,7 @@ from refquant.strategies import codes, int_formats
 
 SEVEN, FULL_SEVEN = IntFormat(7, narrow=True), IntFormat(7)
 EIGHT, NARROW_EIGHT, BYTE = IntFormat(8), IntFormat(8, narrow=True), IntFormat(8, signed=False)
-INT8, INT16, INT32 = (-(2**7), 2**7 - 1), (-(2**15), 2**15 - 1), (-(2**31), 2**31 - 1)
+INT16, INT32 = (-(2**15), 2**15 - 1), (-(2**31), 2**31 - 1)
 
 
 def wrapped(value: int, bits: int) -> int:

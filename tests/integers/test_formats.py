@@ -99,37 +99,6 @@ def test_formats_are_values():
         IntFormat(8).bits = 9
 
 
-@pytest.mark.parametrize("bits", [0, -1, 65, 2**70, np.int64(0), np.uint8(65)])
-def test_a_width_outside_1_to_64_is_refused(bits):
-    with pytest.raises(ValueError, match=rf"^bits must be an integer from 1 to 64, got {int(bits)}$"):
-        IntFormat(bits)
-
-
-@pytest.mark.parametrize("bits", [8.0, np.float32(8), "8", None, True, np.True_, [8]])
-def test_a_width_that_is_no_integer_is_refused(bits):
-    with pytest.raises(ValueError, match=r"^bits must be an integer from 1 to 64, got "):
-        IntFormat(bits)
-
-
-@pytest.mark.parametrize("bits, signed", [(1, True), (8, False), (1, False), (64, False)])
-def test_narrow_is_refused_where_no_lowest_code_can_be_dropped(bits, signed):
-    with pytest.raises(ValueError, match=rf"^narrow needs a signed format of 2 bits or more, got {bits} bits, "
-                                         rf"signed={signed}$"):
-        IntFormat(bits, signed, narrow=True)
-
-
-@pytest.mark.parametrize("signed", [2, "unsigned", None])
-def test_signed_that_is_no_truth_value_is_refused(signed):
-    with pytest.raises(ValueError, match=rf"^signed must be True or False, got {signed!r}$"):
-        IntFormat(8, signed)
-
-
-@pytest.mark.parametrize("narrow", [2, "no", None])
-def test_narrow_that_is_no_truth_value_is_refused(narrow):
-    with pytest.raises(ValueError, match=rf"^narrow must be True or False, got {narrow!r}$"):
-        IntFormat(8, narrow=narrow)
-
-
 # --- wrap -------------------------------------------------------------------------------------------
 
 @full_formats
@@ -166,15 +135,6 @@ def test_wrapping_every_partial_sum_wraps_the_total_whatever_the_order(values, f
             total = np.int64(wrap(total + np.int64(wrap(value, fmt)), fmt))
         low, high = code_range(fmt)
         assert (int(total) - sum(values)) % 2**fmt.bits == 0 and low <= total <= high
-
-
-@all_formats
-def test_wrap_refuses_a_narrow_range_and_no_other(fmt):
-    if not fmt.narrow:
-        assert int(wrap(0, fmt)) == 0
-        return
-    with pytest.raises(ValueError, match=rf"^wrap needs a full-range format, got {fmt}$"):
-        wrap(0, fmt)
 
 
 # --- saturate ---------------------------------------------------------------------------------------
@@ -250,14 +210,6 @@ def test_a_policy_keeps_the_shape_and_never_writes_to_or_shares_its_input(policy
             assert np.array_equal(got, before) and np.array_equal(x, before)
 
 
-@pytest.mark.parametrize("policy", ["wrap", "saturate", "trap"])
-@pytest.mark.parametrize("x", [1.0, [0.5], np.float32(2), True, [False], None, "7", 1j, [[]], 2**64],
-                         ids=repr)
-def test_a_policy_refuses_anything_but_integers(policy, x):
-    with pytest.raises(ValueError, match=r"^x must hold integers of at most 64 bits, got dtype "):
-        apply_policy(x, IntFormat(8), policy)
-
-
 def test_policies_are_the_three_functions_by_name():
     assert list(POLICIES) == ["wrap", "saturate", "trap"]
     x, fmt = np.array([300, -300, 7]), IntFormat(8)
@@ -267,12 +219,6 @@ def test_policies_are_the_three_functions_by_name():
         apply_policy(x, fmt, "trap", "lane 3")
     with pytest.raises(OverflowError, match=r"^value\[0\] is 300, outside int8 "):
         apply_policy(x, fmt, "trap")
-
-
-@pytest.mark.parametrize("policy", ["clip", "", "Wrap", None])
-def test_an_unknown_policy_is_refused_by_name(policy):
-    with pytest.raises(ValueError, match=rf"^policy must be one of wrap, saturate, trap, got {policy!r}$"):
-        apply_policy([1], IntFormat(8), policy)
 
 
 # --- helpers that other modules rely on ---------------------------------------------------------------

@@ -116,20 +116,6 @@ def test_a_float32_multiplier_keeps_its_own_value():
     assert made.m.tolist() == [1717986944, 1503238528] and made.shift.tolist() == [-3, 0]
 
 
-@pytest.mark.parametrize("real, got", [(0.0, "0.0"), (-0.5, "-0.5"), (np.nan, "nan"), (np.inf, "inf"),
-                                       (-np.inf, "-inf"), (0, "0"), (-1, "-1"), ([0.5, np.nan], "nan"),
-                                       ([1, 0], "0"), ([[1.0, -2.0]], "-2.0")])
-def test_a_multiplier_that_is_not_finite_and_positive_is_refused(real, got):
-    with pytest.raises(ValueError, match=rf"^a multiplier must be finite and > 0, got {got}$"):
-        Multiplier.from_real(real)
-
-
-@pytest.mark.parametrize("real, dtype", [("0.5", "<U3"), (None, "object"), (True, "bool"), (1j, "complex128")])
-def test_a_multiplier_that_is_no_real_number_is_refused(real, dtype):
-    with pytest.raises(ValueError, match=rf"^a multiplier must be a number of at most 64 bits, got dtype {dtype}$"):
-        Multiplier.from_real(real)
-
-
 def test_a_multiplier_is_a_read_only_copy():
     source = np.array([0.5, 0.25])
     made = Multiplier.from_real(source)
@@ -152,12 +138,6 @@ def test_along_shapes_the_same_multipliers_for_one_axis(axis, ndim, shape):
         assert after.shape == shape and after.dtype == before.dtype and after.ravel().tolist() == before.tolist()
     scalar = Multiplier.from_real(0.1).along(axis, ndim)
     assert scalar.m.shape == () and int(scalar.m) == 1717986918
-
-
-@pytest.mark.parametrize("axis", [2, -3, 7])
-def test_along_refuses_an_axis_that_the_sums_do_not_have(axis):
-    with pytest.raises(ValueError, match=rf"axis must be within .*2.*, got {axis}$"):
-        Multiplier.from_real([0.5, 0.25]).along(axis, 2)
 
 
 @pytest.mark.parametrize("real, m, shift, names", [
@@ -197,50 +177,7 @@ def test_single_round_is_known_and_the_default():
     assert requantize(x, Multiplier.from_real(0.5), IntFormat(8)).tolist() == [-2, -1, 0, 1, 2, 3]
 
 
-# --- refusals -----------------------------------------------------------------------------------------
-
-HALF = Multiplier.from_real(0.5)
-
-
-@pytest.mark.parametrize("acc, got", [
-    ([INT32_MAX + 1], "2147483648 to 2147483648"),
-    ([0, INT32_MIN - 1, 7], "-2147483649 to 7"),
-    (np.array([2**64 - 1, 1], np.uint64), "1 to 18446744073709551615"),
-    (2**40, "1099511627776 to 1099511627776"),
-])
-def test_sums_beyond_int32_are_refused(acc, got):
-    with pytest.raises(ValueError, match=rf"^acc must fit int32 where neon_double .*, got values from {got}$"):
-        requantize(acc, HALF, IntFormat(8), "neon_double")
-
-
-@pytest.mark.parametrize("bits", [34, 64])
-def test_formats_beyond_33_bits_are_refused(bits):
-    with pytest.raises(ValueError, match=rf"^requantization takes formats of at most 33 bits, got uint{bits}$"):
-        requantize([1], HALF, IntFormat(bits, signed=False))
-
-
 @pytest.mark.parametrize("dialect", ["single_round", "shift_floor", "exact_half_even", "zero_point_first"])
 def test_a_33_bit_code_tells_what_int32_does_not_hold(dialect):
     got = requantize([2**30, -2**30, -2**30 - 1], Multiplier.from_real(2.0), IntFormat(33), dialect)
     assert got.dtype == np.int64 and got.tolist() == [2**31, -2**31, -2**31 - 2]
-
-
-@pytest.mark.parametrize("zero_point", [0.5, 1.0, "1", None, True])
-def test_a_zero_point_that_is_no_integer_is_refused(zero_point):
-    with pytest.raises(ValueError, match=rf"^zero_point must be an integer, got {zero_point!r}$"):
-        requantize([1], HALF, IntFormat(8), zero_point=zero_point)
-
-
-@pytest.mark.parametrize("zero_point, fmt", [(128, IntFormat(8)), (-129, IntFormat(8)),
-                                             (-128, IntFormat(8, narrow=True)), (-1, IntFormat(8, signed=False)),
-                                             (2**63 - 1, IntFormat(8)), (2**70, IntFormat(8))])
-def test_a_zero_point_that_is_no_code_is_refused(zero_point, fmt):
-    message = rf"^zero_point must be a code of {fmt} \({fmt.min}\.\.{fmt.max}\), got {zero_point}$"
-    with pytest.raises(ValueError, match=message):
-        requantize([INT32_MAX], Multiplier.from_real(2.0**29), fmt, zero_point=zero_point)
-
-
-def test_multipliers_that_do_not_fit_the_sums_are_refused_by_name():
-    message = r"^the multiplier must broadcast against acc, got shapes \(3,\) and \(2, 4\)$"
-    with pytest.raises(ValueError, match=message):
-        requantize(np.ones((2, 4), np.int32), Multiplier.from_real([0.1, 0.2, 0.3]), IntFormat(8))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from fractions import Fraction
 
 import numpy as np
@@ -157,27 +156,6 @@ def test_rounding_keeps_the_shape_and_never_writes_to_its_input(rule):
     assert not np.shares_memory(round_values(x, rule), x)
 
 
-@pytest.mark.parametrize("rule", ["round", "half_odd", "", None, "HALF_UP"])
-def test_an_unknown_rule_is_refused_by_every_function(rule):
-    message = (rf"^rounding must be one of half_away, half_even, half_up, half_down, half_toward_zero, toward_zero, "
-               rf"away_from_zero, floor, ceil, to_odd, got {rule!r}$")
-    with pytest.raises(ValueError, match=message):
-        round_values(np.array([0.5]), rule)
-    with pytest.raises(ValueError, match=message):
-        shift_right([1], 1, rule)
-    with pytest.raises(ValueError, match=message):
-        round_product(0.5, 1.0, rule, 9.0)
-    with pytest.raises(ValueError, match=message):
-        round_fraction(Fraction(1, 2), rule)
-
-
-@pytest.mark.parametrize("x, dtype", [([1, 2], "int64"), ([True], "bool"), ([1j], "complex128"), (["1.5"], "<U3"),
-                                      ([None], "object")])
-def test_rounding_floats_refuses_anything_else(x, dtype):
-    with pytest.raises(ValueError, match=rf"^x must hold floats, got dtype {dtype}$"):
-        round_values(np.array(x))
-
-
 # --- integer quotients ------------------------------------------------------------------------------
 
 def hard_numerators(shift: int) -> list[int]:
@@ -239,22 +217,6 @@ def test_a_shift_by_zero_changes_nothing(rule):
     x = np.array([-(2**63), -1, 0, 1, 2**63 - 1])
     assert np.array_equal(shift_right(x, 0, rule), x)
     assert shift_right(np.zeros((0, 3), np.int64), 4, rule).shape == (0, 3)
-
-
-@pytest.mark.parametrize("shift, got", [(-1, "-1..-1"), (63, "63..63"), ([0, 64], "0..64"), ([5, -2], "-2..5"),
-                                        (np.array([2**64 - 1], np.uint64), "18446744073709551615..")])
-def test_a_shift_outside_0_to_62_is_refused(shift, got):
-    with pytest.raises(ValueError, match=rf"^shift must be from 0 to 62, got {got}"):
-        shift_right(np.array([1]), shift)
-
-
-def test_shifts_of_anything_but_integers_are_refused():
-    with pytest.raises(ValueError, match=r"^x must hold integers of at most 64 bits, got dtype float64$"):
-        shift_right([1.0], 1)
-    with pytest.raises(ValueError, match=r"^shift must hold integers of at most 64 bits, got dtype float64$"):
-        shift_right([1], 1.0)
-    with pytest.raises(ValueError, match=r"^x must fit int64, got dtype uint64$"):
-        shift_right(np.array([1], np.uint64), 1)
 
 
 # --- rationals ----------------------------------------------------------------------------------------
@@ -397,12 +359,6 @@ def test_products_up_to_the_widest_limit_are_exact(exponent):
     scale = np.ldexp(1 + rng.random(200), exponent) / np.abs(x) / 2
     for rule in RULES:
         assert_product_rounds(x, scale, rule, 2.0**50)
-
-
-@pytest.mark.parametrize("limit", [0.0, -1.0, 2.0**51, np.inf, np.nan])
-def test_a_limit_beyond_which_halves_are_no_floats_is_refused(limit):
-    with pytest.raises(ValueError, match=rf"^limit must be above 0 and at most 2\^50, got {re.escape(str(limit))}$"):
-        round_product(0.5, 1.0, "floor", limit)
 
 
 @pytest.mark.parametrize("limit", [3.0, 2.0**33, 2.0**50], ids=["3", "2^33", "2^50"])

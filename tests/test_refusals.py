@@ -1,0 +1,167 @@
+"""Bad arguments get one sentence: what was expected and what was got. Each sentence once; variants in ``checks``."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from refquant.integers.checks import as_integers, finite, fitting_int64, float32_or_float64, integer, one_of, positive
+from refquant.integers.dialects import DIALECTS
+from refquant.integers.formats import IntFormat, apply_policy, check_codes, check_zero_point, wrap
+from refquant.integers.multiplier import Multiplier
+from refquant.integers.requantization import requantize
+from refquant.integers.rounding import RULES, round_fraction, round_product, round_values, shift_right
+from refquant.network.simulated_scaling import scale_by
+from refquant.scales.kl import tensorrt_divergences
+from refquant.scales.linear import affine_parameters, dequantize, expected_squared_error, max_scale, quantize
+from refquant.scales.metrics import cosine, sqnr_db
+from refquant.scales.statistics import Histogram
+from refquant.scales.thresholds import ESTIMATORS, aciq, aciq_ratio, kl, percentile, threshold, threshold_scale
+
+EIGHT, UNSIGNED = IntFormat(8), IntFormat(8, signed=False)
+X = np.array([[0.1, -0.2, 0.3], [1.0, 2.0, -3.0]])
+HALF, COUNTS = Multiplier.from_real(0.5), Histogram(np.array([1, 2]), 0, 1.0)
+
+INTEGER = "must be an integer"
+INTEGERS = "must hold integers of at most 64 bits, got dtype"
+FLOATS = "must hold floats of at most 64 bits, got dtype"
+REFUSALS = [
+    # formats and policies
+    (lambda: IntFormat(0), f"bits {INTEGER} from 1 to 64, got 0"),
+    (lambda: IntFormat(65), f"bits {INTEGER} from 1 to 64, got 65"),
+    (lambda: IntFormat(8.0), f"bits {INTEGER} from 1 to 64, got 8.0"),
+    (lambda: IntFormat(1, narrow=True), "narrow needs a signed format of 2 bits or more, got 1 bits, signed=True"),
+    (lambda: IntFormat(8, False, True), "narrow needs a signed format of 2 bits or more, got 8 bits, signed=False"),
+    (lambda: IntFormat(8, 2), "signed must be True or False, got 2"),
+    (lambda: IntFormat(8, narrow=None), "narrow must be True or False, got None"),
+    (lambda: wrap([1], IntFormat(8, narrow=True)), "wrap needs a full-range format, got int8 narrow"),
+    *[(lambda policy=policy: apply_policy([0.5], EIGHT, policy), f"x {INTEGERS} float64")
+      for policy in ("wrap", "saturate", "trap")],
+    (lambda: apply_policy([1], EIGHT, "Wrap"), "policy must be one of wrap, saturate, trap, got 'Wrap'"),
+    (lambda: apply_policy([1], EIGHT, None), "policy must be one of wrap, saturate, trap, got None"),
+    (lambda: check_codes([3, 200], EIGHT, "w"), "w must hold codes of int8 (-128..127), got 3..200"),
+    *[(lambda z=z, fmt=fmt: check_zero_point(z, fmt), f"zero_point must be a code of {fmt} ({fmt.min}..{fmt.max}), "
+       f"got {z}") for z, fmt in ((128, EIGHT), (-129, EIGHT), (-1, UNSIGNED), (-128, IntFormat(8, narrow=True)))],
+    # rounding
+    *[(lambda call=call: call("HALF_UP"), f"rounding must be one of {', '.join(RULES)}, got 'HALF_UP'") for call in (
+        lambda rule: round_values(np.array([0.5]), rule), lambda rule: shift_right([1], 1, rule),
+        lambda rule: round_product(0.5, 1.0, rule, 9.0), lambda rule: round_fraction(Fraction(1, 2), rule),
+        lambda rule: quantize(X, 1.0, EIGHT, rule))],
+    (lambda: round_values(np.array([1, 2])), "x must hold floats, got dtype int64"),
+    (lambda: shift_right([1], [5, -2]), "shift must be from 0 to 62, got -2..5"),
+    (lambda: shift_right([1], 63), "shift must be from 0 to 62, got 63..63"),
+    (lambda: shift_right([1.0], 1), f"x {INTEGERS} float64"),
+    (lambda: shift_right([1], 1.0), f"shift {INTEGERS} float64"),
+    (lambda: shift_right(np.array([1], np.uint64), 1), "x must fit int64, got dtype uint64"),
+    *[(lambda limit=limit: round_product(0.5, 1.0, "floor", limit),
+       f"limit must be above 0 and at most 2^50, got {limit}") for limit in (0.0, 2.0**51, np.nan)],
+    # multipliers and requantization
+    *[(lambda real=real: Multiplier.from_real(real), f"a multiplier must be finite and > 0, got {got}")
+      for real, got in ((0, "0"), (-0.5, "-0.5"), (np.nan, "nan"), ([0.5, np.inf], "inf"), ([[1.0, -2.0]], "-2.0"))],
+    (lambda: Multiplier.from_real("0.5"), "a multiplier must be a number of at most 64 bits, got dtype <U3"),
+    (lambda: Multiplier.from_real([0.5, 0.25]).along(2, 2), "axis must be within 2 axes, got 2"),
+    (lambda: requantize(1.0, HALF, EIGHT), f"acc {INTEGERS} float64"),
+    (lambda: requantize([1], 0.5, EIGHT), "multiplier must be a Multiplier (see Multiplier.from_real), got 0.5"),
+    (lambda: requantize([1], HALF, 8), "fmt must be an IntFormat, as in IntFormat(8), got 8"),
+    (lambda: requantize([1], HALF, IntFormat(34)), "requantization takes formats of at most 33 bits, got int34"),
+    (lambda: requantize([1], HALF, EIGHT, zero_point=1.0), f"zero_point {INTEGER}, got 1.0"),
+    (lambda: requantize([1], HALF, EIGHT, zero_point=128), "zero_point must be a code of int8 (-128..127), got 128"),
+    (lambda: requantize([1], HALF, EIGHT, "A"), f"dialect must be one of {', '.join(DIALECTS)}, got 'A'"),
+    (lambda: requantize([1], HALF, EIGHT, None), f"dialect must be one of {', '.join(DIALECTS)}, got None"),
+    (lambda: scale_by(np.ones(1), HALF, "A"), "simulated inference does not know the dialect 'A'"),
+    (lambda: requantize(np.ones((2, 4), int), Multiplier.from_real([0.1, 0.2, 0.3]), EIGHT),
+     "the multiplier must broadcast against acc, got shapes (3,) and (2, 4)"),
+    *[(lambda name=name: requantize([2**31, 1], HALF, EIGHT, name),
+       f"acc must fit int32 where {name} shifts it left, got values from 1 to 2147483648")
+      for name in ("gemmlowp_double", "neon_double")],
+    *[(lambda name=name: requantize([0], Multiplier.from_real(2.0**128), EIGHT, name),
+       f"{name} takes multipliers that float32 holds, got {2.0**128}") for name in DIALECTS[3:5]],
+    # linear quantization
+    (lambda: quantize(np.array([1]), 1.0, EIGHT), f"x {FLOATS} int64"),
+    (lambda: max_scale(np.array([True]), EIGHT), f"x {FLOATS} bool"),
+    *[(lambda bad=bad: quantize([1.0, bad], 1.0, EIGHT), "x must be finite, got NaN or infinity")
+      for bad in (np.nan, np.inf, -np.inf)],
+    (lambda: max_scale([np.nan], EIGHT), "x must be finite, got NaN or infinity"),
+    *[(lambda s=s: quantize(X, [1.0, s], EIGHT, axis=0), f"scale must be finite and > 0, got {s}")
+      for s in (0.0, -1.0, np.nan, np.inf)],
+    (lambda: dequantize([[1]], 0), "scale must be finite and > 0, got 0"),
+    (lambda: dequantize([1], "2.0"), "scale must be a number of at most 64 bits, got dtype <U3"),
+    (lambda: quantize(X, 1.0, EIGHT, zero_point=128), "zero_point must be a code of int8 (-128..127), got 128"),
+    (lambda: quantize(X, 1.0, EIGHT, zero_point=[0.0, 1.0], axis=0), f"zero_point {INTEGERS} float64"),
+    (lambda: dequantize([1], 1.0, zero_point=True), f"zero_point {INTEGERS} bool"),
+    *[(lambda call=call: call(2), f"axis {INTEGER} from -2 to 1, got 2") for call in (
+        lambda axis: quantize(X, 1.0, EIGHT, axis=axis), lambda axis: max_scale(X, EIGHT, axis),
+        lambda axis: dequantize(X.astype(int), 1.0, axis=axis))],
+    (lambda: quantize(X, 1.0, EIGHT, axis=(0,)), f"axis {INTEGER} from -2 to 1, got (0,)"),
+    *[(lambda call=call: call(IntFormat(33)), "linear quantization takes formats of at most 32 bits, got int33")
+      for call in (lambda fmt: quantize(X, 1.0, fmt), lambda fmt: max_scale(X, fmt),
+                   lambda fmt: affine_parameters(0, 1, fmt))],
+    (lambda: quantize(X, 1.0, 8), "fmt must be an IntFormat, as in IntFormat(8), got 8"),
+    (lambda: quantize(X, 1.0, EIGHT, arithmetic="float16"),
+     "arithmetic must be one of exact, float32_divide, float32_multiply, got 'float16'"),
+    (lambda: quantize(X, 1.0, EIGHT, zero="first"), "zero must be one of after, before, got 'first'"),
+    (lambda: max_scale(np.zeros((0, 3)), EIGHT), "x must not be empty, got shape (0, 3)"),
+    (lambda: max_scale(X, IntFormat(1)), "a scale needs a format with positive codes, got int1"),
+    *[(lambda low=low, high=high: affine_parameters(low, high, EIGHT),
+       f"low and high must be finite with low <= high, got {low} and {high}")
+      for low, high in ((1.0, 0.5), (0.0, np.inf))],
+    (lambda: expected_squared_error(np.nan, 1.0, 8), "low and high must be finite with low <= high, got nan and 1.0"),
+    (lambda: expected_squared_error(0.0, 1.0, 0), f"bits {INTEGER} >= 1, got 0"),
+    # metrics, statistics, thresholds
+    *[(lambda m=m: m([1.0], [1.0, 2.0]), "both tensors must have one shape, got (1,) and (2,)")
+      for m in (cosine, sqnr_db)],
+    (lambda: cosine(np.ones((0, 3)), np.ones((0, 3))), "the tensors must not be empty, got shape (0, 3)"),
+    (lambda: sqnr_db([np.nan], [1.0]), "the tensors must be finite, got NaN or infinity"),
+    (lambda: cosine([1j], [1.0]), "the tensors must hold numbers of at most 64 bits, got dtype complex128"),
+    (lambda: tensorrt_divergences(np.ones(4), 2),
+     "counts must be one row of more than 2 integers, got shape (4,) of float64"),
+    (lambda: tensorrt_divergences(np.zeros(4, int), 2), "counts must be >= 0 and not all zero, got 0..0"),
+    (lambda: tensorrt_divergences(np.array([1, -1, 3]), 2), "counts must be >= 0 and not all zero, got -1..3"),
+    (lambda: tensorrt_divergences(np.ones(4, int), 2.0), f"levels {INTEGER} >= 1, got 2.0"),
+    (lambda: Histogram.of(np.array([2.0]), 1.0), "limit must be finite and at least max|x| = 2.0, got 1.0"),
+    (lambda: Histogram.of(np.array([1.0]), 1.0, 0), f"bins {INTEGER} from 1 to 1048576, got 0"),
+    (lambda: COUNTS.merge(Histogram(np.array([1, 1]), 0, 2.0)),
+     "histograms must have the same bins to merge, got 2 up to 1.0 and 2 up to 2.0"),
+    (lambda: Histogram(np.array([0.5]), 0, 1.0), f"counts {INTEGERS} float64"),
+    (lambda: percentile(COUNTS, 100.5), "gamma must be above 0 and at most 100 percent, got 100.5"),
+    (lambda: percentile(COUNTS, "99"), "gamma must be above 0 and at most 100 percent, got '99'"),
+    (lambda: aciq_ratio(18), f"bits {INTEGER} from 1 to 17, got 18"),
+    (lambda: aciq(COUNTS, 17), f"bits {INTEGER} from 1 to 16, got 17"),
+    (lambda: aciq_ratio(4, "Laplace"), "distribution must be laplace or gauss, got 'Laplace'"),
+    (lambda: kl(COUNTS, 1, "kl"), "variant must be tensorrt, nvidia, ncnn or demo, got 'kl'"),
+    (lambda: kl(Histogram(np.ones(64, int), 0, 1.0)),
+     "counts must be one row of more than 128 integers, got shape (64,) of int64"),
+    (lambda: threshold(None, COUNTS, "kl_", EIGHT), f"estimator must be one of {', '.join(ESTIMATORS)}, got 'kl_'"),
+    (lambda: threshold_scale(np.inf, EIGHT), "x must be finite, got NaN or infinity"),
+    # the checks themselves
+    *[(lambda v=v: integer(v, "n", 1, 3), f"n {INTEGER} from 1 to 3, got {v!r}")
+      for v in (0, 4, 1.0, "1", None, True, [1])],
+    (lambda: integer(np.int64(0), "n", 1), f"n {INTEGER} >= 1, got 0"),
+    (lambda: integer(np.True_, "n"), f"n {INTEGER}, got {np.True_!r}"),
+    *[(lambda x=x: as_integers(x, "x"), f"x {INTEGERS} {dtype}") for x, dtype in (
+        (1.0, "float64"), ([], "float64"), ([True], "bool"), (None, "object"), ("7", "<U1"), (1j, "complex128"))],
+    (lambda: fitting_int64(np.array([2**63], np.uint64), "x"), f"x must fit int64, got {2**63}"),
+    *[(lambda x=x: finite(x, "x"), f"x {FLOATS} {dtype}") for x, dtype in (
+        (1, "int64"), (True, "bool"), ("1", "<U1"), (1j, "complex128"), (None, "object"))],
+    (lambda: float32_or_float64(np.ones(1, "f2"), "x"), "x must hold float32 or float64, got dtype float16"),
+    (lambda: float32_or_float64(np.zeros((2, 0)), "x"), "x must not be empty, got shape (2, 0)"),
+    (lambda: positive([True], "x"), "x must be a number of at most 64 bits, got dtype bool"),
+    (lambda: one_of(1, ("a", "b"), "x"), "x must be one of a, b, got 1"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSALS, ids=[message[:60] for _, message in REFUSALS])
+def test_a_bad_argument_gets_one_sentence(call, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        call()
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).nmant <= 52, reason="this platform's long double is float64")
+def test_floats_wider_than_float64_are_refused_rather_than_rounded():
+    below_the_tie = np.longdouble(0.5) - np.longdouble(2) ** -60  # as float64 it is the tie
+    for call in (lambda: quantize(below_the_tie, 1.0, EIGHT), lambda: quantize(1.0, below_the_tie, EIGHT)):
+        with pytest.raises(ValueError, match=r"of at most 64 bits, got dtype float\d+$"):
+            call()
