@@ -25,12 +25,12 @@ def loop(x: list[int], w: list[int], bits: int, policy: str, order: list[int]) -
 
 @pytest.mark.parametrize("policy", POLICIES)
 @given(data=st.data(), bits=st.sampled_from([2, 8, 9, 16, 24, 33, 48, 62, 63, 64]), wide=st.sampled_from([8, 16, 31]))
-@example(data=None, bits=64, wide=31)
+@example(data=-2**30, bits=64, wide=31)
+@example(data=2**30 - 1, bits=64, wide=31)
 def test_a_register_of_any_width_is_the_loop(policy, data, bits, wide):
     x_format = w_format = IntFormat(wide)
-    if data is None:  # three products of 2^60 fit 63 bits, ten leave 64
-        x = w = [-2**30] * 10
-        order = list(range(10))
+    if isinstance(data, int):  # ten products of 2^60 leave 64 bits, of either sign
+        x, w, order = [-2**30] * 10, [data] * 10, list(range(10))
     else:
         length = data.draw(st.integers(1, 12))
         codes = st.one_of(st.integers(x_format.min, x_format.max), st.sampled_from([x_format.min, x_format.max]))
@@ -38,9 +38,15 @@ def test_a_register_of_any_width_is_the_loop(policy, data, bits, wide):
         order = data.draw(st.permutations(range(length)))
     expected = loop(x, w, bits, policy, order)
     kept: list[int] = []
+
+    def trace(stage: str, fmt: IntFormat, exact: np.ndarray, after: np.ndarray) -> None:
+        k = order[len(kept)]
+        wrapped = ((kept[-1] if kept else 0) + x[k] * w[k] + 2**63) % 2**64 - 2**63  # what int64 holds
+        assert (stage, fmt) == ("sum", IntFormat(bits)) and (bits == 64 or int(exact) == wrapped)
+        kept.append(int(after))
+
     try:
-        found: int | str = int(dot_sequential(x, w, x_format, w_format, IntFormat(bits), policy, order,
-                                              lambda stage, fmt, exact, after: kept.append(int(after))))
+        found: int | str = int(dot_sequential(x, w, x_format, w_format, IntFormat(bits), policy, order, trace))
     except OverflowError as error:
         assert isinstance(expected, str) and str(error).startswith(expected)
         return
@@ -55,6 +61,10 @@ def test_rows_are_summed_side_by_side():
     assert found.shape == (5, 3)
     assert found.tolist() == [[loop(a.tolist(), b.tolist(), 20, "saturate", list(range(40))) for b in w]
                               for a in x[:, 0]]
+    again = dot_sequential(w, x, IntFormat(8), IntFormat(8), IntFormat(20), "saturate")
+    assert np.array_equal(again, found)
+    assert dot_sequential(x[:, 0], w[0], IntFormat(8), IntFormat(8), IntFormat(32)).shape == (5,)
+    assert dot_sequential(w[0], x[:, 0], IntFormat(8), IntFormat(8), IntFormat(32)).shape == (5,)
 
 
 def test_sums_of_a_16x8_layer_of_4096_inputs_need_36_bits():
@@ -67,13 +77,20 @@ def test_sums_of_a_16x8_layer_of_4096_inputs_need_36_bits():
 EIGHT = IntFormat(8)
 
 
+def test_products_of_62_bits_are_taken():
+    assert int(dot_sequential([-2**31], [-2**30], IntFormat(32), IntFormat(31), IntFormat(63))) == 2**61
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (([1], [1], EIGHT, EIGHT, IntFormat(8, signed=False)), "accumulator must be a signed IntFormat, got uint8"),
     (([1], [1], EIGHT, EIGHT, 32), "accumulator must be a signed IntFormat, got 32"),
     (([1], [1], EIGHT, EIGHT, EIGHT, "clip"), "policy must be one of wrap, saturate, trap, got 'clip'"),
     (([1], [1], EIGHT, EIGHT, IntFormat(8, narrow=True), "wrap"), "wrap needs a full-range format, got int8 narrow"),
     (([1, 2], [1, 2], EIGHT, EIGHT, EIGHT, "trap", [0, 0]), "order must hold 0..1, each once, got [0, 0]"),
-    (([1], [1], IntFormat(40), IntFormat(40), IntFormat(64)), "one product must fit 63 bits, got "),
+    (([1], [1], IntFormat(32), IntFormat(32), IntFormat(64)),
+     "one product must fit 63 bits, got -4611686016279904256..4611686018427387904"),
+    (([1], [1], EIGHT, EIGHT, EIGHT, "trap", [0.0]),
+     "order must hold integers of at most 64 bits, got dtype float64"),
     (([128], [1], EIGHT, EIGHT, EIGHT), "x_q must hold codes of int8 (-128..127), got 128..128")])
 def test_what_does_not_fit_is_refused(arguments, message):
     with pytest.raises(ValueError, match="^" + message.replace("(", r"\(").replace(")", r"\)").replace("[", r"\[")):
