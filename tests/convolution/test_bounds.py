@@ -1,9 +1,7 @@
 """The proven worst cases against every operand of small cases, against the convolutions, and exact logarithms."""
 
 import itertools
-import math
 from dataclasses import replace
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ from refquant.convolution.bounds import (
 )
 from refquant.convolution.direct import convolve_exact
 from refquant.integers.accumulation import dot_int16, product_range, safe_products_per_lane
-from refquant.integers.formats import IntFormat, smallest_format
+from refquant.integers.formats import IntFormat
 from refquant.integers.stages import headroom_bits
 from refquant.strategies import codes, int_formats
 
@@ -92,85 +90,7 @@ def test_float_weights_are_refused():
 
 # --- headroom -------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("low", "high", "fmt", "bits"), [
-    (0, 127, IntFormat(8), 0.0),
-    (-128, 0, IntFormat(8), 0.0),
-    (-127, 127, IntFormat(8, narrow=True), 0.0),
-    (-64, 0, IntFormat(8), 1.0),
-    (-64, 127, IntFormat(8), 0.0),
-    (-1, 1, IntFormat(8), math.log2(127)),  # the positive side is the tighter
-    (-2**30, 1, IntFormat(32), 1.0),
-    (0, 51, IntFormat(8, signed=False), math.log2(5)),
-    (0, 254, IntFormat(8), -1.0),
-    (-512, 3, IntFormat(8), -2.0),
-    (0, 0, IntFormat(8), math.inf),
-    (-1, 0, IntFormat(8, signed=False), -math.inf),
-    (-1, 7, IntFormat(8, signed=False), -math.inf),
-    (0, 1, IntFormat(1), -math.inf),  # int1 is -1..0
-])
-def test_headroom_by_hand(low, high, fmt, bits):
-    assert headroom_bits(low, high, fmt) == bits
-
-
-@given(st.integers(-2**40, 0), st.integers(0, 2**40), int_formats(1, 48))
-@example(-2**31, 2**31 - 1, IntFormat(32))  # an exact fit
-@example(-2**31, 2**31, IntFormat(32))  # one too far
-def test_headroom_tells_whether_a_range_fits_and_how_often_it_doubles(low, high, fmt):
-    bits = headroom_bits(low, high, fmt)
-    fits = fmt.min <= low and high <= fmt.max
-    assert (bits >= 0) == fits
-    if math.isfinite(bits):
-        # Stretched by 2^bits the range is as large as it may be: a little less fits, a little more does not.
-        for stretch, expected in ((bits - 1e-9, True), (bits + 1e-9, False)):
-            factor = Fraction(2**stretch)
-            assert (fmt.min <= low * factor and high * factor <= fmt.max) == expected
-
-
-@pytest.mark.parametrize("value", [5, -5, 127, -128])
-def test_headroom_of_a_single_value_is_not_that_of_an_empty_range(value):
-    limit = 127 if value > 0 else -128
-    assert headroom_bits(value, value, IntFormat(8)) == math.log2(limit / value)
-
-
-def test_a_single_value_that_does_not_fit_has_negative_headroom():
-    assert headroom_bits(-300, -300, IntFormat(8)) < 0
-    assert headroom_bits(300, 300, IntFormat(8)) < 0
-
-
-@pytest.mark.parametrize(("low", "high", "bits"), [(0, 2**63, 64), (-2**63 - 1, 0, 64), (0, 2**55, 56)])
-def test_headroom_is_negative_one_beyond_a_wide_format(low, high, bits):
-    """2^63 / (2^63 - 1) rounds to 1 in float64, whose logarithm is 0: fits."""
-    assert headroom_bits(low, high, IntFormat(bits)) < 0
-
-
 # --- formats and registers ------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize(("low", "high", "fmt"), [
-    (0, 0, IntFormat(1, signed=False)),
-    (0, 127, IntFormat(7, signed=False)),
-    (5, 128, IntFormat(8, signed=False)),
-    (-1, 0, IntFormat(1)),
-    (-1, 1, IntFormat(2)),
-    (-128, 127, IntFormat(8)),
-    (-129, 0, IntFormat(9)),
-    (-5, 128, IntFormat(9)),
-    (-300, -200, IntFormat(10)),
-    (-142884, 142884, IntFormat(19)),
-    (-2**63, 2**63 - 1, IntFormat(64)),
-])
-def test_smallest_format_by_hand(low, high, fmt):
-    assert smallest_format(low, high) == fmt
-
-
-@given(st.integers(-2**62, 2**62), st.integers(0, 2**62))
-def test_the_smallest_format_holds_the_range_and_one_bit_less_does_not(low, width):
-    high = low + width
-    fmt = smallest_format(low, high)
-    assert fmt.min <= low and high <= fmt.max and fmt.signed == (low < 0)
-    if fmt.bits > 1:
-        less = IntFormat(fmt.bits - 1, fmt.signed)
-        assert low < less.min or less.max < high
-
 
 def stage(low: int, high: int, name: str = "sum") -> StageBound:
     return stage_bound(name, low, high)

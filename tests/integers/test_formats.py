@@ -10,7 +10,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from refquant.integers.checks import as_integers
-from refquant.integers.formats import POLICIES, IntFormat, apply_policy, frozen_copy, saturate, trap, wrap
+from refquant.integers.formats import (
+    POLICIES,
+    IntFormat,
+    apply_policy,
+    frozen_copy,
+    saturate,
+    smallest_format,
+    trap,
+    wrap,
+)
 
 FORMATS = [IntFormat(bits, signed, narrow)
            for bits in range(1, 65) for signed, narrow in ((True, False), (True, True), (False, False))
@@ -240,3 +249,30 @@ def test_frozen_copy_is_read_only_and_independent_of_its_source():
     assert copy.flags.c_contiguous and source.flags.writeable
     with pytest.raises(ValueError, match="read-only"):
         copy[0, 0] = 1
+
+
+@pytest.mark.parametrize(("low", "high", "fmt"), [
+    (0, 0, IntFormat(1, signed=False)),
+    (0, 127, IntFormat(7, signed=False)),
+    (5, 128, IntFormat(8, signed=False)),
+    (-1, 0, IntFormat(1)),
+    (-1, 1, IntFormat(2)),
+    (-128, 127, IntFormat(8)),
+    (-129, 0, IntFormat(9)),
+    (-5, 128, IntFormat(9)),
+    (-300, -200, IntFormat(10)),
+    (-142884, 142884, IntFormat(19)),
+    (-2**63, 2**63 - 1, IntFormat(64)),
+])
+def test_smallest_format_by_hand(low, high, fmt):
+    assert smallest_format(low, high) == fmt
+
+
+@given(st.integers(-2**62, 2**62), st.integers(0, 2**62))
+def test_the_smallest_format_holds_the_range_and_one_bit_less_does_not(low, width):
+    high = low + width
+    fmt = smallest_format(low, high)
+    assert fmt.min <= low and high <= fmt.max and fmt.signed == (low < 0)
+    if fmt.bits > 1:
+        less = IntFormat(fmt.bits - 1, fmt.signed)
+        assert low < less.min or less.max < high
