@@ -131,7 +131,8 @@ def test_the_proof_is_in_integers_beyond_int64():
 
 def test_sets_are_read_only_copies():
     g = PRESETS["F(2,3)"].g.copy()
-    t = Transforms(2, 3, PRESETS["F(2,3)"].bt, g, PRESETS["F(2,3)"].at, 2)
+    t = Transforms(np.int8(2), np.uint8(3), PRESETS["F(2,3)"].bt, g, PRESETS["F(2,3)"].at, np.int64(2))
+    assert [type(v) for v in (t.m, t.r, t.divisor)] == [int] * 3
     g[0, 0] = 99
     assert t.g[0, 0] == 2
     for matrix in (t.bt, t.g, t.at):
@@ -257,6 +258,11 @@ T = PRESETS["F(2,3)"]
     (lambda: Transforms(2, 3, T.bt, T.g / 2, T.at, 2), "g must hold integers of at most 64 bits, got dtype float64"),
     (lambda: Transforms(2, 3, T.bt, T.g, T.at.astype(np.uint64), 2),
      "at must be (2, 4) of int64 for F(2, 3), got (2, 4) of uint64"),
+    *[(lambda m=m: Transforms(m, 3, T.bt, T.g, T.at, 2), f"m must be an integer from 1 to 8, got {m}")
+      for m in (0, 9)],
+    *[(lambda r=r: Transforms(2, r, T.bt, T.g, T.at, 2), f"r must be an integer from 1 to 7, got {r}")
+      for r in (0, 8)],
+    (lambda: cook_toom(2, 0), "r must be an integer from 1 to 7, got 0"),
     (lambda: Transforms(2, 3, T.bt, T.g, T.at, 0), "divisor must be an integer >= 1, got 0"),
     (lambda: Transforms(2, 3, T.bt, T.g, T.at, 2.0), "divisor must be an integer >= 1, got 2.0"),
     (lambda: transforms_for("F(3,3)"),
