@@ -8,6 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from refquant.convolution.int16 import convolve_int16
+from refquant.integers.accumulation import dot_int16
 from refquant.integers.checks import as_integers, finite, fitting_int64, float32_or_float64, integer, one_of, positive
 from refquant.integers.dialects import DIALECTS
 from refquant.integers.formats import IntFormat, apply_policy, check_codes, check_zero_point, wrap
@@ -42,6 +44,9 @@ REFUSALS = [
       for policy in ("wrap", "saturate", "trap")],
     (lambda: apply_policy([1], EIGHT, "Wrap"), "policy must be one of wrap, saturate, trap, got 'Wrap'"),
     (lambda: apply_policy([1], EIGHT, None), "policy must be one of wrap, saturate, trap, got None"),
+    *[(lambda call=call: call("clip"), "policy must be one of wrap, saturate, trap, got 'clip'") for call in (
+        lambda policy: dot_int16([1], [1], EIGHT, EIGHT, 1, policy), lambda policy: convolve_int16(
+            np.ones((1, 1, 1, 1), int), np.ones((1, 1, 1, 1), int), EIGHT, EIGHT, policy=policy))],
     (lambda: check_codes([3, 200], EIGHT, "w"), "w must hold codes of int8 (-128..127), got 3..200"),
     *[(lambda z=z, fmt=fmt: check_zero_point(z, fmt), f"zero_point must be a code of {fmt} ({fmt.min}..{fmt.max}), "
        f"got {z}") for z, fmt in ((128, EIGHT), (-129, EIGHT), (-1, UNSIGNED), (-128, IntFormat(8, narrow=True)))],

@@ -400,10 +400,3 @@ def test_a_schedule_that_is_no_integer_of_one_or_more_is_refused(products_per_la
     message = f"products_per_lane must be 'safe' or an integer >= 1, got {products_per_lane!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         dot_int16([1], [1], SEVEN, SEVEN, products_per_lane)
-
-
-@pytest.mark.parametrize("policy", ["clip", "", "Trap", None])
-def test_an_unknown_policy_is_refused_by_name_overflow_or_not(policy):
-    for x in ([1], [63] * 72):
-        with pytest.raises(ValueError, match=f"^policy must be one of wrap, saturate, trap, got {policy!r}$"):
-            dot_int16(x, x, SEVEN, SEVEN, 9, policy)
