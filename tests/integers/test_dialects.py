@@ -523,6 +523,15 @@ def test_dialects_without_shifts_take_any(name):
     assert requantize([8], Multiplier(0.5, 2**30, -32), INT8, name).tolist() == [4]
 
 
+@pytest.mark.parametrize("name", ["exact_half_even", "zero_point_first"])
+@pytest.mark.parametrize("x", [2**53 + 2**21 + 1, -(2**53) - 2**21 - 1, 2**53 + 2**22 + 2**21 - 1, 2**53 - 2**21])
+def test_sums_that_float64_rounds_onto_a_tie_are_seen_as_exact(name, x):
+    multiplier, fmt = Multiplier.from_real(2.0**-22), IntFormat(33)  # the tie is at an odd multiple of 2^21
+    for sums in ([x], [0, x], [x, -1]):
+        expected = [oracle.whole(name, v, 2.0**-22, 2**30, -21) for v in sums]
+        assert requantize(sums, multiplier, fmt, name).tolist() == expected
+
+
 @all_nine
 @given(data=st.data())
 def test_sums_of_up_to_64_bits_equal_the_oracle(name, data):
