@@ -15,12 +15,19 @@ from refquant.integers.dialects import DIALECTS
 from refquant.integers.formats import IntFormat, apply_policy, check_codes, check_zero_point, wrap
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
-from refquant.integers.rounding import RULES, round_fraction, round_product, round_values, shift_right
+from refquant.integers.rounding import (
+    RULES,
+    round_fraction,
+    round_product,
+    round_product_sum,
+    round_values,
+    shift_right,
+)
 from refquant.network.simulated_scaling import scale_by
-from refquant.scales.kl import tensorrt_divergences
+from refquant.scales.kl import demo_divergences, ncnn_divergences, tensorrt_divergences
 from refquant.scales.linear import affine_parameters, dequantize, expected_squared_error, max_scale, quantize
 from refquant.scales.metrics import cosine, sqnr_db
-from refquant.scales.statistics import Histogram
+from refquant.scales.statistics import Extremes, Histogram
 from refquant.scales.thresholds import ESTIMATORS, aciq, aciq_ratio, kl, percentile, threshold, threshold_scale
 
 EIGHT, UNSIGNED = IntFormat(8), IntFormat(8, signed=False)
@@ -54,10 +61,12 @@ REFUSALS = [
     *[(lambda call=call: call("HALF_UP"), f"rounding must be one of {', '.join(RULES)}, got 'HALF_UP'") for call in (
         lambda rule: round_values(np.array([0.5]), rule), lambda rule: shift_right([1], 1, rule),
         lambda rule: round_product(0.5, 1.0, rule, 9.0), lambda rule: round_fraction(Fraction(1, 2), rule),
-        lambda rule: quantize(X, 1.0, EIGHT, rule))],
+        lambda rule: round_product_sum(0.5, 1.0, 1, rule, 9.0), lambda rule: quantize(X, 1.0, EIGHT, rule))],
     (lambda: round_values(np.array([1, 2])), "x must hold floats, got dtype int64"),
     (lambda: shift_right([1], [5, -2]), "shift must be from 0 to 62, got -2..5"),
     (lambda: shift_right([1], 63), "shift must be from 0 to 62, got 63..63"),
+    (lambda: shift_right([1], np.array([2**64 - 1], np.uint64)),
+     "shift must be from 0 to 62, got 18446744073709551615..18446744073709551615"),
     (lambda: shift_right([1.0], 1), f"x {INTEGERS} float64"),
     (lambda: shift_right([1], 1.0), f"shift {INTEGERS} float64"),
     (lambda: shift_right(np.array([1], np.uint64), 1), "x must fit int64, got dtype uint64"),
@@ -107,6 +116,17 @@ REFUSALS = [
     (lambda: quantize(X, 1.0, 8), "fmt must be an IntFormat, as in IntFormat(8), got 8"),
     (lambda: quantize(X, 1.0, EIGHT, arithmetic="float16"),
      "arithmetic must be one of exact, float32_divide, float32_multiply, got 'float16'"),
+    (lambda: quantize(X, 1e39, EIGHT, arithmetic="float32_multiply"),
+     "scale must be finite and > 0 in float32, got inf..inf"),
+    (lambda: quantize(X, 1e-50, EIGHT, arithmetic="float32_multiply"),
+     "scale must be finite and > 0 in float32, got 0.0..0.0"),
+    (lambda: quantize(X, 1e-39, EIGHT, arithmetic="float32_divide"),
+     "step 1/scale must be finite and > 0 in float32, got inf..inf"),
+    (lambda: quantize(X, [1.0, 1e50], EIGHT, axis=0, arithmetic="float32_divide"),
+     "step 1/scale must be finite and > 0 in float32, got 0.0..1.0"),
+    (lambda: dequantize([1.0], 1.0), f"x_q {INTEGERS} float64"),
+    (lambda: quantize(X, 1.0, UNSIGNED, zero_point=np.array([0, 2**63], np.uint64), axis=0),
+     "zero_point must be a code of uint8 (0..255), got [                  0 9223372036854775808]"),
     (lambda: quantize(X, 1.0, EIGHT, zero="first"), "zero must be one of after, before, got 'first'"),
     (lambda: max_scale(np.zeros((0, 3)), EIGHT), "x must not be empty, got shape (0, 3)"),
     (lambda: max_scale(X, IntFormat(1)), "a scale needs a format with positive codes, got int1"),
@@ -121,11 +141,20 @@ REFUSALS = [
     (lambda: cosine(np.ones((0, 3)), np.ones((0, 3))), "the tensors must not be empty, got shape (0, 3)"),
     (lambda: sqnr_db([np.nan], [1.0]), "the tensors must be finite, got NaN or infinity"),
     (lambda: cosine([1j], [1.0]), "the tensors must hold numbers of at most 64 bits, got dtype complex128"),
+    *[(lambda divergences=divergences: divergences(np.ones((4, 4), int), 2),
+       "counts must be one row of more than 2 integers, got shape (4, 4) of int64")
+      for divergences in (tensorrt_divergences, ncnn_divergences, demo_divergences)],
+    (lambda: tensorrt_divergences(np.ones(0, int), 1),
+     "counts must be one row of more than 1 integers, got shape (0,) of int64"),
     (lambda: tensorrt_divergences(np.ones(4), 2),
      "counts must be one row of more than 2 integers, got shape (4,) of float64"),
     (lambda: tensorrt_divergences(np.zeros(4, int), 2), "counts must be >= 0 and not all zero, got 0..0"),
     (lambda: tensorrt_divergences(np.array([1, -1, 3]), 2), "counts must be >= 0 and not all zero, got -1..3"),
     (lambda: tensorrt_divergences(np.ones(4, int), 2.0), f"levels {INTEGER} >= 1, got 2.0"),
+    (lambda: Extremes.of(np.ones(3, int)), "calibration values must hold float32 or float64, got dtype int64"),
+    (lambda: Extremes.of(np.zeros((3, 0))), "calibration values must not be empty, got shape (3, 0)"),
+    (lambda: Histogram.of([1.0, np.nan], 2.0), "calibration values must be finite, got NaN or infinity"),
+    (lambda: Histogram.of(np.array([2.0]), np.inf), "limit must be finite and at least max|x| = 2.0, got inf"),
     (lambda: Histogram.of(np.array([2.0]), 1.0), "limit must be finite and at least max|x| = 2.0, got 1.0"),
     (lambda: Histogram.of(np.array([1.0]), 1.0, 0), f"bins {INTEGER} from 1 to 1048576, got 0"),
     (lambda: COUNTS.merge(Histogram(np.array([1, 1]), 0, 2.0)),

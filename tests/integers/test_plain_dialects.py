@@ -110,3 +110,9 @@ def test_words_that_do_not_exist_are_refused(words, message):
 def test_shifts_beyond_a_multipliers_width_are_refused():
     with pytest.raises(ValueError, match=r"^this dialect takes shifts from -31 to 7, got 8\.\.8$"):
         requantize(1, Multiplier.from_real(200.0), IntFormat(8), Dialect("m8"))
+
+
+@pytest.mark.parametrize("last", ["half_even", "half_away"])
+def test_the_largest_multiplier_that_float32_holds_is_taken(last):
+    largest = Multiplier.from_real(float(np.finfo(np.float32).max))
+    assert requantize([0, 1], largest, IntFormat(8), Dialect("float32", last=last)).tolist() == [0, 127]
