@@ -52,7 +52,7 @@ def dot_lanes(x_q: np.ndarray, w_q: np.ndarray, per_lane: int, policy: str, trac
               place: str = "") -> np.ndarray:
     """``dot_int16`` of checked int64 operands, without the instructions' own checks.
 
-    every: products per lane. place: begins each error's text.
+    per_lane: products per lane. place: begins each error's text.
     """
     def settle(stage: str, exact: np.ndarray, fmt: IntFormat, where: str) -> np.ndarray:
         kept = apply_policy(exact, fmt, policy, place + where)

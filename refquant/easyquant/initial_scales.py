@@ -15,7 +15,7 @@ from refquant.scales.linear import max_scale
 from refquant.scales.statistics import Histogram
 from refquant.scales.thresholds import kl, threshold_scale
 
-# How each mode's source calibrates activations before it searches: a variant of KL, and its bins.
+# How each search's source calibrates activations: a variant of KL, and its bins.
 KL = {"paper": ("tensorrt", 2048), "demo": ("demo", 2001), "ncnn": ("ncnn", 2048)}
 # ncnn's Winograd kernels take 6-bit weights, so that layers which may use them start there.
 NCNN_WINOGRAD_CODE = 31
@@ -44,7 +44,7 @@ def initial_pairs(initial: Any, layer: QuantizedLayer, axis: int | None, mode: s
 
 
 def _kl_threshold(layer: QuantizedLayer, limit: float, mode: str) -> float:
-    """The inputs' threshold by the KL of the mode's source."""
+    """The inputs' threshold by the KL of the search's source."""
     variant, bins = KL[mode]
     inputs = (batch[0] if isinstance(batch, tuple) else batch for batch in layer.batches)
     counted = (np.maximum(x, 0) if variant == "demo" else x for x in inputs)

@@ -116,7 +116,7 @@ def quantize_weight(node: Conv | Linear, scale: np.ndarray, bits: int, qparam: Q
                     ) -> QuantizedWeight:
     """Weight codes at a scale, signed narrow; the scale is first limited to what the bias allows.
 
-    scale: () or (O,); a layer's one scale becomes the least of its channels' limits. qparams: the input's.
+    scale: () or (O,); a layer's one scale becomes the least of its channels' limits. qparam: the input's.
     """
     fmt = IntFormat(bits, narrow=True)
     scale, rescaled_channels = limit_scales(node, scale, fmt, qparam, accumulator)
