@@ -11,7 +11,7 @@ from refquant.commands import report
 from refquant.commands.evaluation import Evaluation, StageReport, evaluate, top1
 from refquant.commands.kernel_check import run_lanes, run_winograd
 from refquant.digits.weights import calibration_images, load_digits
-from refquant.network.float_forward import run_float64_tensors
+from refquant.network.float_forward import run_float64
 from refquant.recipes.quantize import quantize_network
 from refquant.recipes.settings import settings
 
@@ -50,7 +50,7 @@ def run_demo(everything: bool = False, progress: Progress = list) -> dict[str, A
     """
     network, images, labels = load_digits()
     calibration = calibration_images()
-    logits = run_float64_tensors(network, images)[network.output]
+    logits = run_float64(network, images)
     rows: list[dict[str, Any]] = []
     stages: tuple[StageReport, ...] = ()
     for row in progress([row for row in ROWS if row.always or everything]):

@@ -8,16 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refquant.integers.stages import StageRange
-from refquant.network.float_forward import run_float64_tensors
+from refquant.network.float_forward import float64_tensors
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.integer_forward import run_integer_tensors
 from refquant.network.program import Layer, QuantizedConv, QuantParams
 from refquant.network.proof import QuantizedNetwork
-from refquant.network.simulated_forward import run_simulated_tensors
+from refquant.network.simulated_forward import simulated_tensors
 from refquant.scales.linear import DEAD_CHANNEL
 from refquant.scales.metrics import Likeness, cosine, sqnr_db
-
-BATCH = 50
 
 
 class StageReport(NamedTuple):
@@ -115,18 +113,18 @@ def evaluate(quantized: QuantizedNetwork, images: Any, labels: Any, float_logits
 
     integer, simulated, codes_equal = [], [], True
     likeness = {layer.output: _LayerSums() for layer in quantized.layers}
-    for start in range(0, len(images), BATCH):
-        batch = images[start:start + BATCH]
-        x_q = quantized.quantize_images(batch)
+    for some in quantized.slices(len(images)):
+        x_q = quantized.quantize_images(images[some])
         codes = run_integer_tensors(quantized, x_q, trace)
-        twins = run_simulated_tensors(quantized, x_q)
-        codes_equal = codes_equal and all(np.array_equal(codes[name], twins[name]) for name in codes)
+        for name, twin in simulated_tensors(quantized, x_q):
+            codes_equal = codes_equal and np.array_equal(codes[name], twin)
+            if name == quantized.output:
+                simulated.append(twin)
         integer.append(codes[quantized.output])
-        simulated.append(twins[quantized.output])
         if network is not None:
-            tensors = run_float64_tensors(network, batch, start)
-            for name, sums in likeness.items():
-                sums.add_codes(tensors[name], codes[name], quantized.qparams[name])
+            for name, x in float64_tensors(network, images[some], some.start):
+                if name in likeness:
+                    likeness[name].add_codes(x, codes[name], quantized.qparams[name])
     decode = quantized.qparams[quantized.output].dequantize
     logits = decode(np.concatenate(integer))
     twin_logits = decode(np.concatenate(simulated).astype(np.int64))

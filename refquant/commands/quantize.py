@@ -17,14 +17,13 @@ from refquant import __version__
 from refquant.commands import report
 from refquant.commands.evaluation import Evaluation, channel_ranges, evaluate, top1
 from refquant.network.batchnorm import fold_batchnorm
-from refquant.network.float_forward import check_images, run_float64_tensors, run_float_tensors
+from refquant.network.float_forward import check_images, run_float64, run_float_tensors
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.proof import QuantizedNetwork
 from refquant.network.storage import array_names, quantized_to_bytes, read_arrays
 from refquant.recipes.quantize import quantize_network
 from refquant.recipes.settings import Settings, settings
 
-BATCH = 50
 CALIBRATION = 50
 ARRAYS = ("inputs", "labels", "calibration_inputs")
 Progress = Callable[[list[str]], Iterable[str]]
@@ -120,9 +119,7 @@ def build_own(network: Network, data: Data, recipes: list[str], options: dict[st
 def evaluate_own(network: Network, built: dict[str, Built], data: Data, progress: Progress = list
                  ) -> dict[str, Any]:
     """What ``report.json`` holds, for what ``build_own`` returned; ``origin`` adds where the network is from."""
-    logits = np.concatenate([
-        run_float64_tensors(network, data.images[start:start + BATCH], data.first + start,
-                            "evaluation image")[network.output] for start in range(0, len(data.images), BATCH)])
+    logits = run_float64(network, data.images, data.first, "evaluation image")
     float_top1 = None if data.labels is None else top1(logits, data.labels)
     made = {"refquant": __version__, "calibration": {"source": data.source, "images": len(data.calibration)}}
     entries = []

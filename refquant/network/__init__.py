@@ -1,9 +1,9 @@
 """Graph, integer program, and three interpreters.
 
-Read in this order: ``graph`` (a float network as a list of nodes), ``float_forward``, ``batchnorm`` (folding),
-``program`` (the integer layers), ``integer_forward`` (integers only), ``simulated_scaling`` and ``simulated_forward``
-(an independent implementation in float64), ``proof`` (``QuantizedNetwork``, whose sums are proven to fit),
-``storage``.
+Read in this order: ``graph`` (a float network as a list of nodes), ``forward`` (tensors one after another),
+``float_forward``, ``batchnorm`` (folding), ``program`` (the integer layers), ``integer_forward`` (integers only),
+``simulated_scaling`` and ``simulated_forward`` (an independent implementation in float64), ``proof``
+(``QuantizedNetwork``, whose sums are proven to fit), ``storage``.
 """
 
 from refquant.network.batchnorm import fold_batchnorm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import singledispatch
 from typing import Any
 
@@ -11,6 +12,7 @@ from refquant.convolution.direct import convolve
 from refquant.convolution.geometry import pad, taps
 from refquant.integers.checks import float32_or_float64, native
 from refquant.network.batchnorm import gain_and_shift
+from refquant.network.forward import forward, slices
 from refquant.network.graph import (
     Add,
     AveragePool,
@@ -42,20 +44,31 @@ def run_float(network: Network, images: Any) -> np.ndarray:
 
     images: (N, *network.input_shape), float32 or float64, finite. Returns (N, ...) floats.
     """
-    return run_float_tensors(network, images)[network.output]
+    images = check_images(images, network.input_shape)
+    return np.concatenate([_output(network, forward(network.input, images[some], network.nodes, evaluate))
+                           for some in slices(len(images), network.shapes, network.nodes)])
 
 
 def run_float_tensors(network: Network, images: Any) -> dict[str, np.ndarray]:
     """Every tensor of the network, by name, for a batch of images (shapes as for ``run_float``)."""
-    tensors = {network.input: check_images(images, network.input_shape)}
-    for node in network.nodes:
-        tensors[node.name] = evaluate(node, *(tensors[name] for name in node.inputs))
-    return tensors
+    images = check_images(images, network.input_shape)
+    return dict(forward(network.input, images, network.nodes, evaluate))
 
 
-def run_float64_tensors(network: Network, images: Any, first: int = 0, kind: str = "image"
-                        ) -> dict[str, np.ndarray]:
-    """Every tensor in float64, so that what follows from it differs between machines in its last bits only.
+def run_float64(network: Network, images: Any, first: int = 0, kind: str = "image") -> np.ndarray:
+    """The output in float64; arguments and errors as for ``float64_tensors``."""
+    images = check_images(images, network.input_shape)
+    return np.concatenate([_output(network, float64_tensors(network, images[some], first + some.start, kind))
+                           for some in slices(len(images), network.shapes, network.nodes)])
+
+
+def _output(network: Network, tensors: Iterator[tuple[str, np.ndarray]]) -> np.ndarray:
+    return next(x for name, x in tensors if name == network.output)
+
+
+def float64_tensors(network: Network, images: Any, first: int = 0, kind: str = "image"
+                    ) -> Iterator[tuple[str, np.ndarray]]:
+    """Each tensor in float64, so that what follows from it differs between machines in its last bits only.
 
     images: as for ``run_float``. first: the number of the first of them, kind: what they are, for the message.
     ValueError, naming tensor and image, where a value leaves the range of the images' own dtype: there the
@@ -63,16 +76,17 @@ def run_float64_tensors(network: Network, images: Any, first: int = 0, kind: str
     """
     images = check_images(images, network.input_shape)
     limit = float(np.finfo(images.dtype).max)
-    tensors = {network.input: images.astype(np.float64)}
-    for node in network.nodes:
+
+    def finite(node: Node, *inputs: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
-            x = evaluate(node, *(tensors[name] for name in node.inputs))
+            x = evaluate(node, *inputs)
         if not np.abs(x).max() <= limit:
             bad = next(k for k, image in enumerate(x) if not np.abs(image).max() <= limit)
             raise ValueError(f"tensor {node.name!r} must stay finite in {images.dtype}, got "
                              f"{np.abs(x[bad]).max():.3g} in {kind} {first + bad}")
-        tensors[node.name] = x
-    return tensors
+        return x
+
+    return forward(network.input, images.astype(np.float64), network.nodes, finite)
 
 
 @singledispatch

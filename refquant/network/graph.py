@@ -39,6 +39,11 @@ class Node:
     def check(self) -> None:
         """ValueError unless the parameters fit each other."""
 
+    @property
+    def output(self) -> str:
+        """The tensor that it computes."""
+        return self.name
+
     def output_shape(self, *shapes: Shape) -> Shape:
         """The output's shape from the inputs'; ValueError where they do not fit."""
         return shapes[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import singledispatch
 from typing import Any
 
@@ -14,6 +14,7 @@ from refquant.integers.checks import as_integers
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
 from refquant.integers.rounding import shift_right
+from refquant.network.forward import forward
 from refquant.network.program import (
     ADD_FORMAT,
     GUARD_BITS,
@@ -65,7 +66,13 @@ class Context:
 
 def run_integer_tensors(program: IntegerProgram, x_q: Any, trace: LayerTrace | None = None
                         ) -> dict[str, np.ndarray]:
-    """Every tensor's codes, by name, for a batch of input codes.
+    """Every tensor's codes, by name, for a batch of input codes; arguments and errors as for ``integer_tensors``."""
+    return dict(integer_tensors(program, x_q, trace))
+
+
+def integer_tensors(program: IntegerProgram, x_q: Any, trace: LayerTrace | None = None
+                    ) -> Iterator[tuple[str, np.ndarray]]:
+    """Each tensor's codes with its name, for a batch of input codes.
 
     x_q: integers (N, *input_shape) within the input's format. trace: called with every stage's
     sums. ValueError for other shapes, floats, and codes outside the format.
@@ -77,11 +84,8 @@ def run_integer_tensors(program: IntegerProgram, x_q: Any, trace: LayerTrace | N
     if x_q.min() < fmt.min or x_q.max() > fmt.max:
         raise ValueError(f"input codes must be within {fmt} ({fmt.min}..{fmt.max}), got "
                          f"{x_q.min()}..{x_q.max()}")
-    tensors = {program.input: x_q.astype(fmt.dtype)}
-    for layer in program.layers:
-        codes = [tensors[name] for name in layer.inputs]
-        tensors[layer.output] = compute(layer, Context(program, layer, trace), *codes)
-    return tensors
+    return forward(program.input, x_q.astype(fmt.dtype), program.layers,
+                   lambda layer, *codes: compute(layer, Context(program, layer, trace), *codes))
 
 
 @singledispatch

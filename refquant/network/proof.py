@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,8 @@ from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
 from refquant.integers.stages import StageRange
 from refquant.network.float_forward import check_images
-from refquant.network.integer_forward import Context, LayerTrace, compute, run_integer_tensors
+from refquant.network.forward import slices
+from refquant.network.integer_forward import Context, LayerTrace, compute, integer_tensors
 from refquant.network.program import (
     ADD_FORMAT,
     ClippedLayer,
@@ -26,7 +28,7 @@ from refquant.network.program import (
     QuantizedConv,
     Term,
 )
-from refquant.network.simulated_forward import run_simulated_tensors
+from refquant.network.simulated_forward import simulated_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +42,12 @@ class QuantizedNetwork(IntegerProgram):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "stages", tuple(_prove(self)))
+        stages, shapes = _prove(self)
+        object.__setattr__(self, "stages", tuple(stages))
+        object.__setattr__(self, "shapes", shapes)
 
     stages: tuple[StageRange, ...] = field(init=False)
+    shapes: dict[str, tuple[int, ...]] = field(init=False)  # by tensor name, without the batch axis
 
     def quantize_images(self, images: Any) -> np.ndarray:
         """Float images (N, *input_shape) to input codes."""
@@ -50,13 +55,23 @@ class QuantizedNetwork(IntegerProgram):
 
     def run(self, images: Any, trace: LayerTrace | None = None) -> np.ndarray:
         """Integer-only inference. images: floats (N, *input_shape). Returns float64 outputs."""
-        codes = run_integer_tensors(self, self.quantize_images(images), trace)[self.output]
-        return self.qparams[self.output].dequantize(codes)
+        images = check_images(images, self.input_shape)
+        return np.concatenate([self._decode(integer_tensors(self, self.quantize_images(images[some]), trace))
+                               for some in self.slices(len(images))])
 
     def simulate(self, images: Any) -> np.ndarray:
         """The same outputs by the independent implementation, a simulation in float64."""
-        codes = run_simulated_tensors(self, self.quantize_images(images))[self.output]
+        images = check_images(images, self.input_shape)
+        return np.concatenate([self._decode(simulated_tensors(self, self.quantize_images(images[some])))
+                               for some in self.slices(len(images))])
+
+    def _decode(self, tensors: Iterator[tuple[str, np.ndarray]]) -> np.ndarray:
+        codes = next(x_q for name, x_q in tensors if name == self.output)
         return self.qparams[self.output].dequantize(codes.astype(np.int64))
+
+    def slices(self, count: int) -> list[slice]:
+        """Which of ``count`` images go through the network together (``forward.slices``)."""
+        return slices(count, self.shapes, self.layers)
 
     @property
     def weight_bytes(self) -> int:
@@ -64,8 +79,11 @@ class QuantizedNetwork(IntegerProgram):
         return sum(-(-layer.weight_bits // 8) for layer in self.layers if isinstance(layer, QuantizedConv))
 
 
-def _prove(network: IntegerProgram) -> list[StageRange]:
-    """Follow the range of codes from tensor to tensor; check every sum's range against its format."""
+def _prove(network: IntegerProgram) -> tuple[list[StageRange], dict[str, tuple[int, ...]]]:
+    """Follow the range of codes from tensor to tensor; check every sum's range against its format.
+
+    Returns the proven stages, and every tensor's shape.
+    """
     entry = network.qparams[network.input]
     codes = {network.input: (entry.format.min, entry.format.max)}
     # One image of real zeros goes along, so that shapes that do not fit are found here, by name.
@@ -82,7 +100,7 @@ def _prove(network: IntegerProgram) -> list[StageRange]:
             trial[layer.output] = compute(layer, context, *(trial[name] for name in layer.inputs))
         except (ValueError, OverflowError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"layer {layer.name!r}: {error}") from None
-    return stages
+    return stages, {name: codes.shape[1:] for name, codes in trial.items()}
 
 
 def _stage(layer: Layer, stage: str, fmt: IntFormat, low: int, high: int) -> StageRange:

@@ -8,6 +8,7 @@ same codes everywhere, ``codes_equal`` holds.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import singledispatch
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from refquant.convolution.direct import convolve
 from refquant.convolution.geometry import pad, taps
 from refquant.integers.multiplier import Multiplier
+from refquant.network.forward import forward
 from refquant.network.program import (
     GUARD_BITS,
     IntegerProgram,
@@ -58,11 +60,13 @@ class Context:
 
 def run_simulated_tensors(program: IntegerProgram, x_q: np.ndarray) -> dict[str, np.ndarray]:
     """Every tensor's codes as float64, by name, for a batch of input codes."""
-    tensors = {program.input: np.asarray(x_q).astype(np.float64)}
-    for layer in program.layers:
-        codes = [tensors[name] for name in layer.inputs]
-        tensors[layer.output] = simulate(layer, Context(program, layer), *codes)
-    return tensors
+    return dict(simulated_tensors(program, x_q))
+
+
+def simulated_tensors(program: IntegerProgram, x_q: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Each tensor's codes as float64, with its name, for a batch of input codes."""
+    return forward(program.input, np.asarray(x_q).astype(np.float64), program.layers,
+                   lambda layer, *codes: simulate(layer, Context(program, layer), *codes))
 
 
 @singledispatch

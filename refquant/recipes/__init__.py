@@ -1,7 +1,8 @@
 """From a float network and calibration images to an integer network.
 
 Read in this order: ``settings`` (the recipes by name), ``calibration`` (statistics of every tensor), ``quantize``
-(the whole way), ``network_search`` (EasyQuant layer by layer), ``lowering`` (scales to codes and multipliers).
+(the whole way), ``weights``, ``walk`` (both networks carried forward once), ``network_search`` (EasyQuant on that
+walk), ``lowering`` (scales to codes and multipliers).
 """
 
 from refquant.recipes.calibration import calibrate

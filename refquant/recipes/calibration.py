@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refquant.network.float_forward import check_images, run_float64_tensors
+from refquant.network.float_forward import check_images, float64_tensors
+from refquant.network.forward import slices
 from refquant.network.graph import Network
 from refquant.scales.statistics import Extremes, Histogram
-
-BATCH = 50  # images at a time
 
 
 class Statistics(NamedTuple):
@@ -26,7 +25,7 @@ class Statistics(NamedTuple):
 def calibrate(network: Network, images: Any, executor: Executor | None = None) -> dict[str, Statistics]:
     """Extremes and histogram of every tensor, the network's input among them.
 
-    images: floats (N, *input_shape). executor: where batches of 50 are run, such as a
+    images: floats (N, *input_shape). executor: where slices of the images are run, such as a
     ``concurrent.futures.ProcessPoolExecutor``; the result is the same to the last bit.
     """
     images = check_images(images, network.input_shape)
@@ -51,7 +50,8 @@ def _histogram(limits: dict[str, float], x: np.ndarray, name: str) -> Histogram:
 
 def _merged(observe: Callable[[np.ndarray, str], Any], network: Network, images: np.ndarray,
             executor: Executor | None) -> dict[str, Any]:
-    tasks = [(observe, network, images[start:start + BATCH], start) for start in range(0, len(images), BATCH)]
+    tasks = [(observe, network, images[some], some.start)
+             for some in slices(len(images), network.shapes, network.nodes)]
     parts = iter(map(_observe, tasks) if executor is None else executor.map(_observe, tasks))
     total = next(parts)
     for part in parts:
@@ -61,5 +61,4 @@ def _merged(observe: Callable[[np.ndarray, str], Any], network: Network, images:
 
 def _observe(task: tuple[Callable[[np.ndarray, str], Any], Network, np.ndarray, int]) -> dict[str, Any]:
     observe, network, images, start = task
-    tensors = run_float64_tensors(network, images, start, "calibration image")
-    return {name: observe(x, name) for name, x in tensors.items()}
+    return {name: observe(x, name) for name, x in float64_tensors(network, images, start, "calibration image")}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from refquant.integers.checks import is_integer, one_of
 from refquant.integers.dialects import DIALECTS
-from refquant.recipes.network_search import LAYER_INPUTS
+from refquant.recipes.walk import LAYER_INPUTS
 from refquant.scales.thresholds import ESTIMATORS
 
 

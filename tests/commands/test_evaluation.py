@@ -2,15 +2,18 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from refquant import quantize_network, run_float
 from refquant.commands import evaluation
 from refquant.commands.evaluation import evaluate, top1
 from refquant.convolution.geometry import Geometry
+from refquant.network import forward
 from refquant.network.graph import Clip, Conv, Flatten, GlobalAveragePool, Network
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def network():
     rng = np.random.default_rng(3)
     return Network((2, 5, 5), (
@@ -26,25 +29,27 @@ def test_top1_takes_the_first_among_equals():
 
 
 def test_one_differing_code_in_one_image_is_reported(network, monkeypatch):
-    images = np.random.default_rng(4).standard_normal((evaluation.BATCH + 3, 2, 5, 5))
+    monkeypatch.setattr(forward, "SLICE_ELEMENTS", 50 * 10 * 5 * 5)  # 50 images from 6 planes to 4
+    images = np.random.default_rng(4).standard_normal((53, 2, 5, 5))
     quantized = quantize_network(network, images)
     logits = run_float(network, images)
     assert evaluate(quantized, images, None, logits).codes_equal
-    path = evaluation.run_simulated_tensors
+    tensors = evaluation.simulated_tensors
 
     def disturbed(program, x_q):
-        tensors = path(program, x_q)
-        if len(x_q) == 3:  # the last batch alone, in a hidden layer alone
-            tensors["relu"] = tensors["relu"].copy()
-            tensors["relu"][2, 5, 4, 4] += 1
-        return tensors
+        for name, codes in tensors(program, x_q):
+            codes = codes.copy()
+            if len(x_q) == 3 and name == "relu":  # the last slice alone, in a hidden layer alone
+                codes[2, 5, 4, 4] += 1
+            yield name, codes
 
-    monkeypatch.setattr(evaluation, "run_simulated_tensors", disturbed)
+    monkeypatch.setattr(evaluation, "simulated_tensors", disturbed)
     assert not evaluate(quantized, images, None, logits).codes_equal
 
 
-def test_extremes_cover_all_batches(network):
-    images = np.zeros((2 * evaluation.BATCH, 2, 5, 5))
+def test_extremes_cover_all_slices(network, monkeypatch):
+    monkeypatch.setattr(forward, "SLICE_ELEMENTS", 1)
+    images = np.zeros((3, 2, 5, 5))
     images[-1] = 3.0
     quantized = quantize_network(network, np.concatenate([images, -images]))
     stages = {s.proven.layer: s for s in evaluate(quantized, images, None, run_float(network, images)).stages}
@@ -53,6 +58,24 @@ def test_extremes_cover_all_batches(network):
     centre = [(conv.weight_q[o].astype(int) * x_q[0, :, :3, :3]).sum() + conv.bias_q[o] for o in range(6)]
     assert stages["conv"].observed.min <= min(centre) and max(centre) <= stages["conv"].observed.max
     assert stages["conv"].proven.min <= stages["conv"].observed.min
+
+
+@given(st.integers(1, 7))
+def test_the_slices_do_not_matter(network, size):
+    images = np.random.default_rng(5).standard_normal((6, 2, 5, 5))
+    quantized, logits = quantize_network(network, images), run_float(network, images)
+    results = []
+    for elements in (1 << 21, size * 250):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(forward, "SLICE_ELEMENTS", elements)
+            results.append(evaluate(quantized, images, range(6), logits, network))
+            np.testing.assert_array_equal(quantized.run(images), quantized.simulate(images))
+    whole, sliced = results
+    assert whole.stages == sliced.stages
+    assert (whole.integer_top1, whole.cosine) == (sliced.integer_top1, sliced.cosine)
+    for one, other in zip(whole.layers, sliced.layers, strict=True):
+        assert one.saturated_fraction == other.saturated_fraction
+        assert one.cosine == pytest.approx(other.cosine, abs=1e-14)
 
 
 def test_accuracies_are_none_without_labels(network):

@@ -1,6 +1,7 @@
 """Calibration of whole networks against sorted lists and counted bins, over batches, threads and processes."""
 from __future__ import annotations
 
+import math
 import multiprocessing
 import re
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refquant.convolution.geometry import Geometry
+from refquant.network import forward
 from refquant.network.float_forward import run_float_tensors
 from refquant.network.graph import (
     Add,
@@ -24,7 +26,6 @@ from refquant.network.graph import (
     Network,
     Softmax,
 )
-from refquant.recipes import calibration
 from refquant.recipes.calibration import Statistics, calibrate, observe_extremes
 
 RNG = np.random.default_rng(20)
@@ -101,7 +102,7 @@ def test_neither_the_order_of_the_images_nor_the_size_of_a_batch_matters(order, 
     images = IMAGES[:9]
     whole = calibrate(EXACT, images)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "BATCH", size)
+        patch.setattr(forward, "SLICE_ELEMENTS", size)
         split = calibrate(EXACT, images[order])
     # Compared by value: which of +0 and -0 is sorted first is nobody's business.
     for name, seen in whole.items():
@@ -154,7 +155,9 @@ def test_threads_and_any_order_of_execution_give_the_same_to_the_last_bit(execut
         assert bits(calibrate(ROUNDED, REALS, pool)) == expected
 
 
-def test_every_batch_of_both_passes_is_handed_to_the_executor():
+def test_every_slice_of_both_passes_is_handed_to_the_executor(monkeypatch):
+    largest = max(sum(math.prod(EXACT.shapes[name]) for name in (*node.inputs, node.name)) for node in EXACT.nodes)
+    monkeypatch.setattr(forward, "SLICE_ELEMENTS", 50 * largest)
     pool = Backwards()
     calibrate(EXACT, IMAGES, pool)
     assert pool.submitted == 2 * 3

@@ -3,17 +3,21 @@
 import numpy as np
 import pytest
 from convolution_oracle import convolved
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from refquant import quantize_network
 from refquant.convolution.geometry import Geometry
 from refquant.easyquant import search_paper
 from refquant.integers.formats import IntFormat
+from refquant.network import forward
 from refquant.network.graph import Add, Clip, Conv, Flatten, Linear, MaxPool, Network
-from refquant.network.program import QuantParams
-from refquant.recipes import network_search as layer_search
+from refquant.network.program import QuantizedConv, QuantParams
+from refquant.network.proof import QuantizedNetwork
+from refquant.recipes import network_search
 from refquant.recipes.lowering import QuantizedWeight
-from refquant.recipes.network_search import LayerBatches
-from refquant.recipes.quantize import quantize_weight
+from refquant.recipes.walk import Walk, visiting_order
+from refquant.recipes.weights import quantize_weight
 from refquant.scales.linear import max_scale
 
 RNG = np.random.default_rng(7)
@@ -50,12 +54,31 @@ def pooled(x: np.ndarray) -> np.ndarray:
     return x.reshape(*x.shape[:2], 3, 2, 3, 2).max(axis=(3, 5))
 
 
-def test_a_quantized_prefix_rounds_every_tensor_but_the_one_that_is_searched():
+def walk_to(node: Conv | Linear, images: np.ndarray, layer_inputs: str = "quantized", weights=WEIGHTS) -> Walk:
+    """The walk as it stands before ``node``, every tensor on the way settled at its scale of ENCODINGS."""
+    walk = Walk(NETWORK, images, ENCODINGS, layer_inputs)
+    for group in visiting_order(NETWORK):
+        if group[0] is node:
+            return walk
+        if isinstance(group[0], (Conv, Linear)):
+            source = walk.sources[group[0].inputs[0]]
+            walk.settle(source, SCALES[source])
+        walk.visit(group, weights)
+    raise AssertionError(node)
+
+
+def slice_images(patch: pytest.MonkeyPatch, images: int) -> None:
+    """So many images of NETWORK's largest step together."""
+    patch.setattr(forward, "SLICE_ELEMENTS", images * 3 * 4 * 6 * 6)
+
+
+def test_a_quantized_prefix_rounds_every_tensor_but_the_one_that_is_searched(monkeypatch):
+    slice_images(monkeypatch, 50)
     x = rounded(IMAGES.astype(np.float64), SCALES["input"])
     relu = rounded(np.maximum(plain_conv(x, decoded(WEIGHTS["first"]), FIRST.bias), 0), SCALES["relu"])
     second = rounded(plain_conv(relu, decoded(WEIGHTS["second"]), SECOND.bias), SCALES["second"])
     wanted = pooled(np.clip(second + relu, 0, 6))  # not rounded: ``six``, which the pool carries on, is searched
-    batches = list(LayerBatches(NETWORK, THIRD, IMAGES, ENCODINGS, WEIGHTS, "quantized"))
+    batches = list(walk_to(THIRD, IMAGES).pairs(THIRD))
     assert [len(x) for x, _ in batches] == [50, 10]
     found = np.concatenate([x for x, _ in batches])
     assert found.dtype == np.float64
@@ -68,15 +91,71 @@ def test_the_outputs_to_resemble_are_the_float_networks_without_bias(layer_input
     x = np.maximum(plain_conv(IMAGES, FIRST.weight, FIRST.bias), 0)
     x = pooled(np.clip(plain_conv(x, SECOND.weight, SECOND.bias) + x, 0, 6))
     wanted = np.tensordot(x, THIRD.weight, ((1, 2, 3), (1, 2, 3)))[:, :, None, None]
-    batches = list(LayerBatches(NETWORK, THIRD, IMAGES, ENCODINGS, WEIGHTS, layer_inputs))
+    batches = list(walk_to(THIRD, IMAGES, layer_inputs).layer(THIRD))
     np.testing.assert_allclose(np.concatenate([o for _, o in batches]), wanted, rtol=0, atol=1e-3)
     if layer_inputs == "float":
         np.testing.assert_allclose(np.concatenate([x for x, _ in batches]), x, rtol=0, atol=1e-4)
 
 
 def test_a_linear_layer_sees_planes_of_one_element():
-    (x, o), _ = LayerBatches(NETWORK, FLAT, IMAGES, ENCODINGS, {}, "float")
-    assert (x.shape, o.shape) == ((50, 3, 1, 1), (50, 5, 1, 1))
+    (x, o), = walk_to(FLAT, IMAGES, "float").layer(FLAT)
+    assert (x.shape, o.shape) == ((60, 3, 1, 1), (60, 5, 1, 1))
+
+
+def test_a_walk_carries_what_is_still_to_be_read_and_settled_tensors_as_codes_of_one_byte():
+    walk = Walk(NETWORK, IMAGES, ENCODINGS)
+    kinds = []
+    for group in visiting_order(NETWORK):
+        if isinstance(group[0], (Conv, Linear)):
+            walk.settle(walk.sources[group[0].inputs[0]], 1.0)
+        walk.visit(group, {})
+        kinds.append({name: x.dtype.name for name, x in walk.carried()})
+    assert kinds == [{"relu": "float64"}, {"relu": "int8", "second": "int8"}, {"pool": "float64"},
+                     {"flat": "float64"}, {}]
+
+
+def shortcut(order: str) -> Network:
+    """An Add reads the input and what two convolutions make of it; one more convolution reads ``a``."""
+    nodes = {"a": Conv("a", "input", FIRST.weight[:2], None, PADDED), "b": Conv("b", "a", SECOND.weight[:2, :2], None,
+             PADDED), "c": Add("c", ("a", "input")), "d": Add("d", ("b", "c"))}
+    return Network((2, 6, 6), tuple(nodes[name] for name in order), "d")
+
+
+def test_an_add_sees_operands_at_the_scales_that_their_convolutions_settled():
+    """In whatever order a file lists them: c = a + input stands before b, whose search settles a."""
+    early, late = shortcut("acbd"), shortcut("abcd")
+    assert [[node.name for node in group] for group in visiting_order(early)] == [["a"], ["b"], ["c"], ["d"]]
+    seen = {}
+
+    class Seen(Walk):
+        def visit(self, group, weights):
+            if group[0].name == "c":
+                seen.update({name: x for name, x in self.carried() if name in "a input"})
+                assert seen["a"].dtype == seen["input"].dtype == np.int8
+                seen["scales"] = self.qparams["a"].scale, self.qparams["input"].scale
+            super().visit(group, weights)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network_search, "Walk", Seen)
+        one = quantize_network(early, IMAGES, "easyquant-int8", weight_bits=4, activation_bits=4)
+    assert seen["scales"] == (one.qparams["a"].scale, one.qparams["input"].scale)
+    assert_same(one, quantize_network(late, IMAGES, "easyquant-int8", weight_bits=4, activation_bits=4))
+
+
+def assert_same(one: QuantizedNetwork, other: QuantizedNetwork) -> None:
+    assert one.qparams == other.qparams
+    terms = [{layer.name: layer.terms[0].weight_q.tolist() for layer in network.layers
+              if isinstance(layer, QuantizedConv)} for network in (one, other)]
+    assert terms[0] == terms[1]
+
+
+@given(st.integers(1, 60))
+@settings(max_examples=5)
+def test_the_scales_do_not_depend_on_the_slices(size):
+    whole = quantize_network(NETWORK, IMAGES, "easyquant-int8", weight_bits=4, activation_bits=4)
+    with pytest.MonkeyPatch.context() as patch:
+        slice_images(patch, size)
+        assert_same(whole, quantize_network(NETWORK, IMAGES, "easyquant-int8", weight_bits=4, activation_bits=4))
 
 
 @pytest.mark.parametrize("granularity", ["layer", "channel"])
@@ -116,12 +195,3 @@ def test_kl_clips_no_output_of_the_network_even_where_it_is_carried_on(tail):
                        for recipe in ("tensorrt-int8", "channelwise-int8"))
     assert clipped["out"].scale == clipped[network.output].scale == widest["out"].scale
     assert clipped["relu"].scale > widest["relu"].scale
-
-
-def test_batches_computed_anew_give_the_same_scales_as_batches_kept(monkeypatch):
-    kept = quantize_network(NETWORK, IMAGES, "easyquant-int8", weight_bits=4, activation_bits=4)
-    monkeypatch.setattr(layer_search, "KEPT_ELEMENTS", 0)
-    anew = quantize_network(NETWORK, IMAGES, "easyquant-int8", weight_bits=4, activation_bits=4)
-    assert all(e.scale == anew.qparams[name].scale for name, e in kept.qparams.items())
-    for a, b in zip(kept.layers, anew.layers):
-        assert not hasattr(a, "terms") or np.array_equal(a.terms[0].weight_q, b.terms[0].weight_q)

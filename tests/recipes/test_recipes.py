@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refquant.integers.formats import IntFormat
+from refquant.network import forward
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import run_float_tensors
 from refquant.network.graph import Add, BatchNorm, Clip, Conv, Flatten, Linear, Network
@@ -54,9 +55,10 @@ BAD_ARGUMENTS = [
 ]
 
 
-def test_extremes_cover_every_batch_of_calibration_images():
-    batch = np.zeros((calibration.BATCH * 2 + 1, 1), np.float32)
-    batch[0], batch[calibration.BATCH], batch[-1] = 1.0, -3.0, 2.0
+def test_extremes_cover_every_slice_of_calibration_images(monkeypatch):
+    monkeypatch.setattr(forward, "SLICE_ELEMENTS", 2 * 50)
+    batch = np.zeros((101, 1), np.float32)
+    batch[0], batch[50], batch[-1] = 1.0, -3.0, 2.0
     found = calibration.observe_extremes(Network((1,), [Clip("r", "input")]), batch)
     assert {name: (seen.low, seen.high) for name, seen in found.items()} == {"input": (-3.0, 2.0), "r": (0.0, 2.0)}
 
