@@ -21,7 +21,7 @@ scales.float32_codes scales.linear scales.metrics scales.statistics scales.kl sc
 convolution.geometry
 convolution.work_arrays convolution.blas convolution.direct convolution.int16 convolution.bounds convolution
 winograd.transforms winograd.blas winograd.convolution winograd.bounds winograd
-easyquant.layer easyquant.candidate_cosines easyquant.gram easyquant.initial_scales
+easyquant.layer easyquant.candidate_cosines easyquant.gram easyquant.remembered easyquant.initial_scales
 easyquant.paper easyquant.demo easyquant.ncnn easyquant
 network.graph network.forward network.batchnorm network.float_forward network.program network.integer_forward
 network.simulated_scaling network.simulated_forward network.proof network.storage network

@@ -53,12 +53,19 @@ def weight_codes(layer: QuantizedLayer, scale: Any) -> np.ndarray:
     return quantize(layer.weight, scale, layer.w_format, axis=0 if scale.ndim else None)
 
 
-def activation_codes(layer: QuantizedLayer, x: np.ndarray, scale: float) -> np.ndarray:
-    """Q(A, S_a) in float32; x is finite: ``check_batches`` has seen it."""
-    fmt, factor = layer.x_format, np.asarray(scale, np.float64)
-    if can_round_in_float32(x, factor, fmt):
-        return round_in_float32(x, factor, fmt.min, fmt.max)
-    return quantize(x, factor, fmt).astype(np.float32)
+class ActivationCodes:
+    """Q(A, S_a) of some inputs in float32, scale after scale; they are finite: ``check_batches`` has seen them."""
+
+    def __init__(self, layer: QuantizedLayer, x: np.ndarray) -> None:
+        self.fmt, self.x, self.largest = layer.x_format, x, float(np.abs(x).max())
+        self.single = x.astype(np.float32) if self.largest < 1e30 else x
+
+    def at(self, scale: float) -> np.ndarray:
+        """The codes at one scale."""
+        fmt, factor = self.fmt, np.asarray(scale, np.float64)
+        if can_round_in_float32(self.largest, factor, fmt):
+            return round_in_float32(self.x, factor, fmt.min, fmt.max, self.single)
+        return quantize(self.x, factor, fmt).astype(np.float32)
 
 
 def direct_table(layer: QuantizedLayer, weight_scales: Sequence[Any] | np.ndarray,
@@ -79,10 +86,11 @@ def direct_table(layer: QuantizedLayer, weight_scales: Sequence[Any] | np.ndarra
     parts: list[Table] = []
     for x, outputs in layer.slices():
         layer.finish(outputs)
+        codes = ActivationCodes(layer, x)
         dot, norm = np.empty((2, count, len(layer.weight), len(x)))
         for k in range(count):
             if k == 0 or len(activation_scales) > 1:
-                x_q = activation_codes(layer, x, activation_scales[k])
+                x_q = codes.at(activation_scales[k])
             y = layer.finish(correlate(x_q, weights[k], layer.geometry, exact, np.float64), units[k])
             dot[k] = np.einsum("nopq,nopq->on", outputs, y)
             norm[k] = np.einsum("nopq,nopq->on", y, y)

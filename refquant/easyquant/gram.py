@@ -13,7 +13,7 @@ import numpy as np
 
 from refquant.convolution.blas import largest_weight_sum
 from refquant.convolution.geometry import taps
-from refquant.easyquant.candidate_cosines import Table, activation_codes, direct_table, weight_codes
+from refquant.easyquant.candidate_cosines import ActivationCodes, Table, direct_table, weight_codes
 from refquant.easyquant.layer import BLOCK, QuantizedLayer
 
 # Terms of a sum may be so many times larger than what it is divided by: then it is right to about 1e-13.
@@ -42,7 +42,7 @@ def gram(layer: QuantizedLayer, activation_scale: float) -> Gram | None:
     for x, o in layer.slices():
         count = max(1, 4 * BLOCK // (groups * terms * o[0, 0].size))
         for some, wanted in ((x[i:i + count], o[i:i + count]) for i in range(0, len(x), count)):
-            x_q = activation_codes(layer, some, activation_scale)
+            x_q = ActivationCodes(layer, some).at(activation_scale)
             views = np.stack([view for _, view in taps(x_q, layer.weight.shape[2:], layer.geometry)])
             # From (R·S, N, C, P, Q) to what each output sees, K over channel, row, column.
             seen = views.transpose(2, 0, 1, 3, 4).reshape(groups, terms, -1).astype(exact, copy=False)
@@ -72,18 +72,18 @@ def weight_table(layer: QuantizedLayer, weight_scales: np.ndarray, activation_sc
     outputs = len(layer.weight)
     dot, norm = np.empty((2, len(weight_scales), outputs))
     largest = float(np.abs(sums.G).max())
+    P = np.ascontiguousarray(sums.P.swapaxes(1, 2))
     lengths = np.sqrt(np.diagonal(sums.G, axis1=1, axis2=2))  # of the columns of A_q
     for k, scale in enumerate(weight_scales):
-        w_q = weight_codes(layer, scale).reshape(groups, outputs // groups, terms)
-        wide = w_q.astype(np.int64)
-        reach = largest_weight_sum(w_q.reshape(outputs, terms))
-        w = wide.astype(np.float64)
+        w_q = weight_codes(layer, scale)
+        reach = largest_weight_sum(w_q)
         if largest * reach >= 2**53 or largest * reach**2 >= 2**63:
             return direct_table(layer, weight_scales, [activation_scale], pooled=True)
-        u = (w @ sums.G).astype(np.int64)
-        unit = 1 / (scale * activation_scale)
-        dot[k] = np.einsum("gok,gko->go", w, sums.P).ravel() * unit
-        norm[k] = np.einsum("gok,gok->go", wide, u).ravel() * unit**2
+        w = w_q.reshape(groups, outputs // groups, terms).astype(np.float64)
+        u, unit = w @ sums.G, 1 / (scale * activation_scale)
+        exact = np.float64 if largest * reach**2 < 2**53 else np.int64
+        dot[k] = np.einsum("gok,gok->go", w, P).ravel() * unit
+        norm[k] = np.einsum("gok,gok->go", w.astype(exact, copy=False), u.astype(exact, copy=False)).ravel() * unit**2
         # |P_k| <= |column k of A_q|·|O|: how large the terms can be.
         reached = np.einsum("gok,gk->go", np.abs(w), lengths).ravel() * unit @ np.sqrt(sums.target)
         if reached > WORST_CONDITION * np.sqrt(norm[k].sum()) * np.sqrt(sums.target.sum()):

@@ -15,9 +15,9 @@ import numpy as np
 
 from refquant.convolution.geometry import Geometry
 from refquant.easyquant.candidate_cosines import direct_table, move_channels
-from refquant.easyquant.gram import weight_table
 from refquant.easyquant.initial_scales import best_pair, initial_pairs
 from refquant.easyquant.layer import HalfStep, ScaleSearch, check_layer, choose
+from refquant.easyquant.remembered import RememberedTables
 from refquant.integers.checks import integer, one_of
 
 
@@ -43,7 +43,8 @@ def search_paper(inputs: Any, weights: Any, *, bits: Any, granularity: str = "la
     alpha, beta, n, rounds, tolerance: of the search above.
     widen: ours, not the paper's: while the best candidate is at an end of [α, β], among the outermost n/20, the
         range is doubled or halved there by n more.
-    direct: evaluate weight candidates by convolving, which is slower, and not from Gram matrices.
+    direct: convolve for every candidate of every round: slower than Gram matrices and remembered sums (``gram``,
+        ``remembered``).
     stride, padding, dilation, groups: of the convolution.
     The scale of an all-zero operand starts at 1 and stays there. ValueError for inputs that are empty, not finite or
     do not fit.
@@ -59,12 +60,13 @@ def search_paper(inputs: Any, weights: Any, *, bits: Any, granularity: str = "la
     layer = check_layer(inputs, weights, bits, unsigned, None, False, Geometry.of(stride, padding, dilation, groups))
     pairs = initial_pairs(initial, layer, 0 if granularity == "channel" else None, "paper")
     history: list[HalfStep] = []
+    remembered = RememberedTables(layer)
     weight_scale, activation_scale = weight_start, activation_start = best_pair(layer, pairs, "paper", history)
 
     def search_weights(grid: np.ndarray) -> np.ndarray:
         candidates = np.concatenate([weight_scale[None], np.multiply.outer(grid, weight_start)])
         table = (direct_table(layer, candidates, [activation_scale], pooled=True) if direct
-                 else weight_table(layer, candidates, activation_scale))
+                 else remembered.of_weights(candidates, activation_scale))
         if weight_scale.ndim:
             return move_channels(table, candidates, history, first=0)
         likeness = table.over_channels().cosines()[:, 0, 0]
@@ -72,7 +74,9 @@ def search_paper(inputs: Any, weights: Any, *, bits: Any, granularity: str = "la
 
     def search_activation(grid: np.ndarray) -> np.ndarray:
         candidates = np.concatenate([[activation_scale], grid[:0 if keep_activation else None] * activation_start])
-        likeness = direct_table(layer, [weight_scale], candidates, pooled=True).over_channels().cosines()[:, 0, 0]
+        table = (direct_table(layer, [weight_scale], candidates, pooled=True) if direct
+                 else remembered.of_activations(weight_scale, candidates))
+        likeness = table.over_channels().cosines()[:, 0, 0]
         return np.asarray(candidates[choose(history, "activation", None, candidates, likeness)])
 
     grid = w_grid = a_grid = np.linspace(alpha, beta, n)

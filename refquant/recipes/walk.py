@@ -74,9 +74,13 @@ class Walk:
     def pairs(self, node: Conv | Linear) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Slice by slice: what the layer reads, and what the float network has it give, without bias."""
         name, unbiased = node.inputs[0], replace(node, bias=None)
-        for real, quantized in zip(self._real, self._quantized):
-            x = real[name].astype(np.float64, copy=False)
-            yield x if self.layer_inputs == "float" else self._values(name, quantized[name]), evaluate(unbiased, x)
+        images = len(self._real[0][name])
+        shapes = {tensor: (images, *self.network.shapes[tensor]) for tensor in (name, node.name)}
+        for some in slices(len(self._real), shapes, [node]):  # of a small layer several slices together
+            x = read = np.concatenate([real[name] for real in self._real[some]]).astype(np.float64, copy=False)
+            if self.layer_inputs == "quantized":
+                read = self._values(name, np.concatenate([quantized[name] for quantized in self._quantized[some]]))
+            yield read, evaluate(unbiased, x)
 
     def carried(self) -> Iterator[tuple[str, np.ndarray]]:
         """The quantized network's tensors that are still to be read, slice by slice."""

@@ -8,26 +8,31 @@ from refquant.integers.formats import IntFormat
 from refquant.integers.rounding import round_product
 
 
-def can_round_in_float32(x: np.ndarray, scale: np.ndarray, fmt: IntFormat) -> bool:
-    """Whether ``round_in_float32`` takes these: codes of at most 16 bits, one scale, moderate products."""
-    if fmt.bits > 16 or scale.ndim or not x.size:
-        return False
-    largest = float(np.abs(x).max())
-    return largest < 1e30 and 1e-30 < float(scale) < 1e30 and largest * float(scale) < 1e30
+def can_round_in_float32(largest: float, scale: np.ndarray, fmt: IntFormat) -> bool:
+    """Whether ``round_in_float32`` takes values up to ``largest``: codes of at most 16 bits, moderate products.
+
+    scale: any shape.
+    """
+    most = float(scale.max())
+    return fmt.bits <= 16 and largest < 1e30 and 1e-30 < float(scale.min()) and most < 1e30 and largest * most < 1e30
 
 
-def round_in_float32(x: np.ndarray, scale: np.ndarray, low: int, high: int) -> np.ndarray:
+def round_in_float32(x: np.ndarray, scale: np.ndarray, low: int, high: int, single: np.ndarray | None = None
+                     ) -> np.ndarray:
     """``round_product`` half away from zero, clipped to low..high within ±2^17, as integer-valued float32.
 
+    scale: (), or of as many dimensions as x with size 1 in all but the first. single: x in float32, if it is at hand.
     Rounding x, the scale and their product moves a product by less than 2^-22 of itself. Where a tie is nearer
     than that at the farthest limit, ``round_product`` decides; beyond the limits all clip alike.
     """
-    product = x.astype(np.float32).ravel() * np.float32(scale)
+    single = x.astype(np.float32) if single is None else single
+    product = (single * scale.astype(np.float32)).ravel()
     whole = np.rint(product)
     np.subtract(product, whole, out=product)
     farthest = max(-low, high) + 1
     near = np.flatnonzero(np.abs(product, out=product) > 0.5 - farthest * 2.0**-22)
     np.clip(whole, low, high, out=whole)
     if near.size:
-        whole[near] = np.clip(round_product(x.flat[near], scale, "half_away", limit=2.0**33), low, high)
+        scales = scale.ravel()[near // (x.size // len(x))] if scale.ndim else scale
+        whole[near] = np.clip(round_product(x.flat[near], scales, "half_away", limit=2.0**33), low, high)
     return whole.reshape(x.shape)

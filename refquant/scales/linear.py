@@ -82,7 +82,8 @@ def quantize(x: Any, scale: Any, fmt: IntFormat, rounding: str = "half_away", *,
     one_of(zero, ("after", "before"), "zero")
     scale = _along(positive(scale, "scale"), x, axis, "scale")
     zero_point = _along(_check_zero_point(zero_point, fmt), x, axis, "zero_point")
-    if (arithmetic, zero, rounding) == ("exact", "after", "half_away") and can_round_in_float32(x, scale, fmt):
+    plain = (arithmetic, zero, rounding) == ("exact", "after", "half_away") and x.size > 0 and axis in (None, 0)
+    if plain and can_round_in_float32(float(np.abs(x).max()), scale, fmt):
         if not zero_point.any():  # without a detour over int64
             return round_in_float32(x, scale, fmt.min, fmt.max).astype(fmt.dtype)
         whole = round_in_float32(x, scale, fmt.min - fmt.max, fmt.max - fmt.min).astype(np.int64)
