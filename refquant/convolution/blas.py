@@ -6,14 +6,15 @@ Three ways by the kind of layer. Whether floats may stand for integers here is t
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from refquant.convolution.geometry import Geometry
 from refquant.convolution.work_arrays import work_array
 
 # Elements of the buffer of shifted rows: 4 MiB of float32.
 BLOCK = 1 << 20
-# Elements of the planes that a depthwise layer works on at a time: they pass through the cache 2·R·S times.
-PLANES = 1 << 15
+# A depthwise layer: outputs in a run, and elements of the runs' inputs at a time, 1 MiB of float32.
+COLUMNS, BANDS = 32, 1 << 18
 
 
 def largest_weight_sum(w_q: np.ndarray) -> int:
@@ -62,47 +63,46 @@ def correlate(x: np.ndarray, w: np.ndarray, geometry: Geometry, dtype: type,
 
 
 def _depthwise(x: np.ndarray, w: np.ndarray, geometry: Geometry, y: np.ndarray) -> None:
-    """One input channel per group: weight times plane, tap by tap; writes ``y``.
+    """One input channel per group: each channel's kernel as a banded matrix, and one product; writes ``y``.
 
-    A matrix product would have one row. Each plane is dealt into one phase per step of the stride, all
-    padded to one size and laid end to end; what a tap sees is then one flat view from an offset on, long
-    enough for vector instructions even where planes are tiny. (The seams between rows and between planes
-    are computed too, and not read.) A few channels at a time stay in the cache.
+    Of a product w·x there would be one row. But a run of COLUMNS outputs is the R rows of input that it sees, end to
+    end, times a Toeplitz matrix, which holds kernel row r in the band that begins r rows down. All runs of a
+    plane, and of several images, see the same matrix; a few channels at a time stay in the cache.
+
+    Its zeros meet values that the definition never reads, so that infinities spread along a run.
     """
-    channels, (rows, columns) = x.shape[1], y.shape[2:]
+    channels, (kernel_rows, kernel_columns) = x.shape[1], w.shape[2:]
     (down, across), (spread_r, spread_s) = geometry.stride, geometry.dilation
-    row_taps = [divmod(r * spread_r, down) for r in range(w.shape[2])]  # (rows further on, phase)
-    column_taps = [divmod(s * spread_s, across) for s in range(w.shape[3])]
-    height, width = rows + row_taps[-1][0], columns + column_taps[-1][0]
-    phases = {(i, j): index for index, (i, j) in enumerate(
-        sorted({(i, j) for _, i in row_taps for _, j in column_taps}))}
-    w = w.reshape(channels, -1, 1, *w.shape[2:])  # (C, O/C, 1, R, S)
-    y = y.reshape(len(y), channels, -1, rows, columns)
-    images = max(1, min(len(x), PLANES // (height * width)))
-    step = max(1, PLANES // (images * height * width))
+    w = w.reshape(channels, -1, kernel_rows, kernel_columns)  # (C, O/C, R, S)
+    y = y.reshape(len(y), channels, w.shape[1], *y.shape[2:])
+    rows, columns = y.shape[3:]
+    runs = -(-columns // COLUMNS)
+    run = -(-columns // runs)
+    seen = (run - 1) * across + (kernel_columns - 1) * spread_s + 1
+    band = np.zeros((channels, kernel_rows, seen, w.shape[1], run), w.dtype)
+    output = np.arange(run)
+    for s in range(kernel_columns):
+        band[:, :, output * across + s * spread_s, :, output] = w[:, :, :, s].transpose(0, 2, 1)
+    band = band.reshape(channels, kernel_rows * seen, -1)
+    top, left, bottom, right = geometry.padding
+    # The last run may end beyond the plane.
+    missing = (runs - 1) * run * across + seen - (x.shape[3] + left + right)
+    padding = (top, left, bottom, right + max(0, missing))
+    size = rows * runs * band.shape[1]
+    images = max(1, min(len(x), BANDS // size))
+    step = max(1, BANDS // (images * size))
     for first in range(0, len(x), images):
         for channel in range(0, channels, step):
-            padded = _padded(x[first:first + images, channel:channel + step], geometry.padding, w.dtype.type)
+            padded = _padded(x[first:first + images, channel:channel + step], padding, w.dtype.type)
             some, count = padded.shape[:2]
-            dealt = work_array("dealt", (len(phases), some, 1, count, height, width), w.dtype.type)
-            for (i, j), index in phases.items():
-                plane = padded[:, :, i::down, j::across][:, :, :height, :width]
-                dealt[index].fill(0)
-                dealt[index, :, 0, :, :plane.shape[2], :plane.shape[3]] = plane
-            flat = dealt.reshape(len(phases), some, 1, -1)
-            length = flat.shape[-1] - row_taps[-1][0] * width - column_taps[-1][0]
-            total = work_array("total", (some, w.shape[1], flat.shape[-1]), w.dtype.type)
-            part = work_array("part", (some, w.shape[1], length), w.dtype.type)
-            kernel = w[channel:channel + step]
-            for r, (lower, i) in enumerate(row_taps):
-                for s, (right, j) in enumerate(column_taps):
-                    begin = lower * width + right
-                    seen = flat[phases[i, j]][..., begin:begin + length]
-                    np.multiply(kernel[..., r, s], seen, out=part if r or s else total[..., :length])
-                    if r or s:
-                        total[..., :length] += part
-            done = total.reshape(some, -1, count, height, width)[..., :rows, :columns]
-            y[first:first + images, channel:channel + step] = done.transpose(2, 0, 1, 3, 4)
+            views = sliding_window_view(padded, ((kernel_rows - 1) * spread_r + 1, seen), (2, 3))
+            views = views[:, :, ::down, ::run * across, ::spread_r][:, :, :, :runs]
+            inputs = work_array("inputs", views.shape, w.dtype.type)
+            inputs[...] = views
+            total = work_array("total", (some, count * rows * runs, band.shape[2]), w.dtype.type)
+            np.matmul(inputs.reshape(some, -1, band.shape[1]), band[channel:channel + step], out=total)
+            done = total.reshape(some, count, rows, runs, -1, run).transpose(1, 0, 4, 2, 3, 5)
+            y[first:first + images, channel:channel + step] = done.reshape(*done.shape[:4], -1)[..., :columns]
 
 
 def _by_rows(x: np.ndarray, w: np.ndarray, geometry: Geometry, dtype: type, y: np.ndarray) -> None:

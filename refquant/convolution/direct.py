@@ -54,7 +54,10 @@ def convolve(x: Any, w: Any, bias: Any = None, *, stride: Any = 1, padding: Any 
     geometry = Geometry.of(stride, padding, dilation, groups)
     geometry.check_shapes(x.shape, w.shape)
     dtype = np.result_type(x, w).type
-    y = correlate(x, w, geometry, dtype)
+    with np.errstate(invalid="ignore"):
+        y = correlate(x, w, geometry, dtype)
+    if w.shape[1] == 1 and not np.isfinite(y).all():  # an infinity spreads there
+        y = convolve_direct(x, w, geometry)
     return y if bias is None else y + _bias(bias, "f", w.shape[0]).astype(dtype)[:, None, None]
 
 
@@ -81,8 +84,13 @@ def convolve_exact(x_q: Any, w_q: Any, bias_q: Any = None, *, stride: Any = 1, p
     >>> convolve_exact(np.array([[[[3, -128]]]]), np.array([[[[2, 127]]]]))
     array([[[[-16250]]]])
     """
-    x_q, w_q = fitting_int64(x_q, "input"), fitting_int64(w_q, "weight")
     geometry = Geometry.of(stride, padding, dilation, groups)
+    return exact_sums(x_q, w_q, bias_q, geometry, zero_point, np.dtype(np.int64))
+
+
+def exact_sums(x_q: Any, w_q: Any, bias_q: Any, geometry: Geometry, zero_point: int, dtype: np.dtype) -> np.ndarray:
+    """``convolve_exact`` in integers of ``dtype``, which must hold every sum, with and without the bias."""
+    x_q, w_q = fitting_int64(x_q, "input"), fitting_int64(w_q, "weight")
     geometry.check_shapes(x_q.shape, w_q.shape)
     geometry.output_size(x_q.shape[2], x_q.shape[3], w_q.shape[2:])
     if bias_q is not None:
@@ -94,5 +102,8 @@ def convolve_exact(x_q: Any, w_q: Any, bias_q: Any = None, *, stride: Any = 1, p
                 "the convolution's sums")
     x = x_q.astype(np.int64) - zero_point if zero_point else x_q
     kind = exact_dtype(bound)
-    y = convolve_direct(x, w_q, geometry) if kind is np.int64 else correlate(x, w_q, geometry, kind, np.int64)
-    return y if bias_q is None else y + bias_q.astype(np.int64)[:, None, None]
+    y = (convolve_direct(x, w_q, geometry).astype(dtype, copy=False) if kind is np.int64
+         else correlate(x, w_q, geometry, kind, dtype.type))
+    if bias_q is not None:
+        y += bias_q.astype(dtype)[:, None, None]
+    return y

@@ -66,6 +66,10 @@ class Dialect:
         """W of a multiplier mW."""
         return int(self.multiplier[1:])
 
+    def rounded(self, m: np.ndarray) -> np.ndarray:
+        """m of 31 bits as W bits, ties up."""
+        return m if self.width == 31 else np.minimum(shift_right(m, 31 - self.width, "half_up"), 2**self.width - 1)
+
     @property
     def words(self) -> str:
         """All six, as in "m31,wrap,half_up,half_away,after,saturate"."""
@@ -139,8 +143,7 @@ def evaluate(dialect: Dialect, x: np.ndarray, real: np.ndarray, m: np.ndarray, s
             product = product + np.float32(early) if early else product
         # Codes have at most 33 bits: beyond 2^33 only the sign still matters.
         return round_values(np.clip(product, -(2.0**33), 2.0**33), dialect.last).astype(np.int64) + late
-    width = dialect.width
-    m = np.minimum(shift_right(m, 31 - width, "half_up"), 2**width - 1)
+    width, m = dialect.width, dialect.rounded(m)
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
     if dialect.left != "merged" and left.max(initial=0) > 0:
         x = (wrap if dialect.left == "wrap" else saturate)(x << left, INT32).astype(np.int64)

@@ -6,6 +6,7 @@ M = S_y / (S_x·S_w). Hardware multiplies by m·2^(shift-31) instead, m an integ
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,4 +68,7 @@ class Multiplier:
             raise ValueError(f"axis must be within {ndim} axes, got {axis}")
         shape = [1] * ndim
         shape[axis] = -1
-        return Multiplier(self.real.reshape(shape), self.m.reshape(shape), self.shift.reshape(shape))
+        shaped = copy.copy(self)  # without another look at every value
+        for name in ("real", "m", "shift"):
+            object.__setattr__(shaped, name, getattr(self, name).reshape(shape))
+        return shaped

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from refquant.convolution.direct import convolve_exact
+from refquant.convolution.direct import exact_sums
 from refquant.convolution.geometry import pad, taps
 from refquant.integers.checks import as_integers
 from refquant.integers.multiplier import Multiplier
@@ -100,13 +100,14 @@ def _(layer: QuantizedConv, context: Context, x_q: np.ndarray) -> np.ndarray:
     qparam = context.inputs[0]
     planes = x_q[:, :, None, None] if flat else x_q
     several = len(layer.terms) > 1
+    sums = np.promote_types(layer.accumulator.dtype, np.int32)  # proven to hold them
     parts = []
     for index, term in enumerate(layer.terms):
         if term.lookup_table is None:
             values, zero_point = planes, qparam.zero_point
         else:
             values, zero_point = term.lookup_table[planes.astype(np.int64) - qparam.format.min], 0
-        acc = convolve_exact(values, term.weight_q, term.bias_q, **layer.geometry._asdict(), zero_point=zero_point)
+        acc = exact_sums(values, term.weight_q, term.bias_q, layer.geometry, zero_point, sums)
         context.seen(f"accumulator {index}" if several else "accumulator", acc)
         multiplier = term.multiplier.along(1, 4)
         parts.append(context.to_guarded(acc, multiplier) if several else context.to_output(acc, multiplier))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from refquant.integers.far_from_ties import round_far_from_ties
 from refquant.integers.formats import IntFormat
 from refquant.integers.rounding import round_product
 
@@ -22,16 +23,10 @@ def round_in_float32(x: np.ndarray, scale: np.ndarray, low: int, high: int, sing
     """``round_product`` half away from zero, clipped to low..high within ±2^17, as integer-valued float32.
 
     scale: (), or of as many dimensions as x with size 1 in all but the first. single: x in float32, if it is at hand.
-    Rounding x, the scale and their product moves a product by less than 2^-22 of itself. Where a tie is nearer
-    than that at the farthest limit, ``round_product`` decides; beyond the limits all clip alike.
+    Near ties, where float32 is not certain, ``round_product`` decides.
     """
     single = x.astype(np.float32) if single is None else single
-    product = (single * scale.astype(np.float32)).ravel()
-    whole = np.rint(product)
-    np.subtract(product, whole, out=product)
-    farthest = max(-low, high) + 1
-    near = np.flatnonzero(np.abs(product, out=product) > 0.5 - farthest * 2.0**-22)
-    np.clip(whole, low, high, out=whole)
+    whole, near = round_far_from_ties((single * scale.astype(np.float32)).ravel(), low, high)
     if near.size:
         scales = scale.ravel()[near // (x.size // len(x))] if scale.ndim else scale
         whole[near] = np.clip(round_product(x.flat[near], scales, "half_away", limit=2.0**33), low, high)

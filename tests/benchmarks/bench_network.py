@@ -1,12 +1,16 @@
 """Images per second of a whole network, float and in integers with every stage's range checked, one thread.
 
-``python tests/benchmarks/bench_network.py [MODEL.onnx]``. Without a model: a MobileNetV1-0.25 of random weights on
-96x96 images, the shape of the visual-wake-words network. Targets there: >= 500 in float, >= 200 in
-integers, peak memory < 300 MiB.
+``python tests/benchmarks/bench_network.py [MODEL.onnx] [--before CHECKOUT]``. With a model also onnxruntime in int8;
+without, a MobileNetV1-0.25 of random weights on 96x96 images, the shape of the visual-wake-words network. Targets
+there: >= 500 in float, >= 200 in integers, peak memory < 300 MiB. ``--before``: another checkout's package by turns.
 """
 
+import logging
+import os
 import resource
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +49,13 @@ def mobilenet(rng: np.random.Generator) -> Network:
     return Network((3, 96, 96), tuple(nodes))
 
 
-def main() -> None:
+def main(model: str | None) -> None:
     """Print images per second and the peak memory of the process."""
-    print_machine()
     rng = np.random.default_rng(0)
-    if len(sys.argv) > 1:
+    if model:
         from refquant.readers.onnx_file import load_onnx
 
-        network = load_onnx(Path(sys.argv[1]))
+        network = load_onnx(Path(model))
     else:
         network = mobilenet(rng)
     images = rng.random((BATCH, *network.input_shape)).astype(np.float32)
@@ -71,8 +74,51 @@ def main() -> None:
         low, high = seen[stage.layer, stage.stage]
         assert stage.min <= low <= high <= stage.max
     print(f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    if model:
+        print(f"onnxruntime, int8: {BATCH / onnxruntime_seconds(Path(model), images):.0f} images/s")
+
+
+def onnxruntime_seconds(model: Path, images: np.ndarray) -> float:
+    """Of the model quantized by onnxruntime's own tool, signed and per channel, one thread."""
+    import onnxruntime
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    name = onnxruntime.InferenceSession(model, options).get_inputs()[0].name
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = [{name: image[None]} for image in images]
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return self.left.pop() if self.left else None
+
+    with tempfile.TemporaryDirectory() as folder:
+        quantized = Path(folder) / "int8.onnx"
+        logging.disable(logging.WARNING)  # it would have the model preprocessed
+        quantize_static(model, quantized, Reader(), quant_format=QuantFormat.QOperator, per_channel=True,
+                        activation_type=QuantType.QInt8, weight_type=QuantType.QInt8)
+        session = onnxruntime.InferenceSession(quantized, options)
+        batches = [images] if session.get_inputs()[0].shape[0] != 1 else list(images[:, None])
+        return best_seconds(lambda: [session.run(None, {name: batch}) for batch in batches], 20)
+
+
+def compare(before: str, arguments: list[str]) -> None:
+    """This script by turns on another checkout's package and on this one's; the machine's speed changes meanwhile."""
+    for _ in range(4):
+        for folder in (before, str(Path(__file__).parents[2])):
+            environment = {**os.environ, "PYTHONPATH": folder}
+            run = subprocess.run([sys.executable, __file__, *arguments], env=environment, check=True,
+                                 capture_output=True, text=True)
+            print(folder, *run.stdout.splitlines()[1:], sep="\n  ", flush=True)
 
 
 if __name__ == "__main__":
     restart_on_one_thread()
-    main()
+    print_machine()
+    if "--before" in sys.argv:
+        place = sys.argv.index("--before")
+        compare(sys.argv[place + 1], sys.argv[1:place] + sys.argv[place + 2:])
+    else:
+        main(sys.argv[1] if len(sys.argv) > 1 else None)
