@@ -16,7 +16,7 @@ PACKAGE = Path(refquant.__file__).parent
 # ``proof``, so that QuantizedNetwork can prove its ranges and run.
 ORDER = """
 integers.checks integers.formats integers.rounding integers.multiplier integers.dialects integers.far_from_ties
-integers.requantization integers.stages integers.simd integers.accumulation integers
+integers.requantization integers.stages integers.simd integers.accumulation integers workers
 scales.float32_codes scales.linear scales.metrics scales.statistics scales.kl scales.thresholds scales
 convolution.geometry
 convolution.work_arrays convolution.blas convolution.direct convolution.int16 convolution.bounds convolution

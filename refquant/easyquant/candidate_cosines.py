@@ -7,7 +7,8 @@ per output channel, <O, Ô> and |Ô|², which add up over images. Here the codes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,10 @@ from refquant.easyquant.layer import HalfStep, QuantizedLayer, ScaleSearch, choo
 from refquant.scales.float32_codes import can_round_in_float32, round_in_float32
 from refquant.scales.linear import quantize
 from refquant.scales.metrics import cosine_of_sums
+from refquant.workers import in_order
+
+# Candidates that a worker evaluates together.
+CANDIDATES = 25
 
 
 class Table(NamedTuple):
@@ -83,22 +88,43 @@ def direct_table(layer: QuantizedLayer, weight_scales: Sequence[Any] | np.ndarra
     # What one unit of Ô stands for, by candidate and channel.
     units = 1 / (np.stack([np.broadcast_to(scale, len(layer.weight)) for scale in weight_scales]).astype(np.float64)
                  * np.reshape(activation_scales, (-1, 1)))
+    shared = (replace(layer, batches=(), executor=None), weights, activation_scales, units, exact, pooled)
+    executor = layer.executor if count > 1 else None
+    step = CANDIDATES if executor else count  # a small layer is one slice: workers share its candidates
+    chunks = [range(start, min(start + step, count)) for start in range(0, count, step)]
+    results = in_order(_sums_of_slice, shared, _tasks(layer, chunks), executor)
     parts: list[Table] = []
-    for x, outputs in layer.slices():
-        layer.finish(outputs)
-        codes = ActivationCodes(layer, x)
-        dot, norm = np.empty((2, count, len(layer.weight), len(x)))
-        for k in range(count):
-            if k == 0 or len(activation_scales) > 1:
-                x_q = codes.at(activation_scales[k])
-            y = layer.finish(correlate(x_q, weights[k], layer.geometry, exact, np.float64), units[k])
-            dot[k] = np.einsum("nopq,nopq->on", outputs, y)
-            norm[k] = np.einsum("nopq,nopq->on", y, y)
-        part = Table(dot * units[:, :, None], norm * units[:, :, None] ** 2,
-                     np.einsum("nopq,nopq->on", outputs, outputs))
-        part = part.over_images() if pooled else part
+    for sums in zip(*[results] * len(chunks)):  # all chunks of one slice
+        dots, norms, targets = zip(*sums)
+        part = Table(np.concatenate(dots), np.concatenate(norms), targets[0])
         parts = [Table(*(a + b for a, b in zip(parts[0], part)))] if pooled and parts else [*parts, part]
     return Table(*(np.concatenate(columns, axis=-1) for columns in zip(*parts)))
+
+
+def _tasks(layer: QuantizedLayer, chunks: Sequence[range]) -> Iterator[tuple[str, Any]]:
+    start = 0
+    for x, outputs in layer.slices():
+        layer.finish(outputs)
+        for chunk in chunks:
+            yield f"calibration images {start}..{start + len(x) - 1} of a layer", (x, outputs, chunk)
+        start += len(x)
+        del x, outputs  # before the next ones are made
+
+
+def _sums_of_slice(shared: tuple[Any, ...], task: tuple[np.ndarray, np.ndarray, range]) -> Table:
+    layer, weights, activation_scales, units, exact, pooled = shared
+    x, outputs, candidates = task
+    codes, units = ActivationCodes(layer, x), units[candidates.start:candidates.stop]
+    dot, norm = np.empty((2, len(candidates), len(layer.weight), len(x)))
+    for row, k in enumerate(candidates):
+        if row == 0 or len(activation_scales) > 1:
+            x_q = codes.at(activation_scales[k if len(activation_scales) > 1 else 0])
+        y = layer.finish(correlate(x_q, weights[k], layer.geometry, exact, np.float64), units[row])
+        dot[row] = np.einsum("nopq,nopq->on", outputs, y)
+        norm[row] = np.einsum("nopq,nopq->on", y, y)
+    table = Table(dot * units[:, :, None], norm * units[:, :, None] ** 2,
+                  np.einsum("nopq,nopq->on", outputs, outputs))
+    return table.over_images() if pooled else table
 
 
 def move_channels(table: Table, candidates: np.ndarray, history: list[HalfStep], first: int) -> np.ndarray:

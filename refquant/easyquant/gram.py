@@ -7,17 +7,21 @@ With the rows of A_q being what each output sees of the input's codes, Ô = A_q�
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from refquant.convolution.blas import largest_weight_sum
 from refquant.convolution.geometry import taps
-from refquant.easyquant.candidate_cosines import ActivationCodes, Table, direct_table, weight_codes
+from refquant.easyquant.candidate_cosines import CANDIDATES, ActivationCodes, Table, direct_table, weight_codes
 from refquant.easyquant.layer import BLOCK, QuantizedLayer
+from refquant.workers import in_order
 
 # Terms of a sum may be so many times larger than what it is divided by: then it is right to about 1e-13.
 WORST_CONDITION = 2.0**11
+# How many multiplications are worth sending a Gram matrix to a worker.
+WORTH_SENDING = 1 << 28
 
 
 class Gram(NamedTuple):
@@ -68,6 +72,21 @@ def weight_table(layer: QuantizedLayer, weight_scales: np.ndarray, activation_sc
     sums = gram(layer, activation_scale)
     if sums is None:
         return direct_table(layer, weight_scales, [activation_scale], pooled=True)
+    tasks = [(f"candidates {start}..", weight_scales[start:start + CANDIDATES])
+             for start in range(0, len(weight_scales), CANDIDATES)]
+    products = layer.weight.size * sums.G.shape[1] * len(weight_scales)
+    parts = list(in_order(_products, (replace(layer, batches=(), executor=None), sums, activation_scale), tasks,
+                          layer.executor if products >= WORTH_SENDING else None))
+    if any(part is None for part in parts):
+        return direct_table(layer, weight_scales, [activation_scale], pooled=True)
+    dot, norm = (np.concatenate(columns) for columns in zip(*parts))
+    return Table(dot[..., None], norm[..., None], sums.target[:, None])
+
+
+def _products(shared: tuple[QuantizedLayer, Gram, float], weight_scales: np.ndarray
+              ) -> tuple[np.ndarray, np.ndarray] | None:
+    """<O, Ô> and |Ô|² by candidate and output channel; None where they are not sure to be right."""
+    layer, sums, activation_scale = shared
     groups, terms = sums.G.shape[:2]
     outputs = len(layer.weight)
     dot, norm = np.empty((2, len(weight_scales), outputs))
@@ -78,7 +97,7 @@ def weight_table(layer: QuantizedLayer, weight_scales: np.ndarray, activation_sc
         w_q = weight_codes(layer, scale)
         reach = largest_weight_sum(w_q)
         if largest * reach >= 2**53 or largest * reach**2 >= 2**63:
-            return direct_table(layer, weight_scales, [activation_scale], pooled=True)
+            return None
         w = w_q.reshape(groups, outputs // groups, terms).astype(np.float64)
         u, unit = w @ sums.G, 1 / (scale * activation_scale)
         exact = np.float64 if largest * reach**2 < 2**53 else np.int64
@@ -87,5 +106,5 @@ def weight_table(layer: QuantizedLayer, weight_scales: np.ndarray, activation_sc
         # |P_k| <= |column k of A_q|·|O|: how large the terms can be.
         reached = np.einsum("gok,gk->go", np.abs(w), lengths).ravel() * unit @ np.sqrt(sums.target)
         if reached > WORST_CONDITION * np.sqrt(norm[k].sum()) * np.sqrt(sums.target.sum()):
-            return direct_table(layer, weight_scales, [activation_scale], pooled=True)
-    return Table(dot[..., None], norm[..., None], sums.target[:, None])
+            return None
+    return dot, norm

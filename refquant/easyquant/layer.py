@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +27,8 @@ class QuantizedLayer:
 
     batches: may be walked through any number of times; arrays (N, C, H, W), or pairs of one and the float
     outputs (N, O, P, Q) it is to resemble, without bias; otherwise those are convolved here, in float64.
-    weight: (O, C/groups, R, S), float64. bias, relu: what follows before outputs are compared.
+    weight: (O, C/groups, R, S), float64. bias, relu: what follows before outputs are compared. executor: where
+    candidates are evaluated.
     """
 
     batches: Iterable[Any]
@@ -36,6 +38,7 @@ class QuantizedLayer:
     w_format: IntFormat
     bias: np.ndarray | None = None
     relu: bool = False
+    executor: Executor | None = None
 
     def slices(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """A few images at a time: inputs, and float outputs in float64."""

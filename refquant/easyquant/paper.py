@@ -9,6 +9,8 @@ The cosine does not see a gain: cos(O, 2·O) = 1.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,8 @@ from refquant.integers.checks import integer, one_of
 def search_paper(inputs: Any, weights: Any, *, bits: Any, granularity: str = "layer", initial: Any = "max",
                  unsigned: bool = False, alpha: float = 0.5, beta: float = 2.0, n: int = 100, rounds: int = 10,
                  tolerance: float = 1e-6, widen: bool = False, keep_activation: bool = False, direct: bool = False,
-                 stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> ScaleSearch:
+                 executor: Executor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+                 groups: int = 1) -> ScaleSearch:
     """Search both scales of one convolution: the paper's alternating optimization (section 3, Eq. 4 to 6).
 
     n candidates are spread over [α, β] times the initial scale, the current one listed first; weights are searched,
@@ -45,6 +48,7 @@ def search_paper(inputs: Any, weights: Any, *, bits: Any, granularity: str = "la
         range is doubled or halved there by n more.
     direct: convolve for every candidate of every round: slower than Gram matrices and remembered sums (``gram``,
         ``remembered``).
+    executor: where candidates are evaluated; the scales are the same.
     stride, padding, dilation, groups: of the convolution.
     The scale of an all-zero operand starts at 1 and stays there. ValueError for inputs that are empty, not finite or
     do not fit.
@@ -58,6 +62,7 @@ def search_paper(inputs: Any, weights: Any, *, bits: Any, granularity: str = "la
     one_of(granularity, ("layer", "channel"), "granularity")
     _check_grid(alpha, beta, n, rounds, tolerance)
     layer = check_layer(inputs, weights, bits, unsigned, None, False, Geometry.of(stride, padding, dilation, groups))
+    layer = replace(layer, executor=executor)
     pairs = initial_pairs(initial, layer, 0 if granularity == "channel" else None, "paper")
     history: list[HalfStep] = []
     remembered = RememberedTables(layer)

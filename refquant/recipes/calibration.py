@@ -13,6 +13,7 @@ from refquant.network.float_forward import check_images, float64_tensors
 from refquant.network.forward import slices
 from refquant.network.graph import Network
 from refquant.scales.statistics import Extremes, Histogram
+from refquant.workers import Progress, of_slices
 
 
 class Statistics(NamedTuple):
@@ -22,22 +23,25 @@ class Statistics(NamedTuple):
     histogram: Histogram
 
 
-def calibrate(network: Network, images: Any, executor: Executor | None = None) -> dict[str, Statistics]:
+def calibrate(network: Network, images: Any, executor: Executor | None = None, progress: Progress | None = None
+              ) -> dict[str, Statistics]:
     """Extremes and histogram of every tensor, the network's input among them.
 
     images: floats (N, *input_shape). executor: where slices of the images are run, such as a
-    ``concurrent.futures.ProcessPoolExecutor``; the result is the same to the last bit.
+    ``concurrent.futures.ProcessPoolExecutor``; the result is the same to the last bit. progress: called after each.
     """
     images = check_images(images, network.input_shape)
-    extremes = _merged(_extremes, network, images, executor)
+    extremes = _merged(_extremes, network, images, executor, progress, "calibration, extremes")
     limits = {name: seen.magnitude for name, seen in extremes.items()}
-    histograms = _merged(partial(_histogram, limits), network, images, executor)
+    histograms = _merged(partial(_histogram, limits), network, images, executor, progress, "calibration, histograms")
     return {name: Statistics(seen, histograms[name]) for name, seen in extremes.items()}
 
 
-def observe_extremes(network: Network, images: Any, executor: Executor | None = None) -> dict[str, Extremes]:
+def observe_extremes(network: Network, images: Any, executor: Executor | None = None, progress: Progress | None = None
+                     ) -> dict[str, Extremes]:
     """The first pass alone."""
-    return _merged(_extremes, network, check_images(images, network.input_shape), executor)
+    images = check_images(images, network.input_shape)
+    return _merged(_extremes, network, images, executor, progress, "calibration, extremes")
 
 
 def _extremes(x: np.ndarray, name: str) -> Extremes:
@@ -49,16 +53,19 @@ def _histogram(limits: dict[str, float], x: np.ndarray, name: str) -> Histogram:
 
 
 def _merged(observe: Callable[[np.ndarray, str], Any], network: Network, images: np.ndarray,
-            executor: Executor | None) -> dict[str, Any]:
-    tasks = [(observe, network, images[some], some.start)
-             for some in slices(len(images), network.shapes, network.nodes)]
-    parts = iter(map(_observe, tasks) if executor is None else executor.map(_observe, tasks))
-    total = next(parts)
-    for part in parts:
-        total = {name: seen.merge(part[name]) for name, seen in total.items()}
+            executor: Executor | None, progress: Progress | None, step: str) -> dict[str, Any]:
+    total: dict[str, Any] = {}
+    parts = slices(len(images), network.shapes, network.nodes)
+    for done, part in zip(parts, of_slices(_observe, (observe, network), parts, images, executor,
+                                           "calibration image")):
+        total = {name: total[name].merge(seen) if name in total else seen for name, seen in part.items()}
+        if progress:
+            progress(step, f"{done.stop} images", done.stop / len(images))
     return total
 
 
-def _observe(task: tuple[Callable[[np.ndarray, str], Any], Network, np.ndarray, int]) -> dict[str, Any]:
-    observe, network, images, start = task
+def _observe(shared: tuple[Callable[[np.ndarray, str], Any], Network], task: tuple[np.ndarray, int]
+             ) -> dict[str, Any]:
+    observe, network = shared
+    images, start = task
     return {name: observe(x, name) for name, x in float64_tensors(network, images, start, "calibration image")}

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from concurrent.futures import Executor
+
 import numpy as np
 
 from refquant.easyquant.paper import search_paper
 from refquant.integers.formats import IntFormat
-from refquant.network.graph import Conv, Linear, Network
+from refquant.network.graph import Conv, Linear, Network, Node
 from refquant.network.program import QuantParams
 from refquant.recipes.lowering import QuantizedWeight
 from refquant.recipes.settings import Settings
 from refquant.recipes.walk import Walk, visiting_order
 from refquant.recipes.weights import quantize_weight
 from refquant.scales.linear import max_scale
+from refquant.workers import Progress
+
+# What rounding an input, and comparing an output, takes, in multiplications of a matrix product.
+PER_ELEMENT = 100
 
 
-def search_network(network: Network, images: np.ndarray, qparams: dict[str, QuantParams], chosen: Settings
+def search_network(network: Network, images: np.ndarray, qparams: dict[str, QuantParams], chosen: Settings,
+                   executor: Executor | None = None, progress: Progress | None = None
                    ) -> tuple[dict[str, QuantParams], dict[str, QuantizedWeight]]:
     """``easyquant.search_paper`` for every Conv and Linear, from the scales in ``qparams`` and weights' max-scaling.
 
@@ -23,8 +31,13 @@ def search_network(network: Network, images: np.ndarray, qparams: dict[str, Quan
     """
     walk, weights = Walk(network, images, qparams, chosen.layer_inputs), {}
     fmt, accumulator = IntFormat(chosen.weight_bits, narrow=True), IntFormat(chosen.accumulator_bits)
-    for group in visiting_order(network):
+    order = visiting_order(network)
+    costs, done = [_cost(network, group[0], len(images)) for group in order], 0.0
+    for group, cost in zip(order, costs):
         node = group[0]
+        if progress:
+            progress("search", node.name, done / sum(costs))
+        done += cost
         if isinstance(node, (Conv, Linear)):
             source = walk.sources[node.inputs[0]]
             qparam = walk.qparams[source]
@@ -33,10 +46,19 @@ def search_network(network: Network, images: np.ndarray, qparams: dict[str, Quan
                 walk.layer(node), node.weight if isinstance(node, Conv) else node.weight[:, :, None, None],
                 bits=(fmt.bits, qparam.format.bits), unsigned=not qparam.format.signed, widen=chosen.widen,
                 granularity=chosen.granularity, initial=[(start, qparam.scale)],
-                keep_activation=source in walk.settled,
+                keep_activation=source in walk.settled, executor=executor,
                 **(node.geometry if isinstance(node, Conv) else Conv.geometry)._asdict())
             walk.settle(source, found.activation_scale)
             weights[node.name] = quantize_weight(node, found.weight_scale, fmt.bits, walk.qparams[source],
                                                  accumulator)
         walk.visit(group, weights)
     return walk.qparams, weights
+
+
+def _cost(network: Network, node: Node, images: int) -> float:
+    """About how long a node's search takes: multiplications of its convolution, and of its Gram matrix."""
+    if not isinstance(node, (Conv, Linear)):
+        return 0.0
+    terms = node.weight[0].size
+    inputs, outputs = (math.prod(network.shapes[name]) for name in (*node.inputs, node.name))
+    return images * (outputs * terms + PER_ELEMENT * (inputs + outputs)) + len(node.weight) * float(terms)**2

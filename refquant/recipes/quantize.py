@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
@@ -16,17 +17,19 @@ from refquant.network.proof import QuantizedNetwork
 from refquant.recipes.calibration import calibrate, observe_extremes
 from refquant.recipes.lowering import assemble, check_integer_forms, qparam_sources
 from refquant.recipes.network_search import search_network
-from refquant.recipes.settings import RECIPES, settings
+from refquant.recipes.settings import RECIPES, Settings, settings
 from refquant.recipes.weights import quantize_weight
 from refquant.scales.linear import affine_parameters, max_scale
 from refquant.scales.thresholds import in_float32, threshold, threshold_scale
+from refquant.workers import Progress
 
 
 def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
                      weight_bits: int | None = None, activation_bits: int | None = None,
                      granularity: str | None = None, activations: str | None = None, estimator: str | None = None,
                      widen: bool = False, layer_inputs: str = "quantized", accumulator_bits: int = 32,
-                     dialect: str = "single_round") -> QuantizedNetwork:
+                     dialect: str = "single_round", executor: Executor | None = None,
+                     progress: Progress | None = None) -> QuantizedNetwork:
     """Quantize a float network after training.
 
     ``max-int8`` and ``channelwise-int8``: every scale is q_max / max|x|, over the weights of a layer
@@ -50,6 +53,9 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
         ``float`` network does.
     accumulator_bits: 16, 24, 32, 48 or 64.
     dialect: how sums are requantized, one of ``integers.DIALECTS``.
+    executor: where slices of the images are calibrated on and searched, as ``network.worker_processes`` gives one;
+        scales and integers are the same.
+    progress: called with a step's name, what of it is done, and the fraction of it that is done.
     ValueError for other values, bad images, and accumulators that are proven too narrow.
 
     >>> import refquant
@@ -65,9 +71,9 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     check_integer_forms(folded)
     images = check_images(images, folded.input_shape)
     accumulator, axis = IntFormat(chosen.accumulator_bits), 0 if chosen.granularity == "channel" else None
-    qparams = _max_qparams(folded, images, chosen.estimator, chosen.activation_bits, chosen.activations)
+    qparams = _max_qparams(folded, images, chosen, executor, progress)
     if RECIPES[recipe].searched:
-        qparams, weights = search_network(folded, images, qparams, chosen)
+        qparams, weights = search_network(folded, images, qparams, chosen, executor, progress)
     else:
         sources, fmt = qparam_sources(folded), IntFormat(chosen.weight_bits, narrow=True)
         weights = {node.name: quantize_weight(node, max_scale(node.weight, fmt, axis), fmt.bits,
@@ -76,18 +82,19 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     return assemble(folded, qparams, weights, accumulator, chosen.dialect)
 
 
-def _max_qparams(network: Network, images: np.ndarray, estimator: str, bits: int, activations: str
-               ) -> dict[str, QuantParams]:
+def _max_qparams(network: Network, images: np.ndarray, chosen: Settings, executor: Executor | None,
+                 progress: Progress | None) -> dict[str, QuantParams]:
     """Every tensor's qparams by max-scaling, or at the estimator's threshold except for the network's output."""
-    if estimator == "max":
+    bits, activations = chosen.activation_bits, chosen.activations
+    if chosen.estimator == "max":
         return {name: activation_qparam(seen.low, seen.high, bits, activations)
-                for name, seen in observe_extremes(network, images).items()}
+                for name, seen in observe_extremes(network, images, executor, progress).items()}
     output = qparam_sources(network)[network.output]
     qparams = {}
-    for name, (extremes, histogram) in calibrate(network, images).items():
+    for name, (extremes, histogram) in calibrate(network, images, executor, progress).items():
         qparams[name] = activation_qparam(extremes.low, extremes.high, bits, activations)
         if name != output:
-            limit = threshold(extremes, histogram, estimator, qparams[name].format)
+            limit = threshold(extremes, histogram, chosen.estimator, qparams[name].format)
             qparams[name] = replace(qparams[name], scale=threshold_scale(limit, qparams[name].format))
     return qparams
 
