@@ -8,9 +8,14 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from refquant.workers import Progress
 
 INTERRUPTED = "refquant: interrupted"
 
@@ -29,17 +34,20 @@ def _quantize(arguments: argparse.Namespace) -> None:
     from refquant.commands import report
     from refquant.commands.quantize import build_own, data_files, evaluate_own, figure_files, load_data, origin
     from refquant.readers.onnx_file import load_onnx
+    from refquant.workers import worker_processes
 
-    report.check_directory(arguments.out)
-    recipes = list(dict.fromkeys(arguments.recipe))
-    network = load_onnx(arguments.model)
-    data = load_data(arguments.data, network.input_shape, arguments.calibration_images, arguments.images)
-    options = {name: getattr(arguments, name) for name in (
-        "weight_bits", "activation_bits", "granularity", "activations", "estimator", "dialect")}
-    network, built = build_own(network, data, recipes, options, _progress)
-    result = {**evaluate_own(network, built, data, _progress), **origin(arguments.model)}
-    _deliver(report.own_table(result), data_files(result, built), figure_files(result, built, network, data),
-             arguments.out)
+    with worker_processes(arguments.workers) as executor, _bar() as progress:
+        report.check_directory(arguments.out)
+        recipes = list(dict.fromkeys(arguments.recipe))
+        network = load_onnx(arguments.model)
+        data = load_data(arguments.data, network.input_shape, arguments.calibration_images, arguments.images,
+                         arguments.check_images)
+        options = {name: getattr(arguments, name) for name in (
+            "weight_bits", "activation_bits", "granularity", "activations", "estimator", "dialect")}
+        network, built = build_own(network, data, recipes, options, executor, progress)
+        result = {**evaluate_own(network, built, data, executor, progress), **origin(arguments.model)}
+        _deliver(report.own_table(result), data_files(result, built),
+                 figure_files(result, built, network, data, executor, progress), arguments.out)
     if data.ignored:
         print(f"refquant: {arguments.data}: not needed, and not read: {', '.join(data.ignored)}", file=sys.stderr)
 
@@ -94,6 +102,11 @@ def _add_quantize(commands: Any) -> None:
     quantize.add_argument("--calibration-images", type=int, metavar="N",
                           help="how many images calibrate (default: all calibration_inputs, or else 50 inputs)")
     quantize.add_argument("--images", type=int, metavar="N", help="evaluate only so many images (default: all)")
+    quantize.add_argument("--check-images", type=_number_or_all, metavar="N",
+                          help="simulate too, and compare all codes, on the first N of these, or on all "
+                               "(default: the first 100)")
+    quantize.add_argument("--workers", type=int, default=1, metavar="N",
+                          help="processes, of one thread each, that share the work (default: %(default)s)")
     quantize.add_argument("--dialect", choices=DIALECTS, default="single_round", metavar="NAME",
                           help="how sums are requantized, one of those that `refquant dialects` explains "
                                "(default: %(default)s)")
@@ -158,6 +171,12 @@ def _tile(text: str) -> Any:
     return (int(parts[0]), int(parts[1])) if len(parts) == 2 and all(p.isdecimal() for p in parts) else text
 
 
+def _number_or_all(text: str) -> int | str:
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a number of images, or all, got {text}")
+    return text if text == "all" else int(text)
+
+
 def _directory(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("must name a directory")
@@ -168,6 +187,28 @@ def _progress(rows: list[Any]) -> Iterable[Any]:
     from tqdm import tqdm
 
     return tqdm(rows, disable=not sys.stderr.isatty(), leave=False, unit="row")
+
+
+@contextmanager
+def _bar() -> Iterator[Progress | None]:
+    """On a terminal, a bar for the step at hand: what is done of it, and how long the rest takes."""
+    from tqdm import tqdm
+
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with tqdm(total=1.0, desc="reading", leave=False, smoothing=0, dynamic_ncols=True,
+              bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}") as bar:
+        def progress(step: str, what: str, fraction: float) -> None:
+            begins = bar.desc != step
+            bar.set_description_str(step, refresh=False)
+            bar.set_postfix_str(what, refresh=False)
+            if begins:
+                bar.reset()  # its clock too
+            bar.n = fraction
+            bar.refresh()
+
+        yield progress
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -219,7 +260,7 @@ def main(argv: list[str] | None = None) -> int:
             _close_output()
         print(f"refquant: {error.filename or 'standard output'}: {error.strerror or error}", file=sys.stderr)
         return 2
-    except (ValueError, OverflowError, ModuleNotFoundError) as error:
+    except (ValueError, OverflowError, ModuleNotFoundError, BrokenExecutor) as error:
         print(f"refquant: {error}", file=sys.stderr)
         return 2
     return 0

@@ -8,10 +8,9 @@ from typing import Any
 
 from refquant import __version__
 from refquant.commands import report
-from refquant.commands.evaluation import Evaluation, StageReport, evaluate, top1
+from refquant.commands.evaluation import Evaluation, StageReport, evaluate
 from refquant.commands.kernel_check import run_lanes, run_winograd
 from refquant.digits.weights import calibration_images, load_digits
-from refquant.network.float_forward import run_float64
 from refquant.recipes.quantize import quantize_network
 from refquant.recipes.settings import settings
 
@@ -50,20 +49,19 @@ def run_demo(everything: bool = False, progress: Progress = list) -> dict[str, A
     """
     network, images, labels = load_digits()
     calibration = calibration_images()
-    logits = run_float64(network, images)
     rows: list[dict[str, Any]] = []
     stages: tuple[StageReport, ...] = ()
     for row in progress([row for row in ROWS if row.always or everything]):
         quantized = quantize_network(network, calibration, row.recipe, weight_bits=row.bits,
                                      activation_bits=row.bits, granularity=row.granularity)
-        result = evaluate(quantized, images, labels, logits)
+        result = evaluate(quantized, images, labels, network)
         rows.append(_row_entry(row, result))
         if row == STAGES_OF:
             stages = result.stages
     return {"refquant": __version__, "network": "digits", "calibration": {"source": "training images",
                                                                           "images": len(calibration)},
-            "float_top1": top1(logits, labels), "chance": 100 / logits.shape[1], "images": len(images), "rows": rows,
-            "stages_of": _describe(STAGES_OF), "stages": [stage.entry() for stage in stages],
+            "float_top1": result.float_top1, "chance": 100 / network.shapes[network.output][0], "images": len(images),
+            "rows": rows, "stages_of": _describe(STAGES_OF), "stages": [stage.entry() for stage in stages],
             "lane_images": KERNEL_IMAGES, **run_kernels()}
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from refquant.integers.checks import integer
 from refquant.integers.stages import StageRange
-from refquant.network.float_forward import float64_tensors
+from refquant.network.float_forward import check_images, float64_tensors
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.integer_forward import run_integer_tensors
 from refquant.network.program import Layer, QuantizedConv, QuantParams
@@ -16,6 +19,7 @@ from refquant.network.proof import QuantizedNetwork
 from refquant.network.simulated_forward import simulated_tensors
 from refquant.scales.linear import DEAD_CHANNEL
 from refquant.scales.metrics import Likeness, cosine, sqnr_db
+from refquant.workers import Progress, in_order
 
 
 class StageReport(NamedTuple):
@@ -57,13 +61,16 @@ class Evaluation:
     """Accuracies in percent (None without labels); cosine and SQNR of the logits against float's.
 
     agreement: percent of images with the float network's argmax. codes_equal: integer and simulated
-    inference gave the same code everywhere, in every tensor of every image.
+    inference gave the same code everywhere, in every tensor of the first ``codes_equal_images`` images.
+    simulated_top1: None also where some images were not simulated.
     """
 
+    float_top1: float | None
     integer_top1: float | None
     simulated_top1: float | None
     agreement: float
     codes_equal: bool
+    codes_equal_images: int
     cosine: float
     sqnr_db: float
     weight_bytes: int
@@ -91,55 +98,100 @@ class _LayerSums(Likeness):
         at_end = (codes == fmt.max) | ((codes == fmt.min) & (qparam.zero_point != fmt.min))
         self.saturated, self.size = self.saturated + int(at_end.sum()), self.size + codes.size
 
+    def merge(self, other: Likeness) -> None:
+        """Take what another one has seen."""
+        super().merge(other)
+        assert isinstance(other, _LayerSums)
+        self.saturated, self.size = self.saturated + other.saturated, self.size + other.size
 
-def evaluate(quantized: QuantizedNetwork, images: Any, labels: Any, float_logits: np.ndarray,
-             network: Network | None = None) -> Evaluation:
-    """Run every image in integers and in simulation, and compare.
 
-    images: floats (N, *input_shape). labels: N integers or None. float_logits: (N, classes).
-    network: the float network, folded, for a report on every layer; without it ``layers`` is empty.
+class _Seen(NamedTuple):
+    """What one slice of the images gave: logits, every stage's least and greatest sum, every layer's likeness.
+
+    simulated: the output's codes by simulation, and whether all codes were equal; None without simulation.
     """
-    images = np.asarray(images)
-    if len(float_logits) != len(images) or (labels is not None and np.shape(labels) != (len(images),)):
-        raise ValueError(f"float_logits and labels must be one per image, got {len(float_logits)} and "
-                         f"{'no' if labels is None else np.shape(labels)} for {len(images)} images")
+
+    float_logits: np.ndarray
+    codes: np.ndarray
+    simulated: tuple[np.ndarray, bool] | None
+    stages: dict[tuple[str, str], tuple[int, int]]
+    layers: dict[str, _LayerSums]
+
+
+def evaluate(quantized: QuantizedNetwork, images: Any, labels: Any, network: Network, *,
+             simulated_images: int | None = None, first: int = 0, executor: Executor | None = None,
+             progress: Progress | None = None) -> Evaluation:
+    """Run images in floats, in integers and in simulation, and compare.
+
+    images: floats (N, *input_shape). labels: N integers or None. network: the float network, folded.
+    simulated_images: how many, from the first on, are simulated, 1 to N; by default all. first: the number of the
+    first image, for messages. executor: where slices of the images are run; the result is the same. progress: called
+    after each slice. ValueError for other values, and for a float tensor that leaves its range.
+    """
+    images = check_images(images, network.input_shape)
+    if labels is not None and np.shape(labels) != (len(images),):
+        raise ValueError(f"labels must be one per image, got {np.shape(labels)} for {len(images)} images")
+    simulated = integer(len(images) if simulated_images is None else simulated_images, "simulated images", 1,
+                        len(images))
+    parts = [*quantized.slices(simulated), *(slice(simulated + some.start, simulated + some.stop)
+                                             for some in quantized.slices(len(images) - simulated))]
+    tasks = ((f"evaluation images {first + some.start}..{first + some.stop - 1}",
+              (images[some], first + some.start, some.stop <= simulated)) for some in parts)
     proven = {(bound.layer, bound.stage): bound for bound in quantized.stages}
-    seen: dict[tuple[str, str], StageRange] = {}
-
-    def trace(layer: str, stage: str, values: np.ndarray) -> None:
-        low, high = int(values.min()), int(values.max())
-        before = seen.get((layer, stage), StageRange(stage, proven[layer, stage].format, low, high, layer))
-        seen[layer, stage] = before.merge(low, high)
-
-    integer, simulated, codes_equal = [], [], True
-    likeness = {layer.output: _LayerSums() for layer in quantized.layers}
-    for some in quantized.slices(len(images)):
-        x_q = quantized.quantize_images(images[some])
-        codes = run_integer_tensors(quantized, x_q, trace)
-        for name, twin in simulated_tensors(quantized, x_q):
-            codes_equal = codes_equal and np.array_equal(codes[name], twin)
-            if name == quantized.output:
-                simulated.append(twin)
-        integer.append(codes[quantized.output])
-        if network is not None:
-            for name, x in float64_tensors(network, images[some], some.start):
-                if name in likeness:
-                    likeness[name].add_codes(x, codes[name], quantized.qparams[name])
+    observed: dict[tuple[str, str], StageRange] = {}
+    layers = {layer.output: _LayerSums() for layer in quantized.layers}
+    slices: list[_Seen] = []
+    for some, seen in zip(parts, in_order(_run_slice, (quantized, network), tasks, executor)):
+        for place, (low, high) in seen.stages.items():
+            observed[place] = observed.get(place, replace(proven[place], min=low, max=high)).merge(low, high)
+        for name, sums in seen.layers.items():
+            layers[name].merge(sums)
+        slices.append(seen._replace(stages={}, layers={}))
+        if progress and some.stop <= simulated:
+            progress("inference and simulation", f"{some.stop} images", some.stop / simulated)
+        elif progress:
+            progress("inference", f"{some.stop} images", (some.stop - simulated) / (len(images) - simulated))
     decode = quantized.qparams[quantized.output].dequantize
-    logits = decode(np.concatenate(integer))
-    twin_logits = decode(np.concatenate(simulated).astype(np.int64))
-    stages = tuple(StageReport(seen[place], bound) for place, bound in proven.items())
+    float_logits = np.concatenate([seen.float_logits for seen in slices])
+    logits = decode(np.concatenate([seen.codes for seen in slices]))
+    twins = [seen.simulated for seen in slices if seen.simulated]
+    accuracy = partial(top1, labels=labels)
+    stages = tuple(StageReport(observed[place], bound) for place, bound in proven.items())
     return Evaluation(
-        integer_top1=None if labels is None else top1(logits, labels),
-        simulated_top1=None if labels is None else top1(twin_logits, labels),
+        float_top1=None if labels is None else accuracy(float_logits),
+        integer_top1=None if labels is None else accuracy(logits),
+        simulated_top1=None if labels is None or simulated < len(images) else
+        accuracy(decode(np.concatenate([codes for codes, _ in twins]).astype(np.int64))),
         agreement=top1(logits, float_logits.argmax(axis=1)),
-        codes_equal=codes_equal,
+        codes_equal=all(equal for _, equal in twins),
+        codes_equal_images=simulated,
         cosine=cosine(float_logits, logits),
         sqnr_db=sqnr_db(float_logits, logits),
         weight_bytes=quantized.weight_bytes,
         stages=stages,
-        layers=() if network is None else tuple(
-            _layer_report(layer, network, likeness[layer.output], stages) for layer in quantized.layers))
+        layers=tuple(_layer_report(layer, network, layers[layer.output], stages) for layer in quantized.layers))
+
+
+def _run_slice(shared: tuple[QuantizedNetwork, Network], task: tuple[np.ndarray, int, bool]) -> _Seen:
+    (quantized, network), (images, start, simulate) = shared, task
+    stages: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def trace(layer: str, stage: str, values: np.ndarray) -> None:
+        stages[layer, stage] = int(values.min()), int(values.max())
+
+    x_q = quantized.quantize_images(images)
+    codes, equal, twin = run_integer_tensors(quantized, x_q, trace), True, None
+    for name, simulated in simulated_tensors(quantized, x_q) if simulate else ():
+        equal = equal and np.array_equal(codes[name], simulated)
+        if name == quantized.output:
+            twin = simulated
+    layers = {layer.output: _LayerSums() for layer in quantized.layers}
+    for name, x in float64_tensors(network, images, start, "evaluation image"):
+        if name in layers:
+            layers[name].add_codes(x, codes[name], quantized.qparams[name])
+        if name == network.output:
+            logits = x
+    return _Seen(logits, codes[quantized.output], None if twin is None else (twin, equal), stages, layers)
 
 
 def channel_ranges(weight: np.ndarray) -> np.ndarray:

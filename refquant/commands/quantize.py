@@ -6,34 +6,41 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import Executor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from refquant import __version__
 from refquant.commands import report
-from refquant.commands.evaluation import Evaluation, channel_ranges, evaluate, top1
+from refquant.commands.evaluation import Evaluation, channel_ranges, evaluate
 from refquant.network.batchnorm import fold_batchnorm
-from refquant.network.float_forward import check_images, run_float64, run_float_tensors
+from refquant.network.float_forward import check_images
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.proof import QuantizedNetwork
 from refquant.network.storage import array_names, quantized_to_bytes, read_arrays
+from refquant.recipes.calibration import observe, observe_extremes
 from refquant.recipes.quantize import quantize_network
 from refquant.recipes.settings import Settings, settings
+from refquant.scales.statistics import Histogram
+from refquant.workers import Progress
 
 CALIBRATION = 50
+SIMULATED = 100
 ARRAYS = ("inputs", "labels", "calibration_inputs")
-Progress = Callable[[list[str]], Iterable[str]]
+FIGURE_BINS = 80
 
 
 class Data(NamedTuple):
     """Calibration images, evaluation images, and the labels of the latter or None.
 
     source: where the calibration images are from. ignored: arrays of the file that nobody needs. first: the
-    place of the first evaluation image among the file's inputs.
+    place of the first evaluation image among the file's inputs. simulated: how many evaluation images, from the
+    first on, are also simulated; None for all.
     """
 
     calibration: np.ndarray
@@ -42,6 +49,7 @@ class Data(NamedTuple):
     source: str = "given"
     ignored: tuple[str, ...] = ()
     first: int = 0
+    simulated: int | None = None
 
 
 class Built(NamedTuple):
@@ -53,12 +61,13 @@ class Built(NamedTuple):
 
 
 def load_data(path: Path, input_shape: tuple[int, ...], calibration_images: int | None = None,
-              images: int | None = None) -> Data:
+              images: int | None = None, simulated: int | Literal["all"] | None = None) -> Data:
     """Read ``inputs``, and if they are there ``labels`` and ``calibration_inputs``, from an .npz file.
 
     calibration_images: how many calibrate; by default all of ``calibration_inputs``, or without those the
     first 50 inputs. In the latter case only the inputs after them are evaluated. images: how many are
-    evaluated at most. Other arrays are not opened. ValueError for a file that is not such.
+    evaluated at most. simulated: how many of these are also simulated, or "all"; by default the first
+    100. Other arrays are not opened. ValueError for a file that is not such.
     """
     for name, number in (("calibration images", calibration_images), ("images", images)):
         if number is not None and number < 1:
@@ -89,13 +98,18 @@ def load_data(path: Path, input_shape: tuple[int, ...], calibration_images: int 
     stop = len(inputs) if images is None else start + images
     if stop > len(inputs):
         raise ValueError(f"inputs must hold {images} images to evaluate, got {len(inputs) - start}")
+    evaluated = stop - start
+    simulated = min(SIMULATED, evaluated) if simulated is None else evaluated if simulated == "all" else simulated
+    if not 1 <= simulated <= evaluated:
+        raise ValueError(f"the number of images to check must be from 1 to the {evaluated} that are evaluated, "
+                         f"got {simulated}")
     return Data(check_images(arrays[source][:count], input_shape), check_images(inputs[start:stop], input_shape),
                 None if labels is None else labels[start:stop], source if start == 0 else f"the first {start} inputs",
-                tuple(sorted(set(held) - set(ARRAYS))), start)
+                tuple(sorted(set(held) - set(ARRAYS))), start, simulated)
 
 
-def build_own(network: Network, data: Data, recipes: list[str], options: dict[str, Any], progress: Progress = list
-              ) -> tuple[Network, dict[str, Built]]:
+def build_own(network: Network, data: Data, recipes: list[str], options: dict[str, Any],
+              executor: Executor | None = None, progress: Progress | None = None) -> tuple[Network, dict[str, Built]]:
     """The folded float network, which ends at the logits, and one quantized network per recipe.
 
     options: keyword arguments of ``quantize_network``. Everything bad about data and options is told here.
@@ -109,24 +123,31 @@ def build_own(network: Network, data: Data, recipes: list[str], options: dict[st
         raise ValueError(f"labels must be from 0 to {shape[0] - 1}, got {data.labels.min()}..{data.labels.max()}")
     chosen = {recipe: settings(recipe, **options) for recipe in recipes}
     built = {}
-    for recipe in progress(recipes):
+    for recipe in recipes:
         start = time.perf_counter()
-        quantized = quantize_network(network, data.calibration, recipe, **options)
+        quantized = quantize_network(network, data.calibration, recipe, **options, executor=executor,
+                                     progress=_of_recipe(recipe, recipes, progress))
         built[recipe] = Built(chosen[recipe], quantized, time.perf_counter() - start)
     return network, built
 
 
-def evaluate_own(network: Network, built: dict[str, Built], data: Data, progress: Progress = list
-                 ) -> dict[str, Any]:
+def _of_recipe(recipe: str, recipes: Collection[str], progress: Progress | None) -> Progress | None:
+    """Progress whose steps begin with the recipe's name, where there are several."""
+    if progress is None or len(recipes) == 1:
+        return progress
+    return lambda step, what, fraction: progress(f"{recipe}: {step}", what, fraction)
+
+
+def evaluate_own(network: Network, built: dict[str, Built], data: Data, executor: Executor | None = None,
+                 progress: Progress | None = None) -> dict[str, Any]:
     """What ``report.json`` holds, for what ``build_own`` returned; ``origin`` adds where the network is from."""
-    logits = run_float64(network, data.images, data.first, "evaluation image")
-    float_top1 = None if data.labels is None else top1(logits, data.labels)
     made = {"refquant": __version__, "calibration": {"source": data.source, "images": len(data.calibration)}}
     entries = []
-    for recipe in progress(list(built)):
+    for recipe in built:
         start = time.perf_counter()
-        result = evaluate(built[recipe].quantized, data.images, data.labels, logits, network)
-        entries.append(_entry(built[recipe], float_top1, len(data.images), result, time.perf_counter() - start))
+        result = evaluate(built[recipe].quantized, data.images, data.labels, network, simulated_images=data.simulated,
+                          first=data.first, executor=executor, progress=_of_recipe(recipe, built, progress))
+        entries.append(_entry(built[recipe], len(data.images), result, time.perf_counter() - start))
     return {**made, **entries[0]} if len(entries) == 1 else {**made, "recipes": entries}
 
 
@@ -135,13 +156,11 @@ def origin(model: Path) -> dict[str, Any]:
     return {"model": {"file": model.name, "sha256": hashlib.sha256(model.read_bytes()).hexdigest()}}
 
 
-def _entry(built: Built, float_top1: float | None, images: int, result: Evaluation, seconds: float
-           ) -> dict[str, Any]:
+def _entry(built: Built, images: int, result: Evaluation, seconds: float) -> dict[str, Any]:
     parts = asdict(result)
     layers = parts.pop("layers")
     parts["stages"] = [stage.entry() for stage in result.stages]
-    return _finite({**built.settings._asdict(), "label": built.settings.label, "images": images,
-                    "float_top1": float_top1, **parts, "codes_equal_images": images,
+    return _finite({**built.settings._asdict(), "label": built.settings.label, "images": images, **parts,
                     "seconds": {"search": built.seconds, "evaluation": seconds}, "layers": layers})
 
 
@@ -161,22 +180,43 @@ def data_files(result: dict[str, Any], built: dict[str, Built]) -> dict[str, byt
     return {"report.json": (json.dumps(result, indent=1) + "\n").encode(), **files}
 
 
-def figure_files(result: dict[str, Any], built: dict[str, Built], network: Network, data: Data
-                 ) -> Iterator[tuple[str, bytes]]:
-    """Every plot's path and content, one after another."""
+def figure_files(result: dict[str, Any], built: dict[str, Built], network: Network, data: Data,
+                 executor: Executor | None = None, progress: Progress | None = None) -> Iterator[tuple[str, bytes]]:
+    """Every plot's path and content, one after another; drawn once where recipes share it."""
     weights = {node.name: channel_ranges(node.weight) for node in network.nodes if isinstance(node, (Conv, Linear))}
-    tensors = run_float_tensors(network, data.calibration)
+    weights_figure = report.png(report.draw_weight_ranges(weights)) if weights else None
+    histograms = _histograms(network, data.calibration, executor, progress)
+    drawn: dict[str, bytes] = {}
     for entry in result.get("recipes", [result]):
-        quantized = built[entry["recipe"]].quantized
-        thresholds = {name: (tensors[name], qparam.dequantize([qparam.format.min, qparam.format.max]))
-                      for name, qparam in quantized.qparams.items() if name in tensors}
+        qparams = built[entry["recipe"]].quantized.qparams
+        ends = {name: tuple(qparam.dequantize([qparam.format.min, qparam.format.max]).tolist())
+                for name, qparam in qparams.items() if name in histograms}
         folder = _folder(result, entry)
         yield f"{folder}sqnr.png", report.png(report.draw_layer_sqnr(entry))
-        if weights:
-            yield f"{folder}weights.png", report.png(report.draw_weight_ranges(weights))
-        yield f"{folder}activations.png", report.png(report.draw_activations(thresholds))
+        if weights_figure:
+            yield f"{folder}weights.png", weights_figure
+        if str(ends) not in drawn:
+            drawn[str(ends)] = report.png(report.draw_activations({name: (*histograms[name], ends[name])
+                                                                   for name in ends}))
+        yield f"{folder}activations.png", drawn[str(ends)]
         if entry["stages"]:
             yield f"{folder}headroom.png", report.png(report.draw_headroom({**entry, "stages_of": entry["label"]}))
+
+
+def _histograms(network: Network, images: np.ndarray, executor: Executor | None, progress: Progress | None
+                ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Of every tensor: counts, and the edges of their bins."""
+    extremes = observe_extremes(network, images, executor, progress)
+    limits = {name: (seen.low, seen.high) for name, seen in extremes.items()}
+    counts = observe(partial(_above_the_least, limits), network, images, executor, progress, "figures")
+    return {name: (counts[name].counts, np.linspace(low, high if low < high else low + (abs(low) or 1.0),
+                                                    FIGURE_BINS + 1))
+            for name, (low, high) in limits.items()}
+
+
+def _above_the_least(limits: dict[str, tuple[float, float]], x: np.ndarray, name: str) -> Histogram:
+    low, high = limits[name]
+    return Histogram.of(x - low, high - low, FIGURE_BINS)
 
 
 def _folder(result: dict[str, Any], entry: dict[str, Any]) -> str:

@@ -180,11 +180,13 @@ def own_table(result: dict[str, Any]) -> str:
              percent(e["integer_top1"]), f"{e['agreement']:.2f}", "yes" if e["codes_equal"] else "NO",
              f"{e['cosine']:.4f}", decibels(e), str(e["weight_bytes"]), f"{e['seconds']['search']:.1f}",
              f"{e['seconds']['evaluation']:.1f}") for e in entries]
+    images, checked = entries[0]["images"], entries[0]["codes_equal_images"]
     header = ("recipe", "bits W/A", "scales per", "activations", "top-1 %", "agreement %", "codes_equal", "cosine",
               "SQNR dB", "weight bytes", "search s", "evaluation s")
     made, calibration = result.get("model"), result["calibration"]
     model = f"{made['file']}, sha256 {made['sha256'][:12]}; " if made else ""
-    return (f"{entries[0]['images']} images, float top-1 {percent(entries[0]['float_top1'])} %\n"
+    return (f"{images} images, float top-1 {percent(entries[0]['float_top1'])} %; codes_equal compares "
+            f"{'all' if checked == images else f'the first {checked}'}\n"
             f"{model}calibrated on {calibration['images']} images ({calibration['source']}); "
             f"dialect {entries[0]['dialect']}; refquant {result['refquant']}\n\n"
             f"Integer-only inference\n\n{table(header, rows)}")
@@ -250,19 +252,20 @@ def draw_weight_ranges(weights: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def draw_activations(thresholds: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """A histogram of every encoded tensor on the calibration images, with the ends of its format."""
+def draw_activations(tensors: dict[str, tuple[np.ndarray, np.ndarray, tuple[float, ...]]]) -> Figure:
+    """Every encoded tensor on the calibration images: counts, the edges of their bins, the ends of its format."""
     columns = 4
-    rows = -(-len(thresholds) // columns)
+    rows = -(-len(tensors) // columns)
     figure = Figure(figsize=(11, 1.7 * rows + 0.6), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, (name, (values, ends)) in zip(grid.flat, thresholds.items()):
-        axes.hist(values.ravel().astype(np.float64), bins=80, color="C0", log=True)
+    for axes, (name, (counts, edges, ends)) in zip(grid.flat, tensors.items()):
+        axes.stairs(counts, edges, color="C0", fill=True)
+        axes.set_yscale("log")
         for end in ends:
             axes.axvline(end, color="C3", linestyle="--", linewidth=1)
         axes.set_title(_shown(name), fontsize="small", parse_math=False)
         axes.tick_params(labelsize="x-small")
-    for axes in grid.flat[len(thresholds):]:
+    for axes in grid.flat[len(tensors):]:
         axes.axis("off")
     figure.suptitle("Activations on the calibration images; dashed: the ends of the integer format")
     return figure

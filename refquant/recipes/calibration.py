@@ -30,18 +30,16 @@ def calibrate(network: Network, images: Any, executor: Executor | None = None, p
     images: floats (N, *input_shape). executor: where slices of the images are run, such as a
     ``concurrent.futures.ProcessPoolExecutor``; the result is the same to the last bit. progress: called after each.
     """
-    images = check_images(images, network.input_shape)
-    extremes = _merged(_extremes, network, images, executor, progress, "calibration, extremes")
+    extremes = observe(_extremes, network, images, executor, progress, "calibration, extremes")
     limits = {name: seen.magnitude for name, seen in extremes.items()}
-    histograms = _merged(partial(_histogram, limits), network, images, executor, progress, "calibration, histograms")
+    histograms = observe(partial(_histogram, limits), network, images, executor, progress, "calibration, histograms")
     return {name: Statistics(seen, histograms[name]) for name, seen in extremes.items()}
 
 
 def observe_extremes(network: Network, images: Any, executor: Executor | None = None, progress: Progress | None = None
                      ) -> dict[str, Extremes]:
     """The first pass alone."""
-    images = check_images(images, network.input_shape)
-    return _merged(_extremes, network, images, executor, progress, "calibration, extremes")
+    return observe(_extremes, network, images, executor, progress, "calibration, extremes")
 
 
 def _extremes(x: np.ndarray, name: str) -> Extremes:
@@ -52,11 +50,15 @@ def _histogram(limits: dict[str, float], x: np.ndarray, name: str) -> Histogram:
     return Histogram.of(x, limits[name])
 
 
-def _merged(observe: Callable[[np.ndarray, str], Any], network: Network, images: np.ndarray,
-            executor: Executor | None, progress: Progress | None, step: str) -> dict[str, Any]:
-    total: dict[str, Any] = {}
+def observe(function: Callable[[np.ndarray, str], Any], network: Network, images: Any, executor: Executor | None,
+            progress: Progress | None, step: str) -> dict[str, Any]:
+    """``function(x, name)`` of every tensor, slice after slice, merged; arguments as for ``calibrate``.
+
+    function: one of a module, which returns something that merges. step: the name that progress tells.
+    """
+    images, total = check_images(images, network.input_shape), dict[str, Any]()
     parts = slices(len(images), network.shapes, network.nodes)
-    for done, part in zip(parts, of_slices(_observe, (observe, network), parts, images, executor,
+    for done, part in zip(parts, of_slices(_observe, (function, network), parts, images, executor,
                                            "calibration image")):
         total = {name: total[name].merge(seen) if name in total else seen for name, seen in part.items()}
         if progress:
@@ -66,6 +68,5 @@ def _merged(observe: Callable[[np.ndarray, str], Any], network: Network, images:
 
 def _observe(shared: tuple[Callable[[np.ndarray, str], Any], Network], task: tuple[np.ndarray, int]
              ) -> dict[str, Any]:
-    observe, network = shared
-    images, start = task
-    return {name: observe(x, name) for name, x in float64_tensors(network, images, start, "calibration image")}
+    (function, network), (images, start) = shared, task
+    return {name: function(x, name) for name, x in float64_tensors(network, images, start, "calibration image")}

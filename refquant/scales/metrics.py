@@ -60,6 +60,13 @@ class Likeness:
         self.other += float(y @ y)
         self.noise += float((x - y) @ (x - y))
 
+    def merge(self, other: Likeness) -> None:
+        """The batches that another one has seen."""
+        self.dot += other.dot
+        self.signal += other.signal
+        self.other += other.other
+        self.noise += other.noise
+
     @property
     def cosine(self) -> float:
         """cos(A, B)."""

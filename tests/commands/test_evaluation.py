@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refquant import quantize_network, run_float
+from refquant import quantize_network
 from refquant.commands import evaluation
 from refquant.commands.evaluation import evaluate, top1
 from refquant.convolution.geometry import Geometry
@@ -32,8 +32,7 @@ def test_one_differing_code_in_one_image_is_reported(network, monkeypatch):
     monkeypatch.setattr(forward, "SLICE_ELEMENTS", 50 * 10 * 5 * 5)  # 50 images from 6 planes to 4
     images = np.random.default_rng(4).standard_normal((53, 2, 5, 5))
     quantized = quantize_network(network, images)
-    logits = run_float(network, images)
-    assert evaluate(quantized, images, None, logits).codes_equal
+    assert evaluate(quantized, images, None, network).codes_equal
     tensors = evaluation.simulated_tensors
 
     def disturbed(program, x_q):
@@ -44,7 +43,7 @@ def test_one_differing_code_in_one_image_is_reported(network, monkeypatch):
             yield name, codes
 
     monkeypatch.setattr(evaluation, "simulated_tensors", disturbed)
-    assert not evaluate(quantized, images, None, logits).codes_equal
+    assert not evaluate(quantized, images, None, network).codes_equal
 
 
 def test_extremes_cover_all_slices(network, monkeypatch):
@@ -52,7 +51,7 @@ def test_extremes_cover_all_slices(network, monkeypatch):
     images = np.zeros((3, 2, 5, 5))
     images[-1] = 3.0
     quantized = quantize_network(network, np.concatenate([images, -images]))
-    stages = {s.proven.layer: s for s in evaluate(quantized, images, None, run_float(network, images)).stages}
+    stages = {s.proven.layer: s for s in evaluate(quantized, images, None, network).stages}
     x_q = quantized.quantize_images(images[-1:]).astype(int)
     conv = quantized.layers[0].terms[0]
     centre = [(conv.weight_q[o].astype(int) * x_q[0, :, :3, :3]).sum() + conv.bias_q[o] for o in range(6)]
@@ -63,12 +62,12 @@ def test_extremes_cover_all_slices(network, monkeypatch):
 @given(st.integers(1, 7))
 def test_the_slices_do_not_matter(network, size):
     images = np.random.default_rng(5).standard_normal((6, 2, 5, 5))
-    quantized, logits = quantize_network(network, images), run_float(network, images)
+    quantized = quantize_network(network, images)
     results = []
     for elements in (1 << 21, size * 250):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(forward, "SLICE_ELEMENTS", elements)
-            results.append(evaluate(quantized, images, range(6), logits, network))
+            results.append(evaluate(quantized, images, range(6), network))
             np.testing.assert_array_equal(quantized.run(images), quantized.simulate(images))
     whole, sliced = results
     assert whole.stages == sliced.stages
@@ -80,5 +79,5 @@ def test_the_slices_do_not_matter(network, size):
 
 def test_accuracies_are_none_without_labels(network):
     images = np.ones((2, 2, 5, 5))
-    result = evaluate(quantize_network(network, images), images, None, run_float(network, images))
+    result = evaluate(quantize_network(network, images), images, None, network)
     assert result.integer_top1 is None and result.simulated_top1 is None

@@ -122,6 +122,91 @@ def test_several_recipes_share_one_report_and_have_a_folder_each(files, tmp_path
         assert network.layers[0].terms[0].multiplier.m.shape == (4,)
 
 
+@pytest.mark.parametrize("arguments, checked, said_so", [
+    ([], 100, "codes_equal compares the first 100"),
+    (["--check-images", 7], 7, "codes_equal compares the first 7"),
+    (["--check-images", "all"], 140, "codes_equal compares all"),
+    (["--images", 60], 60, "codes_equal compares all")])
+def test_the_first_hundred_images_are_simulated_unless_told_otherwise(arguments, checked, said_so, tmp_path, capsys):
+    inputs = np.random.default_rng(3).standard_normal((150, 2, 6, 6)).astype(np.float32)
+    data = write_data(tmp_path / "d.npz", inputs=inputs, labels=np.zeros(150, int))
+    code, said = run(capsys, write_model(tmp_path / "m.onnx"), data, "--recipe", "max-int8",
+                     "--calibration-images", 10, *arguments, "--out", tmp_path / "out")
+    assert code == 0 and said_so in said.out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["codes_equal"], report["codes_equal_images"]) == (True, checked)
+    assert report["simulated_top1"] == (report["integer_top1"] if checked == report["images"] else None)
+
+
+def test_two_workers_write_the_same_files(files, tmp_path, capsys):
+    written = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        code, said = run(capsys, *files, "--recipe", "easyquant-int8", "--recipe", "tensorrt-int8",
+                         "--calibration-images", 10, "--workers", workers, "--out", out)
+        assert (code, said.err) == (0, "")
+        report = json.loads((out / "report.json").read_text())
+        for entry in report["recipes"]:
+            del entry["seconds"]
+        written.append((report, {path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*.[np]*"))
+                                 if path.is_file() and path.name != "report.json"}))
+    assert written[0] == written[1] and len(written[0][1]) == 10
+
+
+KILLED = """
+import multiprocessing, sys, threading, time
+from refquant.cli import main
+def kill():
+    while not multiprocessing.active_children():
+        time.sleep(0.001)
+    time.sleep(float(sys.argv[1]))
+    multiprocessing.active_children()[0].kill()
+if __name__ == "__main__":
+    threading.Thread(target=kill, daemon=True).start()
+    sys.exit(main(["quantize", *sys.argv[2:], "--workers", "2"]))
+"""
+
+
+@pytest.mark.parametrize("delay", [0, 2.5])
+def test_a_worker_that_dies_is_one_sentence_and_nothing_is_written(delay, tmp_path):
+    inputs = np.random.default_rng(3).standard_normal((10000, 2, 6, 6)).astype(np.float32)
+    data = write_data(tmp_path / "d.npz", inputs=inputs, labels=None, calibration_inputs=np.tile(inputs, (12, 1, 1, 1)))
+    (tmp_path / "script.py").write_text(KILLED)
+    done = subprocess.run([sys.executable, tmp_path / "script.py", str(delay), write_model(tmp_path / "m.onnx"), data,
+                           "--recipe", "tensorrt-int8", "--out", tmp_path / "out"], capture_output=True, text=True)
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert re.fullmatch(r"refquant: workers must live to the end, got one that died; (calibration|evaluation) images "
+                        r"\d+\.\.\d+ came to nothing\n", done.stderr)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_on_a_terminal_a_bar_tells_step_layer_and_the_time_left(files, tmp_path):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 110, 0, 0))
+    arguments = ["--recipe", "max-int8", "--recipe", "easyquant-int8", "--calibration-images", "10",
+                 "--check-images", "7", "--out", str(tmp_path / "out")]
+    with subprocess.Popen([sys.executable, "-m", "refquant", "quantize", *map(str, files), *arguments],
+                          stdout=subprocess.DEVNULL, stderr=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(controller, 1 << 16)
+            except OSError:  # the other end is closed
+                break
+    os.close(controller)
+    assert process.returncode == 0
+    text = shown.decode()
+    for step in ("calibration, extremes", "search", "inference and simulation", "inference", "figures"):
+        assert re.search(rf"{step}: +\d+%\|.*\| \d\d:\d\d, .* left, ", text), step
+    assert "easyquant-int8: search" in text and "left, conv" in text and "left, 30 images" in text
+
+
 def test_without_labels_accuracies_are_null_and_calibration_inputs_leave_all_inputs_to_evaluate(tmp_path, capsys):
     model = write_model(tmp_path / "model.onnx", ("Flatten", "Softmax"))
     calibration = np.random.default_rng(2).standard_normal((50, 2, 6, 6)).astype(np.float32)
@@ -338,6 +423,12 @@ def test_bad_input_is_one_sentence_exit_code_2_and_leaves_nothing(files, tmp_pat
             ([model, data, *out, "--calibration-images", "0"],
              "the number of calibration images must be >= 1, got 0"),
             ([model, data, *out, "--images", "31"], "inputs must hold 31 images to evaluate, got 30"),
+            ([model, data, *out, "--check-images", "31"],
+             "the number of images to check must be from 1 to the 30 that are evaluated, got 31"),
+            ([model, data, *out, "--images", "5", "--check-images", "6"], "to the 5 that are evaluated, got 6"),
+            ([model, data, *out, "--check-images", "0"], "to the 30 that are evaluated, got 0"),
+            ([model, data, *out, "--workers", "0"], "workers must be an integer >= 1, got 0"),
+            ([model, data, *out, "--workers", "-2"], "workers must be an integer >= 1, got -2"),
             ([model, changed("g", calibration_inputs=inputs[:3]), *out],
              "calibration_inputs must hold 10 images, got 3"),
             ([model, changed("h", labels=np.arange(40)), *out], "labels must be from 0 to 3, got 10..39"),
@@ -362,6 +453,8 @@ def test_bad_input_is_one_sentence_exit_code_2_and_leaves_nothing(files, tmp_pat
     (["--recipe", "max-int8"], "the following arguments are required: --out"),
     (["--recipe", "max-int8", "--out", "o", "--signed", "--unsigned"], "not allowed with argument --signed"),
     (["--recipe", "max-int8", "--out", "o", "--dialect", "banker"], "argument --dialect: invalid choice"),
+    (["--recipe", "max-int8", "--out", "o", "--check-images", "some"], "must be a number of images, or all, got some"),
+    (["--recipe", "max-int8", "--out", "o", "--workers", "two"], "argument --workers: invalid int value: 'two'"),
 ])
 def test_bad_options_are_one_sentence_and_exit_code_2(arguments, sentence, capsys):
     with pytest.raises(SystemExit) as stop:

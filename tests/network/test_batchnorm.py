@@ -241,7 +241,7 @@ def test_flat_batchnorms_run_in_integers_and_cost_a_weight_per_feature(recipe, l
     path = tmp_path / "network.npz"
     path.write_bytes(quantized_to_bytes(quantized))
     assert np.array_equal(load_quantized(path).run(batch), quantized.run(batch))
-    report = evaluate(quantized, batch, None, y, fold_batchnorm(net))
+    report = evaluate(quantized, batch, None, fold_batchnorm(net))
     assert report.codes_equal and all(layer.sqnr_db > 20 for layer in report.layers)
 
 
