@@ -50,7 +50,7 @@ def in_order(function: Callable[[Any, Any], Any], shared: Any, tasks: Iterable[t
     try:
         while True:
             for name, task in waiting:
-                flying.append((name, task, _submit(executor, function, key, shared if first > 0 else None, task)))
+                flying.append((name, task, executor.submit(_run, function, key, shared if first > 0 else None, task)))
                 first -= 1
                 if len(flying) >= most:
                     break
@@ -59,7 +59,7 @@ def in_order(function: Callable[[Any, Any], Any], shared: Any, tasks: Iterable[t
             name, task, future = flying.popleft()
             result = future.result()
             if isinstance(result, _Missing):
-                result = _submit(executor, function, key, shared, task).result()
+                result = executor.submit(_run, function, key, shared, task).result()
             yield result
     except BrokenExecutor:
         raise BrokenExecutor(f"workers must live to the end, got one that died; {name} came to nothing") from None
@@ -73,13 +73,6 @@ def of_slices(function: Callable[[Any, Any], Any], shared: Any, parts: Iterable[
     """``in_order`` of slices of images: each task is the images and the number of the first."""
     return in_order(function, shared, ((f"{kind}s {some.start}..{some.stop - 1}", (images[some], some.start))
                                        for some in parts), executor)
-
-
-def _submit(executor: Executor, *arguments: Any) -> Future[Any]:
-    try:
-        return executor.submit(_run, *arguments)
-    except OSError as error:  # a worker that dies while others are started closes what they are to be sent by
-        raise BrokenExecutor(str(error)) from None
 
 
 def _run(function: Callable[[Any, Any], Any], key: str, shared: Any, task: Any) -> Any:
