@@ -23,7 +23,8 @@ from one_thread import best_seconds, print_machine, restart_on_one_thread
 
 from refquant.convolution.blas import correlate
 from refquant.convolution.direct import convolve, convolve_exact
-from refquant.easyquant import candidate_cosines, search_ncnn, search_paper
+from refquant.easyquant import candidate_cosines, gram, remembered, search_ncnn, search_paper
+from refquant.easyquant.layer import QuantizedLayer
 from refquant.recipes import quantize_network
 
 LAYERS = ((3, 32, 3), (32, 64, 3), (64, 64, 3), (64, 32, 1))  # input and output channels, kernel; ReLU between
@@ -70,22 +71,36 @@ def measured(mode: str, images: int) -> list[float]:
 
 
 def search_network_of(name: str, images: int) -> None:
-    """The recipe easyquant-int8; prints CPU seconds, peak MiB, and what candidates' convolutions alone took."""
+    """The recipe easyquant-int8; prints CPU seconds, peak MiB, and what candidates' convolutions alone take.
+
+    The last is for activation candidates, which are convolved here, and for weight candidates, which Gram matrices
+    stand for: one of them is convolved, while the recipe's clock stands still, and counts for all.
+    """
     network = getattr(networks, name)()
     x = np.random.default_rng(1).standard_normal((images, *network.input_shape)).astype(np.float32)
-    seconds = 0.0
+    convolutions, weight_convolutions, paused = 0.0, 0.0, 0.0
 
     def timed(*arguments: Any) -> np.ndarray:
-        nonlocal seconds
+        nonlocal convolutions
         start = time.process_time()
         y = correlate(*arguments)
-        seconds += time.process_time() - start
+        convolutions += time.process_time() - start
         return y
 
-    candidate_cosines.correlate = timed  # where every activation candidate is convolved
+    def counted(layer: QuantizedLayer, scales: np.ndarray, activation_scale: float) -> candidate_cosines.Table:
+        nonlocal convolutions, weight_convolutions, paused
+        start, before = time.process_time(), convolutions
+        candidate_cosines.direct_table(layer, scales[:1], [activation_scale], pooled=True)
+        weight_convolutions += len(scales) * (convolutions - before)
+        convolutions = before
+        paused += time.process_time() - start
+        return gram.weight_table(layer, scales, activation_scale)
+
+    candidate_cosines.correlate, remembered.weight_table = timed, counted
     start = time.process_time()
     quantize_network(network, x, "easyquant-int8")
-    print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, seconds)
+    seconds = time.process_time() - start - paused
+    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, convolutions, weight_convolutions)
 
 
 def main() -> None:
@@ -93,9 +108,11 @@ def main() -> None:
     print_machine()
     print("the recipe easyquant-int8 on random weights; CPU seconds and MiB")
     for name, images in (("resnet20", 8), ("resnet20", 50), ("squeezenet", 8), ("squeezenet", 50)):
-        seconds, memory, convolutions = measured(name, images)
-        print(f"  {name:10} {images:3} images {seconds:7.1f} s {memory:7.0f} MiB   {seconds / convolutions:.2f}x the "
-              f"{convolutions:.1f} s of its activation candidates' convolutions", flush=True)
+        seconds, memory, activations, weights_too = measured(name, images)
+        every = activations + weights_too
+        print(f"  {name:10} {images:3} images {seconds:7.1f} s {memory:7.0f} MiB   {seconds / every:.2f}x the "
+              f"{every:.1f} s of all its candidates' convolutions, {seconds / activations:.2f}x the "
+              f"{activations:.1f} s of activation candidates' alone", flush=True)
     print("net of four layers, 32x32, 100 + 100 candidates, one round; CPU seconds and MiB")
     results = {(mode, images): measured(mode, images)
                for mode, images in (("paper", 8), ("paper", 50), ("paper-direct", 8), ("ncnn", 8))}

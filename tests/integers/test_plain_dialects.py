@@ -87,6 +87,13 @@ def test_rationals_on_whole_arrays_equal_the_plain_ones(last, zero):
         assert requantize(x, multiplier, IntFormat(33), dialect, z).tolist() == plain.tolist()
 
 
+@pytest.mark.parametrize("left, low, high", [("saturate", -2**30, 2**30), ("wrap", 2**30 - 1, -2**30)])
+def test_a_left_shift_beyond_int32_by_hand(left, low, high):
+    dialect = Dialect("m31", left, "half_up", "half_up", "after", "saturate")
+    x = np.array([-2**30 - 1, 2**30])  # twice that is -2^31 - 2 and 2^31; then half of what is left
+    assert evaluate(dialect, x, np.float64(1), np.int64(2**30), np.int64(1)).tolist() == [low, high]
+
+
 def test_an_end_that_wraps():
     sums, one = [127, 128, -129], Multiplier.from_real(1.0)
     assert requantize(sums, one, IntFormat(8), Dialect("m31", end="wrap")).tolist() == [127, -128, 127]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from refquant.integers import requantization
 from refquant.integers.dialects import DIALECTS, Dialect, dialect_of, evaluate
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
@@ -186,13 +187,15 @@ def test_a_33_bit_code_tells_what_int32_does_not_hold(dialect):
 @pytest.mark.parametrize("dialect", [*DIALECTS, "m31,merged,half_even,half_down,after,saturate",
                                      "m7,saturate,half_up,half_toward_zero,before,saturate"])
 @pytest.mark.parametrize("fmt, zero_point", [(IntFormat(8), -128), (IntFormat(4, False), 3), (IntFormat(16), 7)])
-def test_floats_decide_what_the_definition_decides(dialect, fmt, zero_point):
+def test_floats_decide_what_the_definition_decides(dialect, fmt, zero_point, monkeypatch):
+    monkeypatch.setattr(requantization, "_BLOCK", 1 << 13)  # several blocks of a row, and of many rows
     words = Dialect(*dialect.split(",")) if "," in dialect else dialect_of(dialect)
     rng = np.random.default_rng(0)
     # Multipliers at which many products lie at ties and next to them, one large enough for codes at both ends.
     M = Multiplier.from_real(np.array([2.0**-9, 3 * 2.0**-7, 2.0**-4 * (1 + 2.0**-24), 0.49999, 1 / 3, 2.0**-31]))
     acc = np.concatenate([rng.integers(-2000, 2000, (6, 20000)), rng.integers(-2**31, 2**31, (6, 2000))], axis=1)
     got = requantize(acc, M.along(0, 2), fmt, words, zero_point)
+    np.testing.assert_array_equal(requantize(acc.T, M.along(1, 2), fmt, words, zero_point).T, got)
     parts = (part[:, None] for part in (M.real, M.m, M.shift))
     if words.multiplier == "real":
         acc, got = acc[:, :500], got[:, :500]  # the definition takes one at a time

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from refquant.integers.rounding import RULES, round_fraction, round_product, round_values, shift_right
+from refquant.integers.rounding import (
+    RULES,
+    round_fraction,
+    round_product,
+    round_values,
+    shift_right,
+    shifted_product,
+)
 
 HALF = Fraction(1, 2)
 
@@ -205,6 +212,11 @@ def test_narrow_integers_shift_in_int64(rule, dtype):
             got = shift_right(np.array(values, dtype), np.array(shift, shift_dtype), rule)
             assert got.dtype == np.int64
             assert got.tolist() == [rational_round(Fraction(v, 2**shift), rule) for v in values]
+
+
+def test_a_product_that_int64_does_not_hold_is_shifted_and_moved():
+    x, m = np.array([2**40, -2**40 - 1]), np.array(2**30)
+    assert shifted_product(x, m, 39, "half_up", 5).tolist() == [2**31 + 5, -2**31 + 5]
 
 
 def test_the_default_shift_is_half_up_as_hardware_does_it():

@@ -33,6 +33,7 @@ def rounded_shift(x: int, shift: int) -> int:
 LANEWISE = {
     "smull": (lambda a, b: a * b, ("i1", "i1"), np.int16),
     "smlal": (lambda acc, a, b: wrapped(acc + a * b, 16), ("i2", "i1", "i1"), np.int16),
+    "mla": (lambda acc, a, b: wrapped(acc + a * b, 16), ("i2", "i2", "i2"), np.int16),
     "sqrdmulh": (lambda a, b: clamped((2 * a * b + (1 << 31)) >> 32, 32), ("i4", "i4"), np.int32),
     "srshl": (rounded_shift, ("i4", "i1"), np.int32),
     "sqxtn": (lambda x: clamped(x, 8), ("i2",), np.int8),
@@ -164,8 +165,8 @@ def test_arrays_of_any_shape_are_lanes_and_grouping_runs_along_the_last_axis(nam
 def test_a_value_that_no_lane_holds_is_refused_by_name(name):
     operation = getattr(isa, name)
     size = GROUPED[name][1] if name in GROUPED else 1
-    names = {"smull": "a b", "smlal": "acc a b", "sqrdmulh": "a b", "srshl": "x shift", "sqxtn": "x",
-             "sadalp": "acc x", "sdot": "acc a b"}[name].split()
+    names = {"smull": "a b", "smlal": "acc a b", "mla": "acc a b", "sqrdmulh": "a b", "srshl": "x shift",
+             "sqxtn": "x", "sadalp": "acc x", "sdot": "acc a b"}[name].split()
     for position, (operand, dtype) in enumerate(zip(names, EVERY[name])):
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
         good = [np.zeros(2 if i == 0 else 2 * size, np.int64) for i in range(len(names))]
