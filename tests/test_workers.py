@@ -2,10 +2,15 @@
 
 import os
 import pickle
+import re
+import subprocess
+import sys
 from concurrent.futures import BrokenExecutor, Executor, Future
+from pathlib import Path
 
 import numpy as np
 import pytest
+from tools import require_module
 
 from refquant.commands.evaluation import evaluate
 from refquant.convolution.geometry import Geometry
@@ -132,3 +137,28 @@ def test_integers_and_evaluation_are_the_same_with_two_workers(recipe, two_worke
                       evaluate(quantized, IMAGES, range(20), NETWORK, simulated_images=7, executor=executor)))
     assert found[0] == found[1]
     assert found[0][1].codes_equal_images == 7 and found[0][1].simulated_top1 is None
+
+
+DASK = """
+from distributed import Client, LocalCluster
+from refquant import calibration_images, load_digits, quantize_network
+from refquant.network.storage import quantized_to_bytes
+if __name__ == "__main__":
+    network, images = load_digits()[0], calibration_images()
+    with (LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+          Client(cluster) as client):
+        quantized = {call}
+        processes = len(cluster.workers)
+    here = quantize_network(network, images, "easyquant-int8")
+    print(processes, quantized_to_bytes(quantized) == quantized_to_bytes(here))
+"""
+
+
+def test_readmes_line_for_a_dask_cluster_gives_the_same_integers(tmp_path):
+    require_module("distributed", "pip install 'refquant[oracles]'")
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (call,) = re.findall(r"`(quantize_network.*client\.get_executor\(\)\))`", readme)
+    (tmp_path / "script.py").write_text(DASK.format(call=call))
+    done = subprocess.run([sys.executable, "-W", "ignore", tmp_path / "script.py"], capture_output=True, text=True,
+                          cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "2 True\n"), done.stderr

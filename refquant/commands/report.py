@@ -264,7 +264,7 @@ def draw_activations(tensors: dict[str, tuple[np.ndarray, np.ndarray, tuple[floa
         for end in ends:
             axes.axvline(end, color="C3", linestyle="--", linewidth=1)
         axes.set_title(_shown(name), fontsize="small", parse_math=False)
-        axes.tick_params(labelsize="x-small")
+        axes.tick_params(which="both", labelsize="x-small")
     for axes in grid.flat[len(tensors):]:
         axes.axis("off")
     figure.suptitle("Activations on the calibration images; dashed: the ends of the integer format")

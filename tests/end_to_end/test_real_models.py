@@ -42,7 +42,7 @@ def test_readme_shows_resnet8s_table():
     """To the last digit, seconds aside: the scales are the same on every machine."""
     network, file = load("resnet8_cifar10_bn")
     data = Data(planes(file["calibration_images"]), planes(file["test_images"]), file["test_labels"],
-                "calibration_inputs")
+                "calibration_inputs", simulated=100)
     result = evaluate_own(*build_own(network, data, ["max-int8", "channelwise-int8"], {}), data)
     result |= origin(Path(FOLDER) / "resnet8_cifar10_bn.onnx")
     page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
