@@ -100,8 +100,9 @@ def exact_sums(x_q: Any, w_q: Any, bias_q: Any, geometry: Geometry, zero_point: 
     bound = reach * largest_weight_sum(w_q)
     exact_dtype(max(reach, bound + (0 if bias_q is None else max(-int(bias_q.min()), int(bias_q.max())))),
                 "the convolution's sums")
-    x = x_q.astype(np.int64) - zero_point if zero_point else x_q
     kind = exact_dtype(bound)
+    narrow = kind is np.float32 and x_q.dtype.itemsize <= 2 and reach < 2**23  # which float32 holds, operands too
+    x = x_q.astype(np.float32 if narrow else np.int64) - zero_point if zero_point else x_q
     y = (convolve_direct(x, w_q, geometry).astype(dtype, copy=False) if kind is np.int64
          else correlate(x, w_q, geometry, kind, dtype.type))
     if bias_q is not None:

@@ -19,7 +19,7 @@ from refquant.integers.multiplier import Multiplier
 from refquant.integers.rounding import round_product, round_product_sum
 
 # Elements in a block: its temporaries stay in the cache.
-_BLOCK = 1 << 16
+_BLOCK = 1 << 17
 
 
 def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, dialect: str | Dialect = "single_round",
@@ -43,11 +43,14 @@ def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, dialect: str | 
     if not isinstance(multiplier, Multiplier):
         raise ValueError(f"multiplier must be a Multiplier (see Multiplier.from_real), got {multiplier!r}")
     legal = legal_shifts(words)
-    acc = as_integers(acc, "acc")
-    if words.left != "merged" and acc.size and not (INT32.min <= acc.min() and acc.max() <= INT32.max):
-        raise ValueError(f"acc must fit int32 where {name} shifts it left, got values from {acc.min()} to "
-                         f"{acc.max()}")
-    acc = fitting_int64(acc, "acc")
+    if words.left == "merged":
+        acc = fitting_int64(acc, "acc")
+    else:
+        acc = as_integers(acc, "acc")
+        if acc.size and not (INT32.min <= acc.min() and acc.max() <= INT32.max):
+            raise ValueError(f"acc must fit int32 where {name} shifts it left, got values from {acc.min()} to "
+                             f"{acc.max()}")
+        acc = acc.astype(np.int32)
     shift = multiplier.shift
     if legal and shift.size and not (legal[0] <= shift.min() and shift.max() <= legal[1]):
         raise ValueError(f"{name} takes shifts from {legal[0]} to {legal[1]}, got {shift.min()}..{shift.max()}")

@@ -19,10 +19,9 @@ from one_thread import best_seconds, print_machine, restart_on_one_thread
 from refquant.convolution.geometry import Geometry
 from refquant.network.float_forward import run_float
 from refquant.network.graph import Clip, Conv, Flatten, GlobalAveragePool, Linear, Network, Node
-from refquant.network.integer_forward import run_integer_tensors
 from refquant.recipes.quantize import quantize_network
 
-BATCH = 8
+IMAGES = 64  # sliced as the package likes it
 BLOCKS = ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), *((128, 1),) * 5, (256, 2), (256, 1))
 
 
@@ -58,24 +57,23 @@ def main(model: str | None) -> None:
         network = load_onnx(Path(model))
     else:
         network = mobilenet(rng)
-    images = rng.random((BATCH, *network.input_shape)).astype(np.float32)
+    images = rng.random((IMAGES, *network.input_shape)).astype(np.float32)
     quantized = quantize_network(network, images, "channelwise-int8")
     seen: dict[tuple[str, str], tuple[int, int]] = {}
 
     def observe(layer: str, stage: str, values: np.ndarray) -> None:
         seen[layer, stage] = int(values.min()), int(values.max())
 
-    x_q = quantized.quantize_images(images)
     for name, run in (
             ("float", lambda: run_float(network, images)),
-            ("integers, every stage's range checked", lambda: run_integer_tensors(quantized, x_q, observe))):
-        print(f"{name}: {BATCH / best_seconds(run, 20):.0f} images/s in batches of {BATCH}")
+            ("integers, every stage's range checked", lambda: quantized.run(images, observe))):
+        print(f"{name}: {IMAGES / best_seconds(run, 10):.0f} images/s")
     for stage in quantized.stages:
         low, high = seen[stage.layer, stage.stage]
         assert stage.min <= low <= high <= stage.max
     print(f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
     if model:
-        print(f"onnxruntime, int8: {BATCH / onnxruntime_seconds(Path(model), images):.0f} images/s")
+        print(f"onnxruntime, int8: {IMAGES / onnxruntime_seconds(Path(model), images):.0f} images/s")
 
 
 def onnxruntime_seconds(model: Path, images: np.ndarray) -> float:
@@ -101,7 +99,7 @@ def onnxruntime_seconds(model: Path, images: np.ndarray) -> float:
                         activation_type=QuantType.QInt8, weight_type=QuantType.QInt8)
         session = onnxruntime.InferenceSession(quantized, options)
         batches = [images] if session.get_inputs()[0].shape[0] != 1 else list(images[:, None])
-        return best_seconds(lambda: [session.run(None, {name: batch}) for batch in batches], 20)
+        return best_seconds(lambda: [session.run(None, {name: batch}) for batch in batches], 10)
 
 
 def compare(before: str, arguments: list[str]) -> None:
