@@ -13,8 +13,8 @@ from refquant.convolution.work_arrays import work_array
 
 # Elements of the buffer of shifted rows: 4 MiB of float32.
 BLOCK = 1 << 20
-# A depthwise layer: outputs in a run, and elements of the runs' inputs at a time, 1 MiB of float32.
-COLUMNS, BANDS = 32, 1 << 18
+# A depthwise layer: outputs in a run, and elements of the runs' inputs at a time, 4 MiB of float32.
+COLUMNS, BANDS = 32, 1 << 20
 
 
 def largest_weight_sum(w_q: np.ndarray) -> int:
