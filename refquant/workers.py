@@ -26,7 +26,10 @@ from refquant.integers.checks import integer
 Progress = Callable[[str, str, float], None]
 # Slices in flight for an executor that does not tell how many workers it has.
 IN_FLIGHT = 16
-_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+# In the environment of workers: one BLAS thread; and nothing is said of what is left behind when Ctrl-C ends all.
+_ENVIRONMENT = {**dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
+                                 "VECLIB_MAXIMUM_THREADS"), "1"),
+                "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker"}
 _kept: dict[str, Any] = {}  # in a worker: what it was sent last to share among tasks
 
 
@@ -92,8 +95,8 @@ def worker_processes(count: int) -> Iterator[Executor | None]:
     if integer(count, "workers", 1) == 1:
         yield None
         return
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
     try:
         with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start) as executor:
             yield executor

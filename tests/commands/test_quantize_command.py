@@ -351,6 +351,20 @@ def test_an_interrupt_is_one_line_at_any_moment(delay, tmp_path):
     assert (process.returncode, out, err) == (130, "", "refquant: interrupted\n") and not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_an_interrupt_ends_the_workers_too_in_one_line(tmp_path):
+    inputs = np.random.default_rng(3).standard_normal((70000, 2, 6, 6)).astype(np.float32)
+    data = write_data(tmp_path / "d.npz", inputs=inputs, labels=None, calibration_inputs=inputs)
+    arguments = [write_model(tmp_path / "m.onnx"), data, "--recipe", "tensorrt-int8", "--check-images", "all",
+                 "--workers", "2", "--out", tmp_path / "out"]
+    process = subprocess.Popen([sys.executable, "-m", "refquant", "quantize", *map(str, arguments)],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(2.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)  # which waits for the workers: they hold its ends of the pipes
+    assert (process.returncode, out, err) == (130, "", "refquant: interrupted\n") and not (tmp_path / "out").exists()
+
+
 INTERRUPTED_WRITE = """
 import os, signal, sys
 from pathlib import Path
