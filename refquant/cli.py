@@ -183,12 +183,6 @@ def _directory(text: str) -> Path:
     return Path(text)
 
 
-def _progress(rows: list[Any]) -> Iterable[Any]:
-    from tqdm import tqdm
-
-    return tqdm(rows, disable=not sys.stderr.isatty(), leave=False, unit="row")
-
-
 @contextmanager
 def _bar() -> Iterator[Progress | None]:
     """On a terminal, a bar for the step at hand: what is done of it, and how long the rest takes."""
@@ -216,7 +210,8 @@ def _demo(arguments: argparse.Namespace) -> None:
     from refquant.commands.demo import demo_figures, run_demo
 
     report.check_directory(arguments.out)
-    result = run_demo(arguments.all, _progress)
+    with _bar() as progress:
+        result = run_demo(arguments.all, progress)
     _deliver(report.demo_tables(result), {"report.json": (json.dumps(result, indent=1) + "\n").encode()},
              demo_figures(result), arguments.out)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from refquant.commands.kernel_check import run_lanes, run_winograd
 from refquant.digits.weights import calibration_images, load_digits
 from refquant.recipes.quantize import quantize_network
 from refquant.recipes.settings import settings
+from refquant.workers import Progress
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,20 @@ STAGES_OF = Row("max", "channelwise-int8", 8, "channel")
 KERNEL_BITS, KERNEL_IMAGES = 7, 100
 WINOGRAD_TILES = ((2, 3), (4, 3))
 
-Progress = Callable[[list[Row]], Iterable[Row]]
 
-
-def run_demo(everything: bool = False, progress: Progress = list) -> dict[str, Any]:
+def run_demo(everything: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Quantize and evaluate every row; returns what ``report.json`` holds.
 
-    everything: also the rows that the short table leaves out. progress: wraps the list of rows.
+    everything: also the rows that the short table leaves out. progress: called before each.
     """
     network, images, labels = load_digits()
     calibration = calibration_images()
     rows: list[dict[str, Any]] = []
     stages: tuple[StageReport, ...] = ()
-    for row in progress([row for row in ROWS if row.always or everything]):
+    chosen = [row for row in ROWS if row.always or everything]
+    for done, row in enumerate(chosen):
+        if progress:
+            progress("rows", _describe(row), done / len(chosen))
         quantized = quantize_network(network, calibration, row.recipe, weight_bits=row.bits,
                                      activation_bits=row.bits, granularity=row.granularity)
         result = evaluate(quantized, images, labels, network)
