@@ -98,7 +98,9 @@ def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, dialect: str | 
         product = x[block].astype(np.float32)
         product *= single[block[0]]
         whole, near = round_far_from_ties(product, *limits, slack[channel[block[0]]] if rounded_twice else 0.0)
-        codes[block] = whole + zero_point if zero_point else whole
+        if zero_point:
+            whole += zero_point
+        codes[block] = whole
         if near.size:
             row, column = np.divmod(near, whole.shape[1])
             unsure.append((row + block[0].start, column + block[1].start))
