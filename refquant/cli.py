@@ -36,18 +36,22 @@ def _quantize(arguments: argparse.Namespace) -> None:
     from refquant.readers.onnx_file import load_onnx
     from refquant.workers import worker_processes
 
-    with worker_processes(arguments.workers) as executor, _bar() as progress:
-        report.check_directory(arguments.out)
-        recipes = list(dict.fromkeys(arguments.recipe))
-        network = load_onnx(arguments.model)
-        data = load_data(arguments.data, network.input_shape, arguments.calibration_images, arguments.images,
-                         arguments.check_images)
-        options = {name: getattr(arguments, name) for name in (
-            "weight_bits", "activation_bits", "granularity", "activations", "estimator", "dialect")}
-        network, built = build_own(network, data, recipes, options, executor, progress)
-        result = {**evaluate_own(network, built, data, executor, progress), **origin(arguments.model)}
-        _deliver(report.own_table(result), data_files(result, built),
-                 figure_files(result, built, network, data, executor, progress), arguments.out)
+    def figures() -> Iterator[tuple[str, bytes]]:
+        with _bar() as progress:
+            yield from figure_files(result, built, network, data, executor, progress)
+
+    with worker_processes(arguments.workers) as executor:
+        with _bar() as progress:
+            report.check_directory(arguments.out)
+            recipes = list(dict.fromkeys(arguments.recipe))
+            network = load_onnx(arguments.model)
+            data = load_data(arguments.data, network.input_shape, arguments.calibration_images, arguments.images,
+                             arguments.check_images)
+            options = {name: getattr(arguments, name) for name in (
+                "weight_bits", "activation_bits", "granularity", "activations", "estimator", "dialect")}
+            network, built = build_own(network, data, recipes, options, executor, progress)
+            result = {**evaluate_own(network, built, data, executor, progress), **origin(arguments.model)}
+        _deliver(report.own_table(result), data_files(result, built), figures(), arguments.out)
     if data.ignored:
         print(f"refquant: {arguments.data}: not needed, and not read: {', '.join(data.ignored)}", file=sys.stderr)
 

@@ -72,7 +72,7 @@ def weight_table(layer: QuantizedLayer, weight_scales: np.ndarray, activation_sc
     sums = gram(layer, activation_scale)
     if sums is None:
         return direct_table(layer, weight_scales, [activation_scale], pooled=True)
-    tasks = [(f"candidates {start}..", weight_scales[start:start + CANDIDATES])
+    tasks = [(f"weight candidates from {start} on", weight_scales[start:start + CANDIDATES])
              for start in range(0, len(weight_scales), CANDIDATES)]
     products = layer.weight.size * sums.G.shape[1] * len(weight_scales)
     parts = list(in_order(_products, (replace(layer, batches=(), executor=None), sums, activation_scale), tasks,

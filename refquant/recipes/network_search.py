@@ -36,7 +36,7 @@ def search_network(network: Network, images: np.ndarray, qparams: dict[str, Quan
     for group, cost in zip(order, costs):
         node = group[0]
         if progress:
-            progress("search", node.name, done / sum(costs))
+            progress("search", node.name, done / (sum(costs) or 1.0))  # 0 without any weights
         done += cost
         if isinstance(node, (Conv, Linear)):
             source = walk.sources[node.inputs[0]]

@@ -53,7 +53,7 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
         ``float`` network does.
     accumulator_bits: 16, 24, 32, 48 or 64.
     dialect: how sums are requantized, one of ``integers.DIALECTS``.
-    executor: where slices of the images are calibrated on and searched, as ``network.worker_processes`` gives one;
+    executor: where slices of the images are calibrated on and searched, as ``workers.worker_processes`` gives one;
         scales and integers are the same.
     progress: called with a step's name, what of it is done, and the fraction of it that is done.
     ValueError for other values, bad images, and accumulators that are proven too narrow.

@@ -196,7 +196,7 @@ def test_on_a_terminal_a_bar_tells_step_layer_and_the_time_left(files, tmp_path)
     arguments = ["--recipe", "max-int8", "--recipe", "easyquant-int8", "--calibration-images", "10",
                  "--check-images", "7", "--out", str(tmp_path / "out")]
     with subprocess.Popen([sys.executable, "-m", "refquant", "quantize", *map(str, files), *arguments],
-                          stdout=subprocess.DEVNULL, stderr=terminal) as process:
+                          stdout=terminal, stderr=terminal) as process:
         os.close(terminal)
         shown = b""
         while True:
@@ -209,6 +209,7 @@ def test_on_a_terminal_a_bar_tells_step_layer_and_the_time_left(files, tmp_path)
     text = shown.decode()
     for step in ("calibration, extremes", "search", "inference and simulation", "inference", "figures"):
         assert re.search(rf"{step}: +\d+%\|.*\| \d\d:\d\d, .* left, ", text), step
+    assert re.search(r"[\r\n]30 images, float top-1 .*\r\n", text), "the table begins where the bar was"
     assert "easyquant-int8: search" in text and "left, conv" in text and "left, 30 images" in text
 
 
@@ -313,6 +314,16 @@ def test_a_network_without_any_error_has_an_infinite_sqnr(inputs, shown, tmp_pat
     # JSON knows no Infinity, which Python would read all the same.
     report = json.loads((tmp_path / "out" / "report.json").read_text(), parse_constant=pytest.fail)
     assert report["sqnr_db"] is report["layers"][0]["sqnr_db"] is None and report["cosine"] == 1.0
+
+
+def test_a_search_without_weights_tells_its_progress(tmp_path):
+    from refquant.readers.onnx_file import load_onnx
+
+    network = load_onnx(network_without_weights(tmp_path / "m.onnx", onnx.helper.make_node("Relu", ["x"], ["y"])))
+    told = []
+    refquant.quantize_network(network, np.ones((2, 2, 6, 6), np.float32), "easyquant-int8",
+                              progress=lambda *seen: told.append(seen))
+    assert [seen[0] for seen in told if seen[0] == "search"] and all(0 <= seen[2] <= 1 for seen in told)
 
 
 def started(*arguments, **options):
