@@ -23,9 +23,10 @@ convolution.work_arrays convolution.blas convolution.direct convolution.int16 co
 winograd.transforms winograd.blas winograd.convolution winograd.bounds winograd
 easyquant.layer easyquant.candidate_cosines easyquant.gram easyquant.remembered easyquant.initial_scales
 easyquant.paper easyquant.demo easyquant.ncnn easyquant
+shift_equalizer
 network.graph network.forward network.batchnorm network.float_forward network.program network.integer_forward
 network.simulated_scaling network.simulated_forward network.proof network.storage network
-recipes.calibration recipes.lowering recipes.weights recipes.walk recipes.settings
+recipes.calibration recipes.lowering recipes.walk recipes.settings recipes.weights recipes.corrections
 recipes.network_search recipes.quantize recipes
 readers.onnx_translation readers.onnx_operators readers.onnx_file readers
 digits.data digits.architecture digits.gradients digits.weights digits.training digits

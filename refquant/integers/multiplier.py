@@ -60,6 +60,16 @@ class Multiplier:
         vanishes = shift < -31
         return cls(real, np.where(vanishes, 0, m), np.where(vanishes, 0, shift))
 
+    def shifted_right(self, k: Any) -> Multiplier:
+        """M·2^-k with the same m, k more places to the right; k: integers that broadcast against the multiplier.
+
+        >>> M = Multiplier.from_real(0.25).shifted_right([0, 3])
+        >>> M.m.tolist(), M.shift.tolist(), M.real.tolist()
+        ([1073741824, 1073741824], [-1, -4], [0.25, 0.03125])
+        """
+        k = as_integers(k, "k").astype(np.int64)
+        return Multiplier(*np.broadcast_arrays(np.ldexp(self.real, -k), self.m, self.shift - k))
+
     def along(self, axis: int, ndim: int) -> Multiplier:
         """The same multipliers shaped to broadcast along ``axis`` of an ``ndim``-dimensional array."""
         if self.real.ndim == 0:
