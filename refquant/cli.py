@@ -48,7 +48,8 @@ def _quantize(arguments: argparse.Namespace) -> None:
             data = load_data(arguments.data, network.input_shape, arguments.calibration_images, arguments.images,
                              arguments.check_images)
             options = {name: getattr(arguments, name) for name in (
-                "weight_bits", "activation_bits", "granularity", "activations", "estimator", "dialect")}
+                "weight_bits", "activation_bits", "granularity", "coupling", "shift_bits", "activations", "estimator",
+                "cross_layer_equalization", "correct_output_mean", "dialect")}
             network, built = build_own(network, data, recipes, options, executor, progress)
             result = {**evaluate_own(network, built, data, executor, progress), **origin(arguments.model)}
         _deliver(report.own_table(result), data_files(result, built), figures(), arguments.out)
@@ -80,7 +81,7 @@ def _write(files: dict[str, bytes], directory: Path) -> list[Path]:
 
 def _add_quantize(commands: Any) -> None:
     from refquant.integers.dialects import DIALECTS
-    from refquant.recipes.settings import GRANULARITIES, RECIPES
+    from refquant.recipes.settings import COUPLINGS, GRANULARITIES, RECIPES
     from refquant.scales.thresholds import ESTIMATORS
 
     described = "; ".join(f"{name}: {recipe.source}" for name, recipe in RECIPES.items())
@@ -96,6 +97,10 @@ def _add_quantize(commands: Any) -> None:
     quantize.add_argument("--activation-bits", type=int, metavar="B", help="2 to 16 (default: the recipe's)")
     quantize.add_argument("--granularity", choices=GRANULARITIES,
                           help="of the weights' scales (default: the recipe's)")
+    quantize.add_argument("--coupling", choices=COUPLINGS, metavar="NAME",
+                          help=f"of shifts and layer scale, with granularity shift: {', '.join(COUPLINGS)} "
+                               "(default: the recipe's)")
+    quantize.add_argument("--shift-bits", type=int, metavar="B", help="of each channel's shift, 0 to 5 (default: 4)")
     sign = quantize.add_mutually_exclusive_group()
     sign.add_argument("--unsigned", dest="activations", action="store_const", const="unsigned",
                       help="activations unsigned where nothing is negative, as after ReLU (default: the recipe's)")
@@ -103,6 +108,11 @@ def _add_quantize(commands: Any) -> None:
                       help="activations signed narrow")
     quantize.add_argument("--estimator", choices=ESTIMATORS, metavar="NAME",
                           help=f"of the activations' ranges: {', '.join(ESTIMATORS)} (default: the recipe's)")
+    quantize.add_argument("--cross-layer-equalization", action="store_true",
+                          help="first equalize the weight ranges between layers, as DFQ does")
+    quantize.add_argument("--correct-output-mean", action=argparse.BooleanOptionalAction,
+                          help="correct the mean of each layer's outputs on the calibration images, as DFQ does "
+                               "(default: the recipe's)")
     quantize.add_argument("--calibration-images", type=int, metavar="N",
                           help="how many images calibrate (default: all calibration_inputs, or else 50 inputs)")
     quantize.add_argument("--images", type=int, metavar="N", help="evaluate only so many images (default: all)")

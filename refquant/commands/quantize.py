@@ -24,6 +24,7 @@ from refquant.network.graph import Conv, Linear, Network
 from refquant.network.proof import QuantizedNetwork
 from refquant.network.storage import array_names, quantized_to_bytes, read_arrays
 from refquant.recipes.calibration import observe, observe_extremes
+from refquant.recipes.corrections import cross_layer_equalize, layer_pairs
 from refquant.recipes.quantize import quantize_network
 from refquant.recipes.settings import Settings, settings
 from refquant.scales.statistics import Histogram
@@ -110,7 +111,7 @@ def load_data(path: Path, input_shape: tuple[int, ...], calibration_images: int 
 
 def build_own(network: Network, data: Data, recipes: list[str], options: dict[str, Any],
               executor: Executor | None = None, progress: Progress | None = None) -> tuple[Network, dict[str, Built]]:
-    """The folded float network, which ends at the logits, and one quantized network per recipe.
+    """The folded float network, which ends at the logits and may be equalized, and one quantized network per recipe.
 
     options: keyword arguments of ``quantize_network``. Everything bad about data and options is told here.
     """
@@ -122,6 +123,8 @@ def build_own(network: Network, data: Data, recipes: list[str], options: dict[st
     if data.labels is not None and not (0 <= data.labels.min() and data.labels.max() < shape[0]):
         raise ValueError(f"labels must be from 0 to {shape[0] - 1}, got {data.labels.min()}..{data.labels.max()}")
     chosen = {recipe: settings(recipe, **options) for recipe in recipes}
+    if options.get("cross_layer_equalization"):  # here, because its tensors are compared with this network's
+        network, options = cross_layer_equalize(network), {**options, "cross_layer_equalization": False}
     built = {}
     for recipe in recipes:
         start = time.perf_counter()
@@ -147,7 +150,7 @@ def evaluate_own(network: Network, built: dict[str, Built], data: Data, executor
         start = time.perf_counter()
         result = evaluate(built[recipe].quantized, data.images, data.labels, network, simulated_images=data.simulated,
                           first=data.first, executor=executor, progress=_of_recipe(recipe, built, progress))
-        entries.append(_entry(built[recipe], len(data.images), result, time.perf_counter() - start))
+        entries.append(_entry(built[recipe], len(data.images), result, time.perf_counter() - start, network))
     return {**made, **entries[0]} if len(entries) == 1 else {**made, "recipes": entries}
 
 
@@ -156,10 +159,14 @@ def origin(model: Path) -> dict[str, Any]:
     return {"model": {"file": model.name, "sha256": hashlib.sha256(model.read_bytes()).hexdigest()}}
 
 
-def _entry(built: Built, images: int, result: Evaluation, seconds: float) -> dict[str, Any]:
+def _entry(built: Built, images: int, result: Evaluation, seconds: float, network: Network) -> dict[str, Any]:
     parts = asdict(result)
     layers = parts.pop("layers")
     parts["stages"] = [stage.entry() for stage in result.stages]
+    parts["cross_layer_equalization"] = None
+    if built.settings.cross_layer_equalization:
+        pairs, left = layer_pairs(network)
+        parts["cross_layer_equalization"] = {"pairs": len(pairs), "left": left}
     return _finite({**built.settings._asdict(), "label": built.settings.label, "images": images, **parts,
                     "seconds": {"search": built.seconds, "evaluation": seconds}, "layers": layers})
 

@@ -184,11 +184,14 @@ def own_table(result: dict[str, Any]) -> str:
     header = ("recipe", "bits W/A", "scales per", "activations", "top-1 %", "agreement %", "codes_equal", "cosine",
               "SQNR dB", "weight bytes", "search s", "evaluation s")
     made, calibration = result.get("model"), result["calibration"]
+    equalized = entries[0]["cross_layer_equalization"]
+    left = "" if not equalized else "".join(f"; {count} left at {what}" for what, count in equalized["left"].items())
+    pairs = f"cross-layer equalization of {equalized['pairs']} pairs{left}\n" if equalized else ""
     model = f"{made['file']}, sha256 {made['sha256'][:12]}; " if made else ""
     return (f"{images} images, float top-1 {percent(entries[0]['float_top1'])} %; codes_equal compares "
             f"{'all' if checked == images else f'the first {checked}'}\n"
             f"{model}calibrated on {calibration['images']} images ({calibration['source']}); "
-            f"dialect {entries[0]['dialect']}; refquant {result['refquant']}\n\n"
+            f"dialect {entries[0]['dialect']}; refquant {result['refquant']}\n{pairs}\n"
             f"Integer-only inference\n\n{table(header, rows)}")
 
 

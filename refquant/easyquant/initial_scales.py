@@ -30,7 +30,7 @@ def initial_pairs(initial: Any, layer: QuantizedLayer, axis: int | None, mode: s
     """
     weight_scale = max_scale(layer.weight, layer.w_format, axis)
     named = isinstance(initial, str) and initial in ("max", "kl")
-    pairs = [] if named else _given_pairs(initial, weight_scale.shape)
+    pairs = [] if named else _given_pairs(initial, weight_scale.shape, len(layer.weight))
     extremes = check_batches(layer)
     if not named:
         return pairs
@@ -52,16 +52,16 @@ def _kl_threshold(layer: QuantizedLayer, limit: float, mode: str) -> float:
     return kl(counts, min(layer.x_format.max + 1, bins // 2), variant)
 
 
-def _given_pairs(initial: Any, shape: tuple[int, ...]) -> Pairs:
+def _given_pairs(initial: Any, shape: tuple[int, ...], channels: int) -> Pairs:
     given = list(initial) if isinstance(initial, (list, tuple)) else []
     if not given or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in given):
         raise ValueError(f"initial must be max, kl, or pairs of a weight and an activation scale, got {initial!r}")
     pairs = []
     for pair in given:
         s_w, s_a = (positive(scale, "an initial scale").astype(np.float64) for scale in pair)
-        if s_w.shape not in ((), shape) or s_a.shape != ():
-            raise ValueError(f"initial scales must have shapes {shape} and (), got {s_w.shape} and {s_a.shape}")
-        pairs.append((np.broadcast_to(s_w, shape).copy(), float(s_a)))
+        if s_w.shape not in ((), (channels,)) or s_a.shape != ():
+            raise ValueError(f"initial scales must have shapes ({channels},) and (), got {s_w.shape} and {s_a.shape}")
+        pairs.append((np.broadcast_to(s_w, np.broadcast_shapes(s_w.shape, shape)).copy(), float(s_a)))
     return pairs
 
 

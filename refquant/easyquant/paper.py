@@ -40,7 +40,8 @@ def search_paper(inputs: Any, weights: Any, *, bits: Any, granularity: str = "la
     weights: floats (O, C/groups, R, S).
     bits: 2..16, or a pair for weights and activations. Codes are signed narrow.
     granularity: ``layer``, one weight scale; or ``channel``, one per output channel.
-    initial: ``max``; ``kl``, activations by TensorRT's KL; or pairs (S_w, S_a), the best of which starts.
+    initial: ``max``; ``kl``, activations by TensorRT's KL; or pairs (S_w, S_a), the best of which starts. With
+        granularity ``layer`` an S_w of shape (O,) keeps its ratios: one factor moves them all.
     unsigned: activations are codes 0..2^b-1.
     keep_activation: search the weights alone.
     alpha, beta, n, rounds, tolerance: of the search above.
@@ -72,7 +73,7 @@ def search_paper(inputs: Any, weights: Any, *, bits: Any, granularity: str = "la
         candidates = np.concatenate([weight_scale[None], np.multiply.outer(grid, weight_start)])
         table = (direct_table(layer, candidates, [activation_scale], pooled=True) if direct
                  else remembered.of_weights(candidates, activation_scale))
-        if weight_scale.ndim:
+        if granularity == "channel":
             return move_channels(table, candidates, history, first=0)
         likeness = table.over_channels().cosines()[:, 0, 0]
         return np.asarray(candidates[choose(history, "weight", None, candidates, likeness)])

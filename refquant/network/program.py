@@ -117,12 +117,16 @@ class QuantizedConv(ClippedLayer):
     ``GUARD_BITS`` more fractional bits, the results are added and shifted right, ties up.
     accumulator: the signed format that must hold every sum.
     rescaled_channels: output channels whose scale had to be lowered until their bias code fitted, for reports.
+    channel_shifts: where the layer has one multiplier m·2^(s-31) and its channels the shifts s - k_c, all k_c; ()
+        elsewhere. shift_bits: bits in which each k_c is stored.
     """
 
     terms: tuple[Term, ...]
     geometry: Geometry = Geometry()
     accumulator: IntFormat = IntFormat(32)
     rescaled_channels: tuple[int, ...] = ()
+    channel_shifts: tuple[int, ...] = ()
+    shift_bits: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,11 +134,26 @@ class QuantizedConv(ClippedLayer):
         if not self.terms:
             raise ValueError(f"layer {self.name!r} must have at least one term, got none")
         _check_accumulator(self)
+        if self.channel_shifts:
+            self._check_shifts()
+
+    def _check_shifts(self) -> None:
+        shifts = as_integers(self.channel_shifts, f"layer {self.name!r}: channel_shifts")
+        most = 2 ** integer(self.shift_bits, f"layer {self.name!r}: shift_bits", 0, 5) - 1
+        if shifts.min() < 0 or shifts.max() > most:
+            raise ValueError(f"layer {self.name!r}: channel_shifts must be from 0 to {most}, got "
+                             f"{shifts.min()}..{shifts.max()}")
+        for term in self.terms:
+            m, shift = term.multiplier.m, term.multiplier.shift
+            if shift.shape != shifts.shape or len({*m.tolist()}) > 1 or len({*(shift + shifts).tolist()}) > 1:
+                raise ValueError(f"layer {self.name!r}: with channel_shifts all channels must have one m and one "
+                                 f"shift + k, got {m.tolist()} and {(shift + shifts).tolist()}")
 
     @property
     def weight_bits(self) -> int:
-        """Bits of weight storage, biases not counted."""
-        return sum(term.weight_q.size * term.weight_format.bits for term in self.terms)
+        """Bits of weight storage, with the channels' shifts, biases not counted."""
+        shifts = len(self.channel_shifts) * self.shift_bits
+        return sum(term.weight_q.size * term.weight_format.bits for term in self.terms) + shifts
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,7 +75,7 @@ class QuantizedNetwork(IntegerProgram):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of packed weights: per layer, codes times bits, rounded up. Biases not counted."""
+        """Bytes of packed weights and channel shifts, per layer rounded up. Biases not counted."""
         return sum(-(-layer.weight_bits // 8) for layer in self.layers if isinstance(layer, QuantizedConv))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,23 +40,30 @@ from refquant.network.program import (
     Term,
 )
 from refquant.network.proof import QuantizedNetwork
+from refquant.scales.linear import quantize
+from refquant.shift_equalizer import limit_shifts
 
 
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight:
     """Weight codes of one layer: codes = Q(W, scale), scale a number or one per output channel.
 
-    rescaled_channels: output channels whose scale was lowered for their bias (see ``quantize.limit_scales``).
+    rescaled_channels: output channels whose scale was lowered for their bias (see ``weights.limit_scales``).
+    shifts: (O,) of ``shift_bits`` bits each, where scale = S·2^k of the layer's one S; None without shifts.
     """
 
     codes: np.ndarray
     scale: np.ndarray
     format: IntFormat
     rescaled_channels: tuple[int, ...] = ()
+    shifts: np.ndarray | None = None
+    shift_bits: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "codes", frozen_copy(self.codes))
         object.__setattr__(self, "scale", frozen_copy(self.scale, np.float64))
+        if self.shifts is not None:
+            object.__setattr__(self, "shifts", frozen_copy(self.shifts, np.int64))
 
 
 def qparam_sources(network: Network) -> dict[str, str]:
@@ -112,7 +119,7 @@ def assemble(network: Network, qparams: Mapping[str, QuantParams], weights: Mapp
             assert clip is None or isinstance(clip, Clip)
             output = clip.name if clip else node.name
             layers.append(_compute(node, output, _code_limits(clip, known[output]), known, network, weights,
-                                   accumulator))
+                                   accumulator, dialect))
     return QuantizedNetwork(network.input, network.output, network.input_shape, tuple(layers), known, dialect)
 
 
@@ -134,16 +141,21 @@ def _carry(node: Node, qparam: QuantParams) -> Layer:
 
 
 def _compute(node: Node, output: str, limits: tuple[int, int], known: Mapping[str, QuantParams],
-             network: Network, weights: Mapping[str, QuantizedWeight], accumulator: IntFormat) -> Layer:
+             network: Network, weights: Mapping[str, QuantizedWeight], accumulator: IntFormat, dialect: str) -> Layer:
     common: dict[str, Any] = {"name": node.name, "inputs": node.inputs, "output": output,
                               "low": limits[0], "high": limits[1]}
     s_y = known[output].scale
     ratios = [s_y / known[name].scale for name in node.inputs]
     if isinstance(node, (Conv, Linear)):
         geometry = node.geometry if isinstance(node, Conv) else Conv.geometry
-        term = _term(node, weights[node.name], known[node.inputs[0]].scale, s_y, accumulator)
+        weight, s_x = weights[node.name], known[node.inputs[0]].scale
+        if weight.shifts is not None:
+            weight = _within_legal_shifts(node, weight, s_y / s_x, dialect)
+        term = _term(node, weight, s_x, s_y, accumulator)
+        shifts = () if weight.shifts is None else tuple(weight.shifts.tolist())
         return QuantizedConv(**common, terms=(term,), geometry=geometry, accumulator=accumulator,
-                             rescaled_channels=weights[node.name].rescaled_channels)
+                             rescaled_channels=weight.rescaled_channels, channel_shifts=shifts,
+                             shift_bits=weight.shift_bits)
     if isinstance(node, Add):
         return QuantizedAdd(**common, multipliers=tuple(Multiplier.from_real(r * 2**GUARD_BITS) for r in ratios))
     if isinstance(node, Concat):
@@ -157,6 +169,24 @@ def _compute(node: Node, output: str, limits: tuple[int, int], known: Mapping[st
                                     multiplier=Multiplier.from_real(s_y / (known[node.inputs[0]].scale * counts)),
                                     accumulator=accumulator)
     raise AssertionError(f"{type(node).__name__} passed check_integer_forms")
+
+
+def _layer_multiplier(weight: QuantizedWeight, ratio: float) -> Multiplier:
+    """The layer's one multiplier M = S_y / (S_x·S_w); ratio: S_y / S_x."""
+    assert weight.shifts is not None
+    return Multiplier.from_real(ratio / np.ldexp(weight.scale, -weight.shifts)[0])
+
+
+def _within_legal_shifts(node: Conv | Linear, weight: QuantizedWeight, ratio: float, dialect: str) -> QuantizedWeight:
+    """The weight with shifts lowered, and codes made anew, where the dialect would not take s - k."""
+    assert weight.shifts is not None
+    shifts = limit_shifts(weight.shifts, _layer_multiplier(weight, ratio), dialect)
+    lowered = np.flatnonzero(shifts != weight.shifts).tolist()
+    if not lowered:
+        return weight
+    scale = np.ldexp(weight.scale, shifts - weight.shifts)
+    return replace(weight, codes=quantize(node.weight, scale, weight.format, axis=0), scale=scale, shifts=shifts,
+                   rescaled_channels=tuple(sorted({*weight.rescaled_channels, *lowered})))
 
 
 def _term(node: Conv | Linear, weight: QuantizedWeight, s_x: float, s_y: float, accumulator: IntFormat) -> Term:
@@ -173,4 +203,6 @@ def _term(node: Conv | Linear, weight: QuantizedWeight, s_x: float, s_y: float, 
                              f"fit {fmt}")
         bias_q = real.astype(np.int64)
     codes = weight.codes.reshape(node.weight.shape if isinstance(node, Conv) else (*node.weight.shape, 1, 1))
-    return Term(codes, weight.format, Multiplier.from_real(s_y / scale), bias_q)
+    multiplier = (Multiplier.from_real(s_y / scale) if weight.shifts is None else
+                  _layer_multiplier(weight, s_y / s_x).shifted_right(weight.shifts))
+    return Term(codes, weight.format, multiplier, bias_q)

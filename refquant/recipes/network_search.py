@@ -8,14 +8,12 @@ from concurrent.futures import Executor
 import numpy as np
 
 from refquant.easyquant.paper import search_paper
-from refquant.integers.formats import IntFormat
 from refquant.network.graph import Conv, Linear, Network, Node
 from refquant.network.program import QuantParams
 from refquant.recipes.lowering import QuantizedWeight
-from refquant.recipes.settings import Settings
+from refquant.recipes.settings import RECIPES, Settings
 from refquant.recipes.walk import Walk, visiting_order
-from refquant.recipes.weights import quantize_weight
-from refquant.scales.linear import max_scale
+from refquant.recipes.weights import initial_scale, quantize_weight
 from refquant.workers import Progress
 
 # What rounding an input, and comparing an output, takes, in multiplications of a matrix product.
@@ -30,7 +28,6 @@ def search_network(network: Network, images: np.ndarray, qparams: dict[str, Quan
     The first layer that reads a tensor searches its scale; the others keep it, and search their weights alone.
     """
     walk, weights = Walk(network, images, qparams, chosen.layer_inputs), {}
-    fmt, accumulator = IntFormat(chosen.weight_bits, narrow=True), IntFormat(chosen.accumulator_bits)
     order = visiting_order(network)
     costs, done = [_cost(network, group[0], len(images)) for group in order], 0.0
     for group, cost in zip(order, costs):
@@ -41,16 +38,18 @@ def search_network(network: Network, images: np.ndarray, qparams: dict[str, Quan
         if isinstance(node, (Conv, Linear)):
             source = walk.sources[node.inputs[0]]
             qparam = walk.qparams[source]
-            start = max_scale(node.weight, fmt, 0 if chosen.granularity == "channel" else None)
-            found = search_paper(
-                walk.layer(node), node.weight if isinstance(node, Conv) else node.weight[:, :, None, None],
-                bits=(fmt.bits, qparam.format.bits), unsigned=not qparam.format.signed, widen=chosen.widen,
-                granularity=chosen.granularity, initial=[(start, qparam.scale)],
-                keep_activation=source in walk.settled, executor=executor,
-                **(node.geometry if isinstance(node, Conv) else Conv.geometry)._asdict())
-            walk.settle(source, found.activation_scale)
-            weights[node.name] = quantize_weight(node, found.weight_scale, fmt.bits, walk.qparams[source],
-                                                 accumulator)
+            scale, shifts = initial_scale(node, chosen, walk.layer(node))
+            activation_scale = qparam.scale
+            if RECIPES[chosen.recipe].searched:
+                found = search_paper(
+                    walk.layer(node), node.weight if isinstance(node, Conv) else node.weight[:, :, None, None],
+                    bits=(chosen.weight_bits, qparam.format.bits), unsigned=not qparam.format.signed,
+                    widen=chosen.widen, granularity="channel" if chosen.granularity == "channel" else "layer",
+                    initial=[(scale, activation_scale)], keep_activation=source in walk.settled, executor=executor,
+                    **(node.geometry if isinstance(node, Conv) else Conv.geometry)._asdict())
+                scale, activation_scale = found.weight_scale, found.activation_scale
+            walk.settle(source, activation_scale)
+            weights[node.name] = quantize_weight(node, scale, shifts, chosen, walk.qparams[source])
         walk.visit(group, weights)
     return walk.qparams, weights
 

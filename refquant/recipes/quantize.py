@@ -15,10 +15,12 @@ from refquant.network.graph import Conv, Linear, Network
 from refquant.network.program import QuantParams
 from refquant.network.proof import QuantizedNetwork
 from refquant.recipes.calibration import calibrate, observe_extremes
+from refquant.recipes.corrections import correct_output_mean as correct_output_mean_of
+from refquant.recipes.corrections import cross_layer_equalize
 from refquant.recipes.lowering import assemble, check_integer_forms, qparam_sources
 from refquant.recipes.network_search import search_network
 from refquant.recipes.settings import RECIPES, Settings, settings
-from refquant.recipes.weights import quantize_weight
+from refquant.recipes.weights import initial_scale, quantize_weight
 from refquant.scales.linear import affine_parameters, max_scale
 from refquant.scales.thresholds import in_float32, threshold, threshold_scale
 from refquant.workers import Progress
@@ -26,7 +28,9 @@ from refquant.workers import Progress
 
 def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
                      weight_bits: int | None = None, activation_bits: int | None = None,
-                     granularity: str | None = None, activations: str | None = None, estimator: str | None = None,
+                     granularity: str | None = None, coupling: str | None = None, shift_bits: int | None = None,
+                     activations: str | None = None, estimator: str | None = None,
+                     cross_layer_equalization: bool = False, correct_output_mean: bool | None = None,
                      widen: bool = False, layer_inputs: str = "quantized", accumulator_bits: int = 32,
                      dialect: str = "single_round", executor: Executor | None = None,
                      progress: Progress | None = None) -> QuantizedNetwork:
@@ -39,15 +43,22 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     ``easyquant-int8``, ``-int7``: from max-scaling, EasyQuant's search improves the scales of each layer's weights
     and input, layer by layer. A tensor that several layers read gets its scale from the first convolution or
     linear layer among them. A tensor that none of these reads keeps max-scaling.
+    ``wes-int8``: one weight scale per layer and a shift per output channel (``shift_equalizer``), searched together
+    for the weights' relative error; activations by max; then the output means are corrected.
 
     network: may hold BatchNorm nodes.
     images: calibration images, floats (N, *input_shape).
-    weight_bits, activation_bits: 2..16. These and the next three are the recipe's by default.
-    granularity: of the weights' scales, ``layer`` or ``channel``.
+    weight_bits, activation_bits: 2..16. What is None, here and below, is the recipe's.
+    granularity: of the weights' scales, ``layer``, ``channel``, or ``shift``: one per layer and a shift per channel.
+    coupling: how shifts and layer scale are chosen: ``floor``, ``nearest`` and ``ceil``, with max-scaling;
+        ``floor_mse``, with the scale of least squared error; ``search_weight`` and ``search_cosine``, both searched.
+        EasyQuant's search then moves the layer scale alone.
+    shift_bits: of each channel's shift, 0..5; by default 4.
     activations: ``unsigned`` (0..2^b-1 where calibration saw nothing negative, as after ReLU; otherwise signed
         narrow), ``signed`` (always signed narrow, as EasyQuant's), ``affine`` (signed with an integer zero point,
         as TFLite's; not with KL or EasyQuant).
     estimator: of the activations' ranges, one of ``scales.ESTIMATORS``.
+    cross_layer_equalization, correct_output_mean: DFQ's corrections, before and after (``recipes.corrections``).
     widen: EasyQuant's ranges, as ``easyquant.search_paper`` says.
     layer_inputs: EasyQuant sees the inputs of a layer as the layers already ``quantized`` give them, or as the
         ``float`` network does.
@@ -65,21 +76,27 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     True
     """
     chosen = settings(recipe, weight_bits=weight_bits, activation_bits=activation_bits, granularity=granularity,
-                      activations=activations, estimator=estimator, widen=widen, layer_inputs=layer_inputs,
-                      accumulator_bits=accumulator_bits, dialect=dialect)
+                      coupling=coupling, shift_bits=shift_bits, activations=activations, estimator=estimator,
+                      cross_layer_equalization=cross_layer_equalization, correct_output_mean=correct_output_mean,
+                      widen=widen, layer_inputs=layer_inputs, accumulator_bits=accumulator_bits, dialect=dialect)
     folded = fold_batchnorm(network)
     check_integer_forms(folded)
     images = check_images(images, folded.input_shape)
-    accumulator, axis = IntFormat(chosen.accumulator_bits), 0 if chosen.granularity == "channel" else None
+    if chosen.cross_layer_equalization:
+        folded = cross_layer_equalize(folded)
+    accumulator = IntFormat(chosen.accumulator_bits)
     qparams = _max_qparams(folded, images, chosen, executor, progress)
-    if RECIPES[recipe].searched:
+    if RECIPES[recipe].searched or chosen.coupling == "search_cosine":
         qparams, weights = search_network(folded, images, qparams, chosen, executor, progress)
     else:
-        sources, fmt = qparam_sources(folded), IntFormat(chosen.weight_bits, narrow=True)
-        weights = {node.name: quantize_weight(node, max_scale(node.weight, fmt, axis), fmt.bits,
-                                              qparams[sources[node.inputs[0]]], accumulator)
+        sources = qparam_sources(folded)
+        weights = {node.name: quantize_weight(node, *initial_scale(node, chosen), chosen,
+                                              qparams[sources[node.inputs[0]]])
                    for node in folded.nodes if isinstance(node, (Conv, Linear))}
-    return assemble(folded, qparams, weights, accumulator, chosen.dialect)
+    quantized = assemble(folded, qparams, weights, accumulator, chosen.dialect)
+    if chosen.correct_output_mean:
+        quantized = correct_output_mean_of(quantized, folded, images, executor, progress)
+    return quantized
 
 
 def _max_qparams(network: Network, images: np.ndarray, chosen: Settings, executor: Executor | None,

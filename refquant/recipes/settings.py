@@ -19,6 +19,8 @@ class Recipe(NamedTuple):
     estimator: str  # of the activations' ranges, one of scales.ESTIMATORS
     searched: bool  # whether EasyQuant goes on from there
     source: str
+    coupling: str = "floor"  # of shifts and layer scale, with granularity shift
+    correct_output_mean: bool = False
 
 
 _TENSORRT = "activations by KL as NVIDIA's toolkit searches it (Migacz 2017), weights by max per output channel"
@@ -30,12 +32,19 @@ RECIPES = {
                                "max-scaling, one weight scale per output channel"),
     "tensorrt-int8": Recipe("channel", 8, "signed", "kl_nvidia", False, _TENSORRT),
     "tensorrt-int7": Recipe("channel", 7, "signed", "kl_nvidia", False, f"{_TENSORRT}, 7 bits"),
+    "wes-int8": Recipe("shift", 8, "unsigned", "max", False,
+                       "weight equalizing shifts of 4 bits, one scale per layer (arXiv 2008.05767), output means "
+                       "corrected", "search_weight", True),
     "easyquant-int8": Recipe("channel", 8, "signed", "max", True, _EASYQUANT),
     "easyquant-int7": Recipe("channel", 7, "signed", "max", True, f"{_EASYQUANT}, 7 bits"),
 }
-GRANULARITIES = ("layer", "channel")
+# How shifts and layer scale are chosen: one of shift_equalizer.SHIFT_RULES and q_max/max|w|; floor, and the scale of
+# least squared error; or both searched.
+COUPLINGS = ("floor", "nearest", "ceil", "floor_mse", "search_weight", "search_cosine")
+GRANULARITIES = ("layer", "channel", "shift")
 ACTIVATIONS = ("unsigned", "signed", "affine")
-DEFAULTS = {"widen": False, "layer_inputs": "quantized", "accumulator_bits": 32, "dialect": "single_round"}
+DEFAULTS = {"shift_bits": 4, "cross_layer_equalization": False, "widen": False,
+            "layer_inputs": "quantized", "accumulator_bits": 32, "dialect": "single_round"}
 
 
 class Settings(NamedTuple):
@@ -45,8 +54,12 @@ class Settings(NamedTuple):
     weight_bits: int
     activation_bits: int
     granularity: str
+    coupling: str
+    shift_bits: int
     activations: str
     estimator: str
+    cross_layer_equalization: bool
+    correct_output_mean: bool
     widen: bool
     layer_inputs: str
     accumulator_bits: int
@@ -64,7 +77,11 @@ class Settings(NamedTuple):
         method, _, bits = self.recipe.rpartition("-")
         if changed & {"weight_bits", "activation_bits"}:
             bits = f"w{self.weight_bits}a{self.activation_bits}"
-        words = {"granularity": self.granularity, "activations": self.activations, "estimator": self.estimator,
+        corrected = "mean_corrected" if self.correct_output_mean else "mean_not_corrected"
+        words = {"granularity": self.granularity, "coupling": self.coupling,
+                 "shift_bits": f"{self.shift_bits}bit_shifts", "activations": self.activations,
+                 "estimator": self.estimator,
+                 "cross_layer_equalization": "cle", "correct_output_mean": corrected,
                  "widen": "widened", "layer_inputs": f"{self.layer_inputs}_inputs",
                  "accumulator_bits": f"acc{self.accumulator_bits}", "dialect": self.dialect}
         return "-".join([method, bits, *(word for name, word in words.items() if name in changed)])
@@ -79,9 +96,11 @@ def settings(recipe: str, **options: Any) -> Settings:
     default = RECIPES[recipe]
     values = {**DEFAULTS, "weight_bits": default.bits, "activation_bits": default.bits,
               "granularity": default.granularity, "activations": default.activations, "estimator": default.estimator,
+              "coupling": default.coupling, "correct_output_mean": default.correct_output_mean,
               **{name: value for name, value in options.items() if value is not None}}
     chosen = Settings(recipe, **values)
-    for name, choices in (("granularity", GRANULARITIES), ("activations", ACTIVATIONS), ("estimator", ESTIMATORS),
+    for name, choices in (("granularity", GRANULARITIES), ("coupling", COUPLINGS), ("shift_bits", range(6)),
+                          ("activations", ACTIVATIONS), ("estimator", ESTIMATORS),
                           ("layer_inputs", LAYER_INPUTS), ("accumulator_bits", (16, 24, 32, 48, 64)),
                           ("dialect", DIALECTS),
                           ("weight_bits", range(2, 17)), ("activation_bits", range(2, 17))):
@@ -93,6 +112,13 @@ def settings(recipe: str, **options: Any) -> Settings:
     if chosen.activations == "affine" and (default.searched or chosen.estimator != "max"):
         raise ValueError(f"activations must be unsigned or signed with recipe {recipe} and estimator "
                          f"{chosen.estimator}, got 'affine'")
+    for name, usual in (("coupling", default.coupling), ("shift_bits", DEFAULTS["shift_bits"])):
+        if chosen.granularity != "shift" and values[name] != usual:
+            raise ValueError(f"{name} must be left out with granularity {chosen.granularity}, which has no shifts, "
+                             f"got {values[name]!r}")
+    for name in ("cross_layer_equalization", "correct_output_mean"):
+        if not isinstance(values[name], bool):
+            raise ValueError(f"{name} must be True or False, got {values[name]!r}")
     if chosen.widen and not default.searched:
         raise ValueError(f"widen must be False with recipe {recipe}, which searches nothing, got {chosen.widen!r}")
     return chosen

@@ -1,8 +1,9 @@
-"""Weight codes of one layer, at a scale that its bias allows."""
+"""Weight codes of one layer: its scales by max or by shifts, limited to what its bias allows."""
 
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -12,19 +13,51 @@ from refquant.integers.rounding import round_fraction
 from refquant.network.graph import Conv, Linear
 from refquant.network.program import QuantParams
 from refquant.recipes.lowering import QuantizedWeight
-from refquant.scales.linear import quantize
+from refquant.recipes.settings import Settings
+from refquant.scales.linear import max_scale, quantize
+from refquant.shift_equalizer import SHIFT_RULES, equalizing_shifts, least_squares_scale, search_shifts
 
 
-def quantize_weight(node: Conv | Linear, scale: np.ndarray, bits: int, qparam: QuantParams, accumulator: IntFormat
-                    ) -> QuantizedWeight:
+def initial_scale(node: Conv | Linear, chosen: Settings, inputs: Any = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """A layer's weight scale, () or (O,), and its shifts (O,) or None.
+
+    With granularity ``shift`` the scale is S·2^k, S and k by the coupling. inputs: for ``search_cosine``, pairs of
+    what the layer reads and what it should give.
+    """
+    fmt = IntFormat(chosen.weight_bits, narrow=True)
+    if chosen.granularity != "shift":
+        return max_scale(node.weight, fmt, 0 if chosen.granularity == "channel" else None), None
+    scale, shifts = float(max_scale(node.weight, fmt)), np.zeros(len(node.weight), np.int64)
+    if not node.weight.any():
+        pass
+    elif chosen.coupling in SHIFT_RULES:
+        shifts = equalizing_shifts(node.weight, chosen.shift_bits, chosen.coupling)
+    elif chosen.coupling == "floor_mse":
+        shifts = equalizing_shifts(node.weight, chosen.shift_bits)
+        scale = least_squares_scale(node.weight, shifts, fmt.bits)
+    else:
+        geometry = node.geometry if isinstance(node, Conv) else Conv.geometry
+        objective, seen = chosen.coupling.removeprefix("search_"), (x for x, _ in inputs or ())
+        shifts, scale = search_shifts(node.weight, fmt.bits, chosen.shift_bits, objective, seen, **geometry._asdict())
+    shifts = np.minimum(shifts, max(1023 - int(np.frexp(scale)[1]), 0))  # while float64 holds S·2^k
+    return np.ldexp(scale, shifts), shifts
+
+
+def quantize_weight(node: Conv | Linear, scale: np.ndarray, shifts: np.ndarray | None, chosen: Settings,
+                    qparam: QuantParams) -> QuantizedWeight:
     """Weight codes at a scale, signed narrow; the scale is first limited to what the bias allows.
 
-    scale: () or (O,); a layer's one scale becomes the least of its channels' limits. qparam: the input's.
+    scale: () or (O,); a layer's one scale becomes the least of its channels' limits. With shifts, scale is S·2^k:
+    S is limited so, and then a channel's k. qparam: the input's.
     """
-    fmt = IntFormat(bits, narrow=True)
-    scale, rescaled_channels = limit_scales(node, scale, fmt, qparam, accumulator)
+    fmt, accumulator = IntFormat(chosen.weight_bits, narrow=True), IntFormat(chosen.accumulator_bits)
+    if shifts is not None:
+        scale, shifts, rescaled_channels = limit_shifts_to_bias(node, scale, shifts, fmt, qparam, accumulator)
+    else:
+        scale, rescaled_channels = limit_scales(node, scale, fmt, qparam, accumulator)
     codes = quantize(node.weight, scale, fmt, axis=0 if scale.ndim else None)
-    return QuantizedWeight(codes, scale, fmt, rescaled_channels)
+    return QuantizedWeight(codes, scale, fmt, rescaled_channels, shifts,
+                           0 if shifts is None else chosen.shift_bits)
 
 
 def limit_scales(node: Conv | Linear, scale: np.ndarray, fmt: IntFormat, qparam: QuantParams, accumulator: IntFormat
@@ -37,30 +70,61 @@ def limit_scales(node: Conv | Linear, scale: np.ndarray, fmt: IntFormat, qparam:
     """
     if node.bias is None:
         return scale, ()
-    bias = node.bias.astype(np.float64)
-    low, high = min(qparam.format.min - qparam.zero_point, 0), max(qparam.format.max - qparam.zero_point, 0)
-
-    def sums_fit(channel: int, s_w: float, with_bias: bool) -> bool:
-        codes = quantize(node.weight[channel], s_w, fmt)
-        least, greatest = (int(v[0]) for v in dot_product_range(codes.reshape(1, -1), low, high))
-        code = round_fraction(Fraction(bias[channel]) * Fraction(qparam.scale * s_w)) if with_bias else 0
-        return accumulator.min <= least + min(code, 0) and greatest + max(code, 0) <= accumulator.max
-
-    scales = np.broadcast_to(scale, bias.shape)
+    scales = np.broadcast_to(scale, node.bias.shape)
     limits = scales.copy()
-    # In float64 first: almost no channel comes near the accumulator's limits.
-    reach = max(-low, high) * fmt.max * node.weight[0].size + np.abs(bias) * qparam.scale * scales
-    for channel in np.flatnonzero(reach >= accumulator.max - 1).tolist():
-        if sums_fit(channel, scales[channel], True) or not sums_fit(channel, scales[channel], False):
+    for channel in _near_the_limit(node, scales, fmt, qparam, accumulator):
+        sums_fit = SumsFit(node, channel, fmt, qparam, accumulator)
+        if sums_fit(scales[channel]) or not sums_fit(scales[channel], with_bias=False):
             continue
         # Codes and bias grow with the scale, so that bisection ends at the largest one that fits.
         fits, breaks = 0.0, float(scales[channel])
         while np.nextafter(fits, breaks) < breaks:
             middle = fits + (breaks - fits) / 2
-            if sums_fit(channel, middle, True):
+            if sums_fit(middle):
                 fits = middle
             else:
                 breaks = middle
         limits[channel] = fits
     rescaled_channels = tuple(int(c) for c in np.flatnonzero(limits != scales))
     return (limits if scale.ndim else np.asarray(limits.min())), rescaled_channels
+
+
+def limit_shifts_to_bias(node: Conv | Linear, scale: np.ndarray, shifts: np.ndarray, fmt: IntFormat,
+                         qparam: QuantParams, accumulator: IntFormat
+                         ) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """The layer's scale limited as by ``limit_scales``, then each channel's shift to the largest that fits."""
+    layer_scale, rescaled_channels = limit_scales(node, np.ldexp(scale, -shifts)[0], fmt, qparam, accumulator)
+    limited = shifts.copy()
+    if node.bias is not None:
+        for channel in _near_the_limit(node, np.ldexp(layer_scale, shifts), fmt, qparam, accumulator):
+            sums_fit = SumsFit(node, channel, fmt, qparam, accumulator)
+            while limited[channel] and not sums_fit(float(np.ldexp(layer_scale, limited[channel]))):
+                limited[channel] -= 1
+    lowered = np.flatnonzero(limited != shifts).tolist()
+    return np.ldexp(layer_scale, limited), limited, tuple(sorted({*rescaled_channels, *lowered}))
+
+
+def _near_the_limit(node: Conv | Linear, scales: np.ndarray, fmt: IntFormat, qparam: QuantParams,
+                    accumulator: IntFormat) -> list[int]:
+    """In float64: almost no channel comes near the accumulator's limits."""
+    assert node.bias is not None
+    largest = max(qparam.format.max - qparam.zero_point, qparam.zero_point - qparam.format.min)
+    reach = largest * fmt.max * node.weight[0].size + np.abs(node.bias.astype(np.float64)) * qparam.scale * scales
+    return np.flatnonzero(reach >= accumulator.max - 1).tolist()
+
+
+class SumsFit:
+    """Whether one output channel's sums are proven to fit the accumulator under a weight scale."""
+
+    def __init__(self, node: Conv | Linear, channel: int, fmt: IntFormat, qparam: QuantParams, accumulator: IntFormat
+                 ) -> None:
+        assert node.bias is not None
+        self.weight, self.bias = node.weight[channel], Fraction(float(node.bias[channel]))
+        self.fmt, self.s_x, self.accumulator = fmt, qparam.scale, accumulator
+        self.limits = min(qparam.format.min - qparam.zero_point, 0), max(qparam.format.max - qparam.zero_point, 0)
+
+    def __call__(self, scale: float, with_bias: bool = True) -> bool:
+        codes = quantize(self.weight, scale, self.fmt)
+        least, greatest = (int(v[0]) for v in dot_product_range(codes.reshape(1, -1), *self.limits))
+        code = round_fraction(self.bias * Fraction(self.s_x * scale)) if with_bias else 0
+        return self.accumulator.min <= least + min(code, 0) and greatest + max(code, 0) <= self.accumulator.max

@@ -844,7 +844,7 @@ BAD_OPTIONS = [
     ({"initial": [(1.0, -1.0)]}, "an initial scale must be finite and > 0, got -1.0"),
     ({"initial": [(1.0, 1.0), (np.inf, 1.0)]}, "an initial scale must be finite and > 0, got inf"),
     ({"initial": [(1.0, np.nan)]}, "an initial scale must be finite and > 0, got nan"),
-    ({"initial": [(np.ones(4), 1.0)]}, "initial scales must have shapes () and (), got (4,) and ()"),
+    ({"initial": [(np.ones(3), 1.0)]}, "initial scales must have shapes (4,) and (), got (3,) and ()"),
     ({"initial": [(np.ones(3), 1.0)], "granularity": "channel"},
      "initial scales must have shapes (4,) and (), got (3,) and ()"),
     ({"initial": [(1.0, np.ones(4))], "granularity": "channel"},

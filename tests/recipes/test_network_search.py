@@ -16,6 +16,7 @@ from refquant.network.program import QuantizedConv, QuantParams
 from refquant.network.proof import QuantizedNetwork
 from refquant.recipes import network_search
 from refquant.recipes.lowering import QuantizedWeight
+from refquant.recipes.settings import settings as recipe_settings
 from refquant.recipes.walk import Walk, visiting_order
 from refquant.recipes.weights import quantize_weight
 from refquant.scales.linear import max_scale
@@ -31,9 +32,10 @@ NETWORK = Network((2, 6, 6), (
     MaxPool("pool", "six", (2, 2), Geometry.of(2)), THIRD, Flatten("flat", "third"), FLAT))
 IMAGES = RNG.normal(size=(60, 2, 6, 6)).astype(np.float32)
 NARROW = IntFormat(5, narrow=True)
+FIVE = recipe_settings("channelwise-int8", weight_bits=5)
 SCALES = {"input": 5.3, "relu": 2.1, "second": 0.9, "six": 2.5, "third": 1.0, "flat": 1.0, "logits": 1.0}
 ENCODINGS = {name: QuantParams(scale, NARROW) for name, scale in SCALES.items()}
-WEIGHTS = {node.name: quantize_weight(node, max_scale(node.weight, NARROW, 0), 5, ENCODINGS["input"], IntFormat(32))
+WEIGHTS = {node.name: quantize_weight(node, max_scale(node.weight, NARROW, 0), None, FIVE, ENCODINGS["input"])
            for node in (FIRST, SECOND)}
 
 

@@ -37,8 +37,8 @@ BAD_ARGUMENTS = [
     ({"activation_bits": 0}, BITS.format("activation_bits", 0)),
     ({"activation_bits": -8}, BITS.format("activation_bits", -8)),
     ({"activation_bits": 17}, BITS.format("activation_bits", 17)),
-    ({"granularity": "tensor"}, "granularity must be one of layer, channel, got 'tensor'"),
-    ({"granularity": ""}, "granularity must be one of layer, channel, got ''"),
+    ({"granularity": "tensor"}, "granularity must be one of layer, channel, shift, got 'tensor'"),
+    ({"granularity": ""}, "granularity must be one of layer, channel, shift, got ''"),
     ({"activations": "asymmetric"}, "activations must be one of unsigned, signed, affine, got 'asymmetric'"),
     ({"activations": ""}, "activations must be one of unsigned, signed, affine, got ''"),
     ({"layer_inputs": "none"}, "layer_inputs must be one of quantized, float, got 'none'"),
@@ -139,7 +139,7 @@ def test_weight_codes_reach_the_largest_code_and_never_exceed_it(case):
         (term,) = layer.terms
         assert term.weight_format == fmt
         assert term.weight_q.dtype == np.int8
-        rows = 1 if choices["granularity"] == "layer" else len(term.weight_q)
+        rows = len(term.weight_q) if choices["granularity"] == "channel" else 1
         for row_q, row in zip(term.weight_q.reshape(rows, -1).tolist(), weights[name].reshape(rows, -1).tolist()):
             assert max(abs(code) for code in row_q) == (fmt.max if any(row) else 0)
 
