@@ -33,6 +33,7 @@ from refquant.network.graph import Conv, Linear, Network
 from refquant.recipes import calibrate, quantize_network
 from refquant.scales import Extremes, Histogram
 from refquant.scales.kl import demo_divergences, ncnn_divergences, tensorrt_divergences
+from refquant.shift_equalizer import equalizing_shifts, search_shifts, undo_shifts
 from refquant.winograd import transform_kernel, winograd_bounds_of_weights, winograd_convolve
 
 RNG = np.random.default_rng(0)
@@ -97,6 +98,10 @@ CASES = {
     "search_paper": Case(search(search_paper), (REALS, WEIGHTS), False),
     "search_demo": Case(search(search_demo), (REALS, WEIGHTS), False),
     "search_ncnn": Case(search(search_ncnn), (REALS, WEIGHTS), False),
+    "equalizing_shifts": Case(lambda w: equalizing_shifts(w, 4, "nearest"), (WEIGHTS,), False),
+    "search_shifts": Case(lambda w, x: list(search_shifts(w, 4, 3, "cosine", x)), (WEIGHTS, REALS), False),
+    "undo_shifts": Case(lambda x, k: undo_shifts(x, MANY.along(0, 4), k, EIGHT, way="second_shift"),
+                        (KERNEL, np.arange(3).reshape(3, 1, 1, 1))),
     "run_float": Case(lambda x: run_float(NET, x), (REALS,)),
     "calibrate": Case(lambda x: calibrate(NET, x)["next"].histogram.counts, (REALS,)),
     "quantize_network": Case(lambda x: quantize_network(NET, x, "tensorrt-int8").run(x), (REALS,)),

@@ -29,6 +29,13 @@ from refquant.scales.linear import affine_parameters, dequantize, expected_squar
 from refquant.scales.metrics import cosine, sqnr_db
 from refquant.scales.statistics import Extremes, Histogram
 from refquant.scales.thresholds import ESTIMATORS, aciq, aciq_ratio, kl, percentile, threshold, threshold_scale
+from refquant.shift_equalizer import (
+    equalizing_shifts,
+    least_squares_scale,
+    limit_shifts,
+    search_shifts,
+    undo_shifts,
+)
 
 EIGHT, UNSIGNED = IntFormat(8), IntFormat(8, signed=False)
 X = np.array([[0.1, -0.2, 0.3], [1.0, 2.0, -3.0]])
@@ -170,6 +177,31 @@ REFUSALS = [
      "counts must be one row of more than 128 integers, got shape (64,) of int64"),
     (lambda: threshold(None, COUNTS, "kl_", EIGHT), f"estimator must be one of {', '.join(ESTIMATORS)}, got 'kl_'"),
     (lambda: threshold_scale(np.inf, EIGHT), "x must be finite, got NaN or infinity"),
+    # shifts
+    *[(lambda call=call, w=w: call(w), message) for call in (equalizing_shifts, search_shifts, lambda w:
+                                                              least_squares_scale(w, [0, 0])) for w, message in (
+        (np.ones((2, 3, 4)), "w must be (O, C/groups, R, S) or (O, F), got shape (2, 3, 4)"),
+        (np.ones((2, 2), int), "w must hold float32 or float64, got dtype int64"),
+        (np.ones((2, 0)), "w must not be empty, got shape (2, 0)"),
+        (np.array([[1.0, np.nan]]), "w must be finite, got NaN or infinity"),
+        (np.array([[1.0, -np.inf]]), "w must be finite, got NaN or infinity"),
+        (np.zeros((2, 2)), "w must hold a weight that is not zero, got zeros alone"))],
+    *[(lambda call=call, bits=bits: call(X, shift_bits=bits), f"shift_bits {INTEGER} from 0 to 5, got {bits!r}")
+      for call in (equalizing_shifts, search_shifts) for bits in (-1, 6, 4.0, True)],
+    (lambda: equalizing_shifts(X, rule="round"), "rule must be one of floor, nearest, ceil, got 'round'"),
+    (lambda: search_shifts(X, objective="mse"), "objective must be one of weight, cosine, got 'mse'"),
+    (lambda: search_shifts(X, 1), f"bits {INTEGER} from 2 to 16, got 1"),
+    (lambda: search_shifts(X, objective="cosine"), "the objective cosine needs inputs, got none"),
+    (lambda: search_shifts(X, objective="cosine", inputs=[]), "inputs must hold at least one batch, got none"),
+    (lambda: search_shifts(X, objective="cosine", inputs=np.ones((1, 4))),
+     "weight must be (O, 4, R, S) for 4 input channels in 1 groups, got shape (2, 3, 1, 1)"),
+    (lambda: undo_shifts(1, HALF, 1, EIGHT, way="second"),
+     "way must be one of fused, multiplier_per_channel, second_shift, shift_first, got 'second'"),
+    (lambda: undo_shifts(1, HALF, 25, EIGHT), "shifts must be from 0 to 24, got 25..25"),
+    (lambda: undo_shifts(1, HALF, [-1, 3], EIGHT), "shifts must be from 0 to 24, got -1..3"),
+    (lambda: limit_shifts([0.5], HALF), f"shifts {INTEGERS} float64"),
+    (lambda: undo_shifts(1, Multiplier.from_real(2.0**-20), 15, EIGHT),
+     "single_round takes shifts from -31 to 30, got -34..-34"),
     # the checks themselves
     *[(lambda v=v: integer(v, "n", 1, 3), f"n {INTEGER} from 1 to 3, got {v!r}")
       for v in (0, 4, 1.0, "1", None, True, [1])],

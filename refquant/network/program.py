@@ -143,11 +143,13 @@ class QuantizedConv(ClippedLayer):
         if shifts.min() < 0 or shifts.max() > most:
             raise ValueError(f"layer {self.name!r}: channel_shifts must be from 0 to {most}, got "
                              f"{shifts.min()}..{shifts.max()}")
+        wanted = f"layer {self.name!r}: with channel_shifts all channels must have one m and one shift + k"
         for term in self.terms:
             m, shift = term.multiplier.m, term.multiplier.shift
-            if shift.shape != shifts.shape or len({*m.tolist()}) > 1 or len({*(shift + shifts).tolist()}) > 1:
-                raise ValueError(f"layer {self.name!r}: with channel_shifts all channels must have one m and one "
-                                 f"shift + k, got {m.tolist()} and {(shift + shifts).tolist()}")
+            if shift.shape != shifts.shape:
+                raise ValueError(f"{wanted}, got {shift.size} channels for {shifts.size} shifts")
+            if len({*m.tolist()}) > 1 or len({*(shift + shifts).tolist()}) > 1:
+                raise ValueError(f"{wanted}, got {m.tolist()} and {(shift + shifts).tolist()}")
 
     @property
     def weight_bits(self) -> int:

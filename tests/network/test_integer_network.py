@@ -808,3 +808,35 @@ def test_the_parameters_of_a_network_are_copied_and_read_only():
         part.weight_q[:] = 0
     with pytest.raises(ValueError, match="read-only"):
         part.multiplier.m[...] = 0
+
+
+# --- shifts per channel -----------------------------------------------------------------------------------------
+
+
+def shifted_conv(k, shift_bits=4, multiplier=None):
+    multiplier = multiplier or Multiplier.from_real(0.5).shifted_right([0, 2, 5])
+    term = Term(np.ones((3, 1, 1, 1), np.int8), IntFormat(8), multiplier)
+    return QuantizedConv("c", ("input",), "c", -128, 127, (term,), channel_shifts=k, shift_bits=shift_bits)
+
+
+def test_channel_shifts_that_fit_the_multiplier_are_stored_in_their_bits():
+    assert shifted_conv((0, 2, 5)).weight_bits == 3 * 8 + 3 * 4
+    assert shifted_conv((0, 2, 5), 3).weight_bits == 3 * 8 + 3 * 3
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: shifted_conv((0, 2, 5), 2), "channel_shifts must be from 0 to 3, got 0..5"),
+    (lambda: shifted_conv((-1, 2, 5)), "channel_shifts must be from 0 to 15, got -1..5"),
+    (lambda: shifted_conv((0, 2, 5), 6), "shift_bits must be an integer from 0 to 5, got 6"),
+    (lambda: shifted_conv((0.0, 2, 5)), "channel_shifts must hold integers of at most 64 bits, got dtype float64"),
+    (lambda: shifted_conv((0, 2, 4)), "with channel_shifts all channels must have one m and one shift + k, got "
+                                      "[1073741824, 1073741824, 1073741824] and [0, 0, -1]"),
+    (lambda: shifted_conv((0, 0, 0), 4, Multiplier.from_real([0.5, 0.6, 0.7])),
+     "with channel_shifts all channels must have one m and one shift + k, got [1073741824, 1288490189, 1503238554] "
+     "and [0, 0, 0]"),
+    (lambda: shifted_conv((0, 2)), "with channel_shifts all channels must have one m and one shift + k, got "
+                                   "3 channels for 2 shifts"),
+])
+def test_channel_shifts_that_do_not_fit_are_refused(make, message):
+    with pytest.raises(ValueError, match=f"^layer 'c': {re.escape(message)}$"):
+        make()

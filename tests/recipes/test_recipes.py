@@ -17,7 +17,7 @@ from refquant.network.graph import Add, BatchNorm, Clip, Conv, Flatten, Linear, 
 from refquant.network.program import QuantizedClip, QuantizedConv, QuantizedFlatten, QuantizedMaxPool
 from refquant.recipes import calibration
 from refquant.recipes.quantize import quantize_network
-from refquant.recipes.settings import ACTIVATIONS, GRANULARITIES, RECIPES
+from refquant.recipes.settings import ACTIVATIONS, COUPLINGS, GRANULARITIES, RECIPES
 from refquant.scales.thresholds import ESTIMATORS
 from refquant.strategies import images, networks
 
@@ -41,6 +41,15 @@ BAD_ARGUMENTS = [
     ({"granularity": ""}, "granularity must be one of layer, channel, shift, got ''"),
     ({"activations": "asymmetric"}, "activations must be one of unsigned, signed, affine, got 'asymmetric'"),
     ({"activations": ""}, "activations must be one of unsigned, signed, affine, got ''"),
+    ({"granularity": "shift", "coupling": "round"}, "coupling must be one of floor, nearest, ceil, floor_mse, "
+     "search_weight, search_cosine, got 'round'"),
+    ({"granularity": "shift", "shift_bits": 6}, "shift_bits must be from 0 to 5, got 6"),
+    ({"granularity": "shift", "shift_bits": -1}, "shift_bits must be from 0 to 5, got -1"),
+    ({"coupling": "nearest"}, "coupling must be left out with granularity layer, which has no shifts, got 'nearest'"),
+    ({"recipe": "channelwise-int8", "shift_bits": 3},
+     "shift_bits must be left out with granularity channel, which has no shifts, got 3"),
+    ({"correct_output_mean": 1}, "correct_output_mean must be True or False, got 1"),
+    ({"cross_layer_equalization": "yes"}, "cross_layer_equalization must be True or False, got 'yes'"),
     ({"layer_inputs": "none"}, "layer_inputs must be one of quantized, float, got 'none'"),
     ({"recipe": "tensorrt-int8", "activations": "affine"},
      "activations must be unsigned or signed with recipe tensorrt-int8 and estimator kl_nvidia, got 'affine'"),
@@ -315,3 +324,73 @@ def test_twelve_bits_follow_the_float_network_closely(activations):
     quantized = quantize_network(net, batch, weight_bits=12, activation_bits=12, activations=activations)
     expected = run_float_tensors(net, batch)["l"]
     np.testing.assert_allclose(quantized.run(batch), expected, rtol=0, atol=2.0**-7)
+
+
+# --- shifts -----------------------------------------------------------------------------------------------------
+
+SPREAD = np.array([[1.0, -0.5], [0.1, 0.03], [2.0**-7, 0.0], [1e-5, 1e-6], [0.0, 0.0]], np.float32)
+
+
+def shifted_layer(bias, **options):
+    net = Network((2,), [Linear("l", "input", SPREAD, bias)])
+    batch = np.linspace(0, 1, 22, dtype=np.float32).reshape(11, 2)
+    quantized = quantize_network(net, batch, "max-int8", granularity="shift", **options)
+    return quantized, quantized.layers[0], batch
+
+
+def test_one_layer_by_shifts_by_hand():
+    """r = 1, 0.1, 2^-7, 1e-5, 0: k = 0, 3, 7, 15, 0. Codes round(127·2^k·w), bias codes round(b·255·127·2^k)."""
+    bias = np.array([0.25, 0.5, -0.5, 0.25, 0.0], np.float32)
+    quantized, layer, batch = shifted_layer(bias)
+    (term,) = layer.terms
+    assert (layer.channel_shifts, layer.shift_bits) == ((0, 3, 7, 15, 0), 4)
+    assert term.weight_q.reshape(5, 2).tolist() == [[127, -64], [102, 30], [127, 0], [42, 4], [0, 0]]
+    scales = [Fraction(255) * 127 * 2**k for k in layer.channel_shifts]
+    assert term.bias_q.tolist() == [round(Fraction(float(b)) * s) for b, s in zip(bias, scales)]
+    assert len(set(term.multiplier.m.tolist())) == 1
+    assert (term.multiplier.shift - term.multiplier.shift[0]).tolist() == [0, -3, -7, -15, 0]
+    assert quantized.weight_bytes == -(-(10 * 8 + 5 * 4) // 8)
+    assert np.array_equal(quantized.run(batch), quantized.simulate(batch))
+
+
+def test_a_shift_that_its_bias_does_not_allow_is_lowered_to_the_largest_that_fits():
+    bias = np.array([0, 0, 0, 40.0, 0], np.float32)  # 40·255·127·2^15 is 4.2e10; 2^10 is the largest that fits int32
+    quantized, layer, batch = shifted_layer(bias)
+    assert layer.channel_shifts == (0, 3, 7, 10, 0) and layer.rescaled_channels == (3,)
+    assert abs(quantized.run(batch)[:, 3] - 40).max() < 0.5
+
+
+@pytest.mark.parametrize(("dialect", "limited"), [("single_round", True), ("exact_half_even", False)])
+def test_a_shift_that_the_dialect_does_not_take_is_lowered_and_recorded(dialect, limited):
+    """256 inputs and 16-bit weights: M is about 2^-23, and 15 more places would be more than 31."""
+    weight = np.ones((2, 256))
+    weight[1] = 1e-5
+    net, batch = Network((256,), [Linear("l", "input", weight)]), np.ones((1, 256))
+    quantized = quantize_network(net, batch, granularity="shift", weight_bits=16, activation_bits=8,
+                                 accumulator_bits=48, dialect=dialect)
+    (layer,) = quantized.layers
+    shift, (_, k) = layer.terms[0].multiplier.shift, layer.channel_shifts
+    assert layer.rescaled_channels == ((1,) if limited else ()) and (k < 15) == limited
+    assert shift.tolist() == [-22, -31 if limited else -37] and k == -22 - shift[1]
+    assert (layer.terms[0].weight_q[1] == round(1e-5 * 32767 * 2**k)).all()
+    assert np.array_equal(quantized.run(batch), quantized.simulate(batch))
+
+
+def test_a_layer_without_weights_and_the_tiniest_weights_are_shifted_by_nothing():
+    for weight in (np.zeros((2, 2)), np.full((2, 2), 1e-300)):
+        quantized = quantize_network(Network((2,), [Linear("l", "input", weight)]), np.ones((1, 2)), "wes-int8")
+        assert quantized.layers[0].channel_shifts == (0, 0)
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("recipe", ["wes-int8", "easyquant-int8", "tensorrt-int8"])
+def test_every_coupling_goes_with_every_method(recipe, coupling):
+    rng = np.random.default_rng(2)
+    weight = rng.normal(size=(4, 2, 3, 3)) * 10.0 ** -np.arange(4)[:, None, None, None]
+    net = Network((2, 8, 8), [Conv("c", "input", weight, rng.normal(size=4)), Clip("r", "c"), Flatten("f", "r"),
+                              Linear("l", "f", rng.normal(size=(3, 144)))])
+    batch = rng.normal(size=(8, 2, 8, 8))
+    quantized = quantize_network(net, batch, recipe, granularity="shift", coupling=coupling, shift_bits=3)
+    assert all(layer.shift_bits == 3 and len(set((layer.terms[0].multiplier.m).tolist())) == 1
+               for layer in quantized.layers if isinstance(layer, QuantizedConv))
+    assert np.array_equal(quantized.run(batch), quantized.simulate(batch))

@@ -1,0 +1,116 @@
+"""Weight equalizing shifts beside layer-wise and channel-wise scales and cross-layer equalization: README's table.
+
+``python tests/benchmarks/bench_wes.py [NETWORK ...]``
+Networks: vww96, dscnn, resnet8, from the folder that REFQUANT_MODELS names; integers, W8A8. Each row twice: as it is,
+and with output-mean correction. ``right``: top-1 in percent; of vww96, which has no labels, agreement with float.
+``cosine``: of the logits with float's, on held-out images; ``calibration``: the same on the calibration images, by
+which the coupling of ``wes-int8`` was chosen.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refquant.commands.evaluation import channel_ranges, top1
+from refquant.commands.report import table
+from refquant.network.batchnorm import fold_batchnorm
+from refquant.network.float_forward import run_float
+from refquant.network.graph import Conv, Linear, Network
+from refquant.network.proof import QuantizedNetwork
+from refquant.readers.onnx_file import load_onnx
+from refquant.recipes.corrections import correct_output_mean, cross_layer_equalize
+from refquant.recipes.quantize import quantize_network
+from refquant.recipes.settings import COUPLINGS
+from refquant.scales.metrics import cosine
+from refquant.shift_equalizer import alive
+
+WEIGHTS: dict[str, dict[str, Any]] = {
+    "layer": {}, "layer, CLE": {"cross_layer_equalization": True}, "channel": {"granularity": "channel"},
+    **{f"WES {coupling}": {"granularity": "shift", "coupling": coupling} for coupling in COUPLINGS},
+    "WES floor, EasyQuant": {"recipe": "easyquant-int8", "granularity": "shift", "activations": "unsigned"}}
+NETWORKS = ("vww96", "dscnn", "resnet8")
+CALIBRATION, VWW_CALIBRATION = 50, 40
+
+
+class Case(NamedTuple):
+    """The folded network, calibration images, held-out images, and their labels or None."""
+
+    network: Network
+    calibration: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+def load(name: str) -> Case:
+    """One of NETWORKS."""
+    folder = Path(os.environ["REFQUANT_MODELS"])
+
+    def planes(x: np.ndarray, largest: float = 1.0) -> np.ndarray:
+        return (x.astype(np.float32) / np.float32(largest)).transpose(0, 3, 1, 2)
+
+    if name == "vww96":
+        images = planes(np.load(folder / "vww96_data.npz")["images"], 255.0)
+        file, parts = "vww96_bn.onnx", (images[:VWW_CALIBRATION], images[VWW_CALIBRATION:], None)
+    elif name == "dscnn":
+        data = np.load(folder / "dscnn_kws_data.npz")
+        file, parts = "dscnn_kws_bn.onnx", (data["inputs"][:CALIBRATION], data["inputs"][CALIBRATION:],
+                                            data["labels"][CALIBRATION:])
+    else:
+        data = np.load(folder / "resnet8_cifar10_data.npz")
+        file, parts = "resnet8_cifar10_bn.onnx", (planes(data["calibration_images"])[:CALIBRATION],
+                                                  planes(data["test_images"]), data["test_labels"])
+    return Case(fold_batchnorm(load_onnx(folder / file).without_softmax()), *parts)
+
+
+def row(case: Case, options: dict[str, Any]) -> list[str]:
+    """What one way to quantize the weights gives, without and with output-mean correction."""
+    options = {"recipe": "max-int8", **options}
+    network = cross_layer_equalize(case.network) if options.pop("cross_layer_equalization", False) else case.network
+    plain = quantize_network(network, case.calibration, **options)
+    return [text for quantized in (plain, correct_output_mean(plain, network, case.calibration))
+            for text in measured(case, quantized)]
+
+
+def measured(case: Case, quantized: QuantizedNetwork) -> list[str]:
+    """``right``, ``cosine`` and ``calibration``."""
+    exact, logits = run_float(case.network, case.images), quantized.run(case.images)
+    labels = exact.argmax(axis=1) if case.labels is None else case.labels
+    return [f"{top1(logits, labels):.2f}", f"{cosine(exact, logits):.5f}",
+            f"{cosine(run_float(case.network, case.calibration), quantized.run(case.calibration)):.5f}"]
+
+
+def disparity(network: Network) -> str:
+    """The largest weight range of a live channel over the smallest, of the layers: the greatest and the median."""
+    found = []
+    for node in network.nodes:
+        if isinstance(node, (Conv, Linear)):
+            ranges = channel_ranges(node.weight.astype(np.float64))
+            live = ranges[alive(ranges)]
+            found.append(live.max() / live.min())
+    return f"largest channel over smallest: {max(found):.3g} in one layer, {np.median(found):.3g} in the median layer"
+
+
+def main(names: list[str]) -> None:
+    """Print each network's disparity, and one table."""
+    if "REFQUANT_MODELS" not in os.environ:
+        sys.exit("the networks are read from the folder that REFQUANT_MODELS names, got no such variable")
+    rows, lines = [], []
+    for name in names:
+        case = load(name)
+        lines.append(f"{name}: {disparity(case.network)}")
+        if case.labels is not None:
+            lines[-1] += f"; float {top1(run_float(case.network, case.images), case.labels):.2f}"
+        for weights, options in WEIGHTS.items():
+            rows.append((name, weights, *row(case, options)))
+            print(*rows[-1], file=sys.stderr)
+    print("\n".join(lines), table(("network", "weights", *("right", "cosine", "calibration"),
+                                   *("corrected", "cosine", "calibration")), rows), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(NETWORKS))
