@@ -29,7 +29,7 @@ network.simulated_scaling network.simulated_forward network.proof network.storag
 recipes.calibration recipes.lowering recipes.walk recipes.settings recipes.weights recipes.corrections
 recipes.network_search recipes.quantize recipes
 readers.onnx_translation readers.onnx_operators readers.onnx_file readers
-digits.data digits.architecture digits.gradients digits.weights digits.training digits
+digits.data digits.architecture digits.gradients digits.weights digits.disparity digits.training digits
 strategies
 refquant
 commands.evaluation commands.kernel_check commands.report commands.demo commands.quantize commands

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from refquant import __version__
 from refquant.commands import report
 from refquant.commands.evaluation import Evaluation, StageReport, evaluate
 from refquant.commands.kernel_check import run_lanes, run_winograd
+from refquant.digits.disparity import with_disparity
 from refquant.digits.weights import calibration_images, load_digits
 from refquant.recipes.quantize import quantize_network
 from refquant.recipes.settings import settings
@@ -18,13 +19,15 @@ from refquant.workers import Progress
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the demo's table: a method at its bits and granularity."""
+    """One line of the demo's table: a method at its bits and granularity, on one of the two networks."""
 
     method: str
     recipe: str
     bits: int
     granularity: str
     always: bool = True  # otherwise only with --all
+    network: str = "digits"
+    options: dict[str, Any] = field(default_factory=dict)  # of ``quantize_network``
 
 
 ROWS = (*(Row("max", recipe, bits, granularity)
@@ -32,7 +35,15 @@ ROWS = (*(Row("max", recipe, bits, granularity)
           for bits in (8, 7, 6, 5, 4, 3)),
         *(Row(method, recipe, bits, "channel", always=bits in (8, 7, 4))
           for method, recipe in (("KL", "tensorrt-int8"), ("EasyQuant", "easyquant-int8"))
-          for bits in (8, 7, 6, 5, 4, 3)))
+          for bits in (8, 7, 6, 5, 4, 3)),
+        *(Row(method, recipe, 8, granularity, network="digits-disparity", options=options)
+          for method, recipe, granularity, options in (
+              ("max", "max-int8", "layer", {}),
+              ("CLE", "max-int8", "layer", {"cross_layer_equalization": True}),
+              ("WES floor", "max-int8", "shift", {}),
+              ("WES searched", "max-int8", "shift", {"coupling": "search_weight"}),
+              ("WES, mean", "wes-int8", "shift", {}),
+              ("max", "channelwise-int8", "channel", {}))))
 # The row whose sums the second table and the headroom figure show.
 STAGES_OF = Row("max", "channelwise-int8", 8, "channel")
 
@@ -47,6 +58,7 @@ def run_demo(everything: bool = False, progress: Progress | None = None) -> dict
     everything: also the rows that the short table leaves out. progress: called before each.
     """
     network, images, labels = load_digits()
+    networks = {"digits": network, "digits-disparity": with_disparity(network)}
     calibration = calibration_images()
     rows: list[dict[str, Any]] = []
     stages: tuple[StageReport, ...] = ()
@@ -54,9 +66,9 @@ def run_demo(everything: bool = False, progress: Progress | None = None) -> dict
     for done, row in enumerate(chosen):
         if progress:
             progress("rows", _describe(row), done / len(chosen))
-        quantized = quantize_network(network, calibration, row.recipe, weight_bits=row.bits,
-                                     activation_bits=row.bits, granularity=row.granularity)
-        result = evaluate(quantized, images, labels, network)
+        quantized = quantize_network(networks[row.network], calibration, row.recipe, weight_bits=row.bits,
+                                     activation_bits=row.bits, granularity=row.granularity, **row.options)
+        result = evaluate(quantized, images, labels, networks[row.network])
         rows.append(_row_entry(row, result))
         if row == STAGES_OF:
             stages = result.stages
@@ -79,12 +91,14 @@ def run_kernels() -> dict[str, Any]:
 
 
 def _describe(row: Row) -> str:
-    return f"{row.method}, {row.bits} bits, per {row.granularity}"
+    where = "" if row.network == "digits" else f"{row.network}: "
+    return f"{where}{row.method}, {row.bits} bits, per {row.granularity}"
 
 
 def _row_entry(row: Row, result: Evaluation) -> dict[str, Any]:
-    chosen = settings(row.recipe, weight_bits=row.bits, activation_bits=row.bits, granularity=row.granularity)
-    return {"network": "digits", "method": row.method, "label": chosen.label, "weight_bits": row.bits,
+    chosen = settings(row.recipe, weight_bits=row.bits, activation_bits=row.bits, granularity=row.granularity,
+                      **row.options)
+    return {"network": row.network, "method": row.method, "label": chosen.label, "weight_bits": row.bits,
             "activation_bits": row.bits, "granularity": row.granularity, "activations": chosen.activations,
             "dialect": chosen.dialect, "simulated_top1": result.simulated_top1,
             "integer_top1": result.integer_top1, "codes_equal": result.codes_equal, "cosine": result.cosine,

@@ -84,11 +84,11 @@ def _is_number(cell: str) -> bool:
 def demo_tables(result: dict[str, Any]) -> str:
     """The demo's tables as text."""
     accuracy = table(
-        ("method", "bits W/A", "scales per", "top-1 %", "simulated %", "codes_equal", "cosine", "SQNR dB",
+        ("network", "method", "bits W/A", "scales per", "top-1 %", "simulated %", "codes_equal", "cosine", "SQNR dB",
          "weight bytes"),
-        [(r["method"], f"{r['weight_bits']}/{r['activation_bits']}", r["granularity"], f"{r['integer_top1']:.2f}",
-          f"{r['simulated_top1']:.2f}", "yes" if r["codes_equal"] else "NO", f"{r['cosine']:.4f}",
-          f"{r['sqnr_db']:.1f}", str(r["weight_bytes"])) for r in result["rows"]])
+        [(r["network"], r["method"], f"{r['weight_bits']}/{r['activation_bits']}", r["granularity"],
+          f"{r['integer_top1']:.2f}", f"{r['simulated_top1']:.2f}", "yes" if r["codes_equal"] else "NO",
+          f"{r['cosine']:.4f}", f"{r['sqnr_db']:.1f}", str(r["weight_bytes"])) for r in result["rows"]])
     sums = table(
         ("layer", "stage", "format", "seen min", "seen max", "proven min", "proven max", "headroom bits"),
         [(s["layer"], s["stage"], s["format"], str(s["min"]), str(s["max"]), str(s["proven_min"]),
@@ -128,7 +128,7 @@ def draw_accuracy(result: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     lines: dict[str, list[tuple[int, float]]] = {}
-    for row in result["rows"]:
+    for row in (row for row in result["rows"] if row["network"] == "digits"):
         key = f"{row['method']}, one scale per {row['granularity']}"
         lines.setdefault(key, []).append((row["weight_bits"], row["integer_top1"]))
     for marker, (label, points) in zip("os^vDPX*", lines.items()):
