@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import scales
+import shifts
 import winograd
 from matplotlib.figure import Figure
 
@@ -190,6 +191,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "quantization_error": draw_error, "channels": draw_channels, "thresholds": scales.draw_thresholds,
     "kl_constants": scales.draw_kl_constants,
     "easyquant_candidates": scales.draw_candidates, "easyquant_half_steps": scales.draw_half_steps,
+    "shift_ranges": shifts.draw_shift_ranges, "shift_bits": shifts.draw_shift_bits,
     "winograd_ranges": winograd.draw_winograd_ranges, "winograd_tiles": winograd.draw_winograd_tiles}
 DEMO_FIGURES = ("accuracy", "headroom")
 
