@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from refquant.convolution.geometry import Geometry, taps
-from refquant.integers.checks import as_integers, float32_or_float64, integer, one_of
+from refquant.integers.checks import as_integers, fitting_int64, float32_or_float64, integer, one_of
 from refquant.integers.dialects import Dialect, dialect_of, legal_shifts
 from refquant.integers.formats import IntFormat, saturate, wrap
 from refquant.integers.multiplier import Multiplier
@@ -142,7 +142,7 @@ def undo_shifts(acc: Any, multiplier: Multiplier, shifts: Any, fmt: IntFormat,
     if way == "multiplier_per_channel":
         return requantize(acc, Multiplier.from_real(np.ldexp(multiplier.real, -shifts)), fmt, dialect, zero_point)
     if way == "shift_first":
-        return requantize(np.right_shift(acc, shifts), multiplier, fmt, dialect, zero_point)
+        return requantize(np.right_shift(fitting_int64(acc, "acc"), shifts), multiplier, fmt, dialect, zero_point)
     codes = requantize(acc, multiplier, IntFormat(32), dialect).astype(np.int64)
     early, late = (zero_point, 0) if words.zero == "before" else (0, zero_point)
     value = shift_right(codes, shifts, words.last, early) + late

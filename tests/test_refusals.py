@@ -197,6 +197,8 @@ REFUSALS = [
      "weight must be (O, 4, R, S) for 4 input channels in 1 groups, got shape (2, 3, 1, 1)"),
     (lambda: undo_shifts(1, HALF, 1, EIGHT, way="second"),
      "way must be one of fused, multiplier_per_channel, second_shift, shift_first, got 'second'"),
+    *[(lambda way=way: undo_shifts(1.0, HALF, 1, EIGHT, way=way), f"acc {INTEGERS} float64")
+      for way in ("fused", "shift_first", "second_shift")],
     (lambda: undo_shifts(1, HALF, 25, EIGHT), "shifts must be from 0 to 24, got 25..25"),
     (lambda: undo_shifts(1, HALF, [-1, 3], EIGHT), "shifts must be from 0 to 24, got -1..3"),
     (lambda: limit_shifts([0.5], HALF), f"shifts {INTEGERS} float64"),

@@ -23,7 +23,9 @@ PER_ELEMENT = 100
 def search_network(network: Network, images: np.ndarray, qparams: dict[str, QuantParams], chosen: Settings,
                    executor: Executor | None = None, progress: Progress | None = None
                    ) -> tuple[dict[str, QuantParams], dict[str, QuantizedWeight]]:
-    """``easyquant.search_paper`` for every Conv and Linear, from the scales in ``qparams`` and weights' max-scaling.
+    """``easyquant.search_paper`` for every Conv and Linear, from the scales in ``qparams`` and ``initial_scale``'s.
+
+    Coupling ``search_cosine`` without EasyQuant takes the same walk, and finds shifts and weight scales alone.
 
     The first layer that reads a tensor searches its scale; the others keep it, and search their weights alone.
     """
