@@ -79,22 +79,27 @@ def draw_error() -> Figure:
 
 
 def draw_channels() -> Figure:
-    """Chapter 5: weight ranges per output channel, and how many bits of the layer's grid each one uses."""
+    """Chapter 5: the largest code of each channel, under the layer's scale and under its own.
+
+    The layer is dw2 of the digits network with row c times 2^-(c mod 8). With 2^(c mod 8) times the columns that read
+    it, the network would compute the same.
+    """
     network, _, _ = load_digits()
-    conv = next(node for node in fold_batchnorm(network).nodes if isinstance(node, Conv) and node.geometry.groups > 1)
-    reach = np.abs(conv.weight.reshape(len(conv.weight), -1)).max(axis=1)
-    order = np.argsort(-reach, kind="stable")
-    int8 = IntFormat(8, narrow=True)
-    codes = np.abs(quantize(conv.weight, max_scale(conv.weight, int8), int8))
-    largest = codes.reshape(len(codes), -1).max(axis=1)
+    dw2 = next(node for node in fold_batchnorm(network).nodes if isinstance(node, Conv) and node.name == "dw2")
+    weight = np.ldexp(dw2.weight, -(np.arange(len(dw2.weight)) % 8).reshape(-1, 1, 1, 1))
+    int8, reach = IntFormat(8, narrow=True), np.abs(weight).max(axis=(1, 2, 3))
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
-    places = np.arange(len(reach))
-    axes.bar(places, largest[order], color="C0", label="one scale for the layer")
-    axes.axhline(127, color="C3", linestyle="--", label="a scale of its own: every channel reaches 127")
-    axes.set(xlabel="output channel, sorted", ylabel="largest |weight code| at 8 bits",
-             title=f"{conv.name}: depthwise weights after folding batch norm,\n"
-                   f"the largest channel {reach.max() / reach.min():.1f} times the smallest")
+    for offset, axis, color, label in ((-0.2, None, "C0", "one scale for the layer"),
+                                       (0.2, 0, "C1", "a scale for each channel")):
+        largest = np.abs(quantize(weight, max_scale(weight, int8, axis), int8, axis=axis)).max(axis=(1, 2, 3))
+        axes.bar(np.arange(len(reach)) + offset, largest[np.argsort(-reach)], 0.4, color=color, label=label)
+    axes.set_yscale("log", base=2)
+    axes.set_yticks([1, 2, 4, 8, 16, 32, 64, 127], ["1", "2", "4", "8", "16", "32", "64", "127"])
+    axes.set(xlabel="output channel, from the largest weights to the smallest",
+             ylabel="largest |weight code| at 8 bits",
+             title=f"dw2, rescaled: the largest channel {reach.max() / reach.min():.0f} times the smallest")
+    axes.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 

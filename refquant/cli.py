@@ -242,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="quantize the bundled CNN and run it in integers on the bundled digits")
     demo.add_argument("--out", type=_directory, default=Path("refquant-demo"), metavar="DIR",
                       help="where report.json and the figures go (default: %(default)s)")
-    demo.add_argument("--all", action="store_true", help="also the rows of KL and EasyQuant at 6, 5 and 3 bits")
+    demo.add_argument("--all", action="store_true", help="also the widths that the short table leaves out")
     demo.set_defaults(run=_demo)
     _add_quantize(commands)
     _add_bounds(commands)

@@ -26,7 +26,7 @@ from refquant.integers.formats import IntFormat, saturate, wrap
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
 from refquant.integers.rounding import shift_right
-from refquant.scales.linear import DEAD_CHANNEL, max_scale, quantize
+from refquant.scales.linear import DEAD_CHANNEL, channel_reach, max_scale, quantize
 
 SHIFT_RULES = ("floor", "nearest", "ceil")
 OBJECTIVES = ("weight", "cosine")
@@ -53,7 +53,7 @@ def equalizing_shifts(w: Any, shift_bits: int = 4, rule: str = "floor") -> np.nd
     """
     one_of(rule, SHIFT_RULES, "rule")
     largest_shift = _largest_shift(shift_bits)
-    reach = _channel_reach(_checked(w))
+    reach = channel_reach(_checked(w))
     (fraction, exponent), (whole, most) = np.frexp(reach), np.frexp(reach.max())
     # r/r_c = (rest/fraction)·2^shifts, with 1 <= rest/fraction < 2.
     shifts = most.astype(np.int64) - exponent - (fraction > whole)
@@ -88,9 +88,9 @@ def search_shifts(w: Any, bits: int = 8, shift_bits: int = 4, objective: str = "
     one_of(objective, OBJECTIVES, "objective")
     fmt, largest_shift = IntFormat(integer(bits, "bits", 2, 16), narrow=True), _largest_shift(shift_bits)
     w, exponent = _normalized(_checked(w))
-    reach = _channel_reach(w)
+    reach = channel_reach(w)
     loss = (_weight_loss if objective == "weight" else
-            _cosine_loss(_gram(inputs, w, Geometry.of(stride, padding, dilation, groups))))
+            _cosine_loss(_gram(inputs, w, Geometry.of(stride, padding, dilation, groups)), w))
     live = np.flatnonzero(alive(reach))
     start, grid = float(max_scale(w, fmt)), np.arange(-_PER_OCTAVE, _PER_OCTAVE + 1)
     # S·2^k for all S and k: a row per sixteenth of an octave, of all channels.
@@ -183,10 +183,6 @@ def _checked(w: Any) -> np.ndarray:
     return w
 
 
-def _channel_reach(w: np.ndarray) -> np.ndarray:
-    return np.abs(w.astype(np.float64).reshape(len(w), -1)).max(axis=1)
-
-
 def _largest_shift(shift_bits: Any) -> int:
     """A dead channel's 24 is never exceeded: no other channel lies so far below the layer's range."""
     return min(2 ** integer(shift_bits, "shift_bits", 0, MOST_SHIFT_BITS) - 1, 24)
@@ -247,12 +243,17 @@ def _gram(inputs: Any, w: np.ndarray, geometry: Geometry) -> np.ndarray:
     return G
 
 
-def _cosine_loss(G: np.ndarray) -> Callable[[np.ndarray, float, IntFormat], np.ndarray]:
+def _cosine_loss(G: np.ndarray, weight: np.ndarray) -> Callable[[np.ndarray, float, IntFormat], np.ndarray]:
     """1 - cos(y_c, ŷ_c) of each channel, as y_c·ŷ_c = W_c·G·Ŵ_c; 0 for outputs that are all zero."""
+    def rows(w: np.ndarray) -> np.ndarray:
+        return w.reshape(len(G), -1, G.shape[1])
+
+    seen = rows(weight) @ G
+    target = np.einsum("gok,gok->go", seen, rows(weight)).ravel()
+
     def loss(w: np.ndarray, scale: float, fmt: IntFormat) -> np.ndarray:
-        rows, found = (v.reshape(len(G), -1, G.shape[1]).astype(np.float64) for v in (w, _restored(w, scale, fmt)))
-        dot, target, norm = (np.einsum("gok,gok->go", a @ G, b).ravel()
-                             for a, b in ((rows, found), (rows, rows), (found, found)))
+        found = rows(_restored(w, scale, fmt))
+        dot, norm = (np.einsum("gok,gok->go", a, found).ravel() for a in (seen, found @ G))
         with np.errstate(divide="ignore", invalid="ignore"):
             likeness = dot / np.sqrt(target * norm)
         return np.where(target > 0, 1 - np.where(norm > 0, likeness, 0.0), 0.0)

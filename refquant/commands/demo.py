@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from refquant import __version__
 from refquant.commands import report
-from refquant.commands.evaluation import Evaluation, StageReport, evaluate
+from refquant.commands.evaluation import Evaluation, evaluate_together
 from refquant.commands.kernel_check import run_lanes, run_winograd
 from refquant.digits.disparity import with_disparity
 from refquant.digits.weights import calibration_images, load_digits
+from refquant.network.proof import QuantizedNetwork
 from refquant.recipes.quantize import quantize_network
 from refquant.recipes.settings import settings
 from refquant.workers import Progress
@@ -27,10 +28,10 @@ class Row:
     granularity: str
     always: bool = True  # otherwise only with --all
     network: str = "digits"
-    options: dict[str, Any] = field(default_factory=dict)  # of ``quantize_network``
+    options: Mapping[str, Any] = field(default_factory=dict, compare=False)  # of ``quantize_network``
 
 
-ROWS = (*(Row("max", recipe, bits, granularity)
+ROWS = (*(Row("max", recipe, bits, granularity, always=bits in (8, 7, 5, 4))
           for granularity, recipe in (("layer", "max-int8"), ("channel", "channelwise-int8"))
           for bits in (8, 7, 6, 5, 4, 3)),
         *(Row(method, recipe, bits, "channel", always=bits in (8, 7, 4))
@@ -60,22 +61,23 @@ def run_demo(everything: bool = False, progress: Progress | None = None) -> dict
     network, images, labels = load_digits()
     networks = {"digits": network, "digits-disparity": with_disparity(network)}
     calibration = calibration_images()
-    rows: list[dict[str, Any]] = []
-    stages: tuple[StageReport, ...] = ()
     chosen = [row for row in ROWS if row.always or everything]
-    for done, row in enumerate(chosen):
-        if progress:
-            progress("rows", _describe(row), done / len(chosen))
-        quantized = quantize_network(networks[row.network], calibration, row.recipe, weight_bits=row.bits,
-                                     activation_bits=row.bits, granularity=row.granularity, **row.options)
-        result = evaluate(quantized, images, labels, networks[row.network])
-        rows.append(_row_entry(row, result))
-        if row == STAGES_OF:
-            stages = result.stages
-    return {"refquant": __version__, "network": "digits", "calibration": {"source": "training images",
-                                                                          "images": len(calibration)},
-            "float_top1": result.float_top1, "chance": 100 / network.shapes[network.output][0], "images": len(images),
-            "rows": rows, "stages_of": _describe(STAGES_OF), "stages": [stage.entry() for stage in stages],
+    found: dict[Row, Evaluation] = {}
+    for name, graph in networks.items():
+        rows = [row for row in chosen if row.network == name]
+        quantized: list[QuantizedNetwork] = []
+        for row in rows:
+            if progress:
+                progress("rows", _describe(row), (len(found) + len(quantized)) / len(chosen))
+            quantized.append(quantize_network(graph, calibration, row.recipe, weight_bits=row.bits,
+                                              activation_bits=row.bits, granularity=row.granularity, **row.options))
+        found.update(zip(rows, evaluate_together(quantized, images, labels, graph, progress=progress)))
+    stages = found[STAGES_OF].stages if STAGES_OF in found else ()
+    return {"refquant": __version__, "network": "digits",
+            "calibration": {"source": "training images", "images": len(calibration)},
+            "float_top1": next(iter(found.values())).float_top1, "chance": 100 / network.shapes[network.output][0],
+            "images": len(images), "rows": [_row_entry(*item) for item in found.items()],
+            "stages_of": _describe(STAGES_OF), "stages": [stage.entry() for stage in stages],
             "lane_images": KERNEL_IMAGES, **run_kernels()}
 
 

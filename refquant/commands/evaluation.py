@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from refquant.network.integer_forward import run_integer_tensors
 from refquant.network.program import Layer, QuantizedConv, QuantParams
 from refquant.network.proof import QuantizedNetwork
 from refquant.network.simulated_forward import simulated_tensors
-from refquant.scales.linear import DEAD_CHANNEL
+from refquant.scales.linear import DEAD_CHANNEL, channel_reach
 from refquant.scales.metrics import Likeness, cosine, sqnr_db
 from refquant.workers import Progress, in_order
 
@@ -106,12 +107,11 @@ class _LayerSums(Likeness):
 
 
 class _Seen(NamedTuple):
-    """What one slice of the images gave: logits, every stage's least and greatest sum, every layer's likeness.
+    """What one slice of the images gave: codes, every stage's least and greatest sum, every layer's likeness.
 
     simulated: the output's codes by simulation, and whether all codes were equal; None without simulation.
     """
 
-    float_logits: np.ndarray
     codes: np.ndarray
     simulated: tuple[np.ndarray, bool] | None
     stages: dict[tuple[str, str], tuple[int, int]]
@@ -121,8 +121,17 @@ class _Seen(NamedTuple):
 def evaluate(quantized: QuantizedNetwork, images: Any, labels: Any, network: Network, *,
              simulated_images: int | None = None, first: int = 0, executor: Executor | None = None,
              progress: Progress | None = None) -> Evaluation:
-    """Run images in floats, in integers and in simulation, and compare.
+    """``evaluate_together`` of one quantized network."""
+    return evaluate_together([quantized], images, labels, network, simulated_images=simulated_images, first=first,
+                             executor=executor, progress=progress)[0]
 
+
+def evaluate_together(quantized: Sequence[QuantizedNetwork], images: Any, labels: Any, network: Network, *,
+                      simulated_images: int | None = None, first: int = 0, executor: Executor | None = None,
+                      progress: Progress | None = None) -> list[Evaluation]:
+    """Run images in floats, and through each quantized network in integers and in simulation, and compare.
+
+    quantized: at least one, all from ``network``: it runs once for all of them.
     images: floats (N, *input_shape). labels: N integers or None. network: the float network, folded.
     simulated_images: how many, from the first on, are simulated, 1 to N; by default all. first: the number of the
     first image, for messages. executor: where slices of the images are run; the result is the same. progress: called
@@ -133,77 +142,102 @@ def evaluate(quantized: QuantizedNetwork, images: Any, labels: Any, network: Net
         raise ValueError(f"labels must be one per image, got {np.shape(labels)} for {len(images)} images")
     simulated = integer(len(images) if simulated_images is None else simulated_images, "simulated images", 1,
                         len(images))
-    parts = [*quantized.slices(simulated), *(slice(simulated + some.start, simulated + some.stop)
-                                             for some in quantized.slices(len(images) - simulated))]
+    slices = quantized[0].slices
+    parts = [*slices(simulated), *(slice(simulated + some.start, simulated + some.stop)
+                                   for some in slices(len(images) - simulated))]
     tasks = ((f"evaluation images {first + some.start}..{first + some.stop - 1}",
               (images[some], first + some.start, some.stop <= simulated)) for some in parts)
-    proven = {(bound.layer, bound.stage): bound for bound in quantized.stages}
-    observed: dict[tuple[str, str], StageRange] = {}
-    layers = {layer.output: _LayerSums() for layer in quantized.layers}
-    slices: list[_Seen] = []
-    for some, seen in zip(parts, in_order(_run_slice, (quantized, network), tasks, executor)):
-        for place, (low, high) in seen.stages.items():
-            observed[place] = observed.get(place, replace(proven[place], min=low, max=high)).merge(low, high)
-        for name, sums in seen.layers.items():
-            layers[name].merge(sums)
-        slices.append(seen._replace(stages={}, layers={}))
+    found = [_Sums(program) for program in quantized]
+    float_logits: list[np.ndarray] = []
+    for some, (logits, seen) in zip(parts, in_order(_run_slice, (quantized, network), tasks, executor)):
+        float_logits.append(logits)
+        for sums, one in zip(found, seen):
+            sums.add(one)
         if progress and some.stop <= simulated:
             progress("inference and simulation", f"{some.stop} images", some.stop / simulated)
         elif progress:
             progress("inference", f"{some.stop} images", (some.stop - simulated) / (len(images) - simulated))
-    decode = quantized.qparams[quantized.output].dequantize
-    float_logits = np.concatenate([seen.float_logits for seen in slices])
-    logits = decode(np.concatenate([seen.codes for seen in slices]))
-    twins = [seen.simulated for seen in slices if seen.simulated]
-    accuracy = partial(top1, labels=labels)
-    stages = tuple(StageReport(observed[place], bound) for place, bound in proven.items())
-    return Evaluation(
-        float_top1=None if labels is None else accuracy(float_logits),
-        integer_top1=None if labels is None else accuracy(logits),
-        simulated_top1=None if labels is None or simulated < len(images) else
-        accuracy(decode(np.concatenate([codes for codes, _ in twins]).astype(np.int64))),
-        agreement=top1(logits, float_logits.argmax(axis=1)),
-        codes_equal=all(equal for _, equal in twins),
-        codes_equal_images=simulated,
-        cosine=cosine(float_logits, logits),
-        sqnr_db=sqnr_db(float_logits, logits),
-        weight_bytes=quantized.weight_bytes,
-        stages=stages,
-        layers=tuple(_layer_report(layer, network, layers[layer.output], stages) for layer in quantized.layers))
+    return [sums.evaluation(np.concatenate(float_logits), labels, network, simulated) for sums in found]
 
 
-def _run_slice(shared: tuple[QuantizedNetwork, Network], task: tuple[np.ndarray, int, bool]) -> _Seen:
-    (quantized, network), (images, start, simulate) = shared, task
+class _Sums:
+    """What all slices of the images gave for one quantized network."""
+
+    def __init__(self, quantized: QuantizedNetwork) -> None:
+        self.quantized = quantized
+        self.proven = {(bound.layer, bound.stage): bound for bound in quantized.stages}
+        self.observed: dict[tuple[str, str], StageRange] = {}
+        self.layers = {layer.output: _LayerSums() for layer in quantized.layers}
+        self.codes: list[np.ndarray] = []
+        self.simulated: list[tuple[np.ndarray, bool]] = []
+
+    def add(self, seen: _Seen) -> None:
+        for place, (low, high) in seen.stages.items():
+            start = self.observed.get(place, replace(self.proven[place], min=low, max=high))
+            self.observed[place] = start.merge(low, high)
+        for name, sums in seen.layers.items():
+            self.layers[name].merge(sums)
+        self.codes.append(seen.codes)
+        if seen.simulated:
+            self.simulated.append(seen.simulated)
+
+    def evaluation(self, float_logits: np.ndarray, labels: Any, network: Network, simulated: int) -> Evaluation:
+        decode = self.quantized.qparams[self.quantized.output].dequantize
+        logits = decode(np.concatenate(self.codes))
+        accuracy = partial(top1, labels=labels)
+        stages = tuple(StageReport(self.observed[place], bound) for place, bound in self.proven.items())
+        return Evaluation(
+            float_top1=None if labels is None else accuracy(float_logits),
+            integer_top1=None if labels is None else accuracy(logits),
+            simulated_top1=None if labels is None or simulated < len(logits) else
+            accuracy(decode(np.concatenate([codes for codes, _ in self.simulated]).astype(np.int64))),
+            agreement=top1(logits, float_logits.argmax(axis=1)),
+            codes_equal=all(equal for _, equal in self.simulated),
+            codes_equal_images=simulated,
+            cosine=cosine(float_logits, logits),
+            sqnr_db=sqnr_db(float_logits, logits),
+            weight_bytes=self.quantized.weight_bytes,
+            stages=stages,
+            layers=tuple(_layer_report(layer, network, self.layers[layer.output], stages)
+                         for layer in self.quantized.layers))
+
+
+def _run_slice(shared: tuple[Sequence[QuantizedNetwork], Network], task: tuple[np.ndarray, int, bool]
+               ) -> tuple[np.ndarray, list[_Seen]]:
+    (programs, network), (images, start, simulate) = shared, task
+    codes, seen = zip(*(_run_integers(program, images, simulate) for program in programs))
+    for name, x in float64_tensors(network, images, start, "evaluation image"):
+        for program, tensors, one in zip(programs, codes, seen):
+            if name in one.layers:
+                one.layers[name].add_codes(x, tensors[name], program.qparams[name])
+        if name == network.output:
+            logits = x
+    return logits, list(seen)
+
+
+def _run_integers(program: QuantizedNetwork, images: np.ndarray, simulate: bool
+                  ) -> tuple[dict[str, np.ndarray], _Seen]:
+    """Every tensor's codes, and what is kept of them; the layers' likeness is still to come."""
     stages: dict[tuple[str, str], tuple[int, int]] = {}
 
     def trace(layer: str, stage: str, values: np.ndarray) -> None:
         stages[layer, stage] = int(values.min()), int(values.max())
 
-    x_q = quantized.quantize_images(images)
-    codes, equal, twin = run_integer_tensors(quantized, x_q, trace), True, None
-    for name, simulated in simulated_tensors(quantized, x_q) if simulate else ():
+    x_q = program.quantize_images(images)
+    codes, equal, twin = run_integer_tensors(program, x_q, trace), True, None
+    for name, simulated in simulated_tensors(program, x_q) if simulate else ():
         equal = equal and np.array_equal(codes[name], simulated)
-        if name == quantized.output:
+        if name == program.output:
             twin = simulated
-    layers = {layer.output: _LayerSums() for layer in quantized.layers}
-    for name, x in float64_tensors(network, images, start, "evaluation image"):
-        if name in layers:
-            layers[name].add_codes(x, codes[name], quantized.qparams[name])
-        if name == network.output:
-            logits = x
-    return _Seen(logits, codes[quantized.output], None if twin is None else (twin, equal), stages, layers)
-
-
-def channel_ranges(weight: np.ndarray) -> np.ndarray:
-    """max|w| of each output channel."""
-    return np.abs(weight.reshape(len(weight), -1)).max(axis=1)
+    return codes, _Seen(codes[program.output], None if twin is None else (twin, equal), stages,
+                        {layer.output: _LayerSums() for layer in program.layers})
 
 
 def _layer_report(layer: Layer, network: Network, sums: _LayerSums, stages: tuple[StageReport, ...]) -> LayerReport:
     disparity = dead = rescaled_channels = None
     node = next(node for node in network.nodes if node.name == layer.name)
     if isinstance(node, (Conv, Linear)) and isinstance(layer, QuantizedConv):
-        ranges = channel_ranges(node.weight.astype(np.float64))
+        ranges = channel_reach(node.weight.astype(np.float64))
         live = ranges[ranges >= max(DEAD_CHANNEL * ranges.max(), np.finfo(float).tiny)]
         disparity = float(live.max() / live.min()) if live.size else None
         dead, rescaled_channels = len(ranges) - len(live), len(layer.rescaled_channels)

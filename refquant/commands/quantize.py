@@ -17,7 +17,7 @@ import numpy as np
 
 from refquant import __version__
 from refquant.commands import report
-from refquant.commands.evaluation import Evaluation, channel_ranges, evaluate
+from refquant.commands.evaluation import Evaluation, evaluate
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import check_images
 from refquant.network.graph import Conv, Linear, Network
@@ -27,6 +27,7 @@ from refquant.recipes.calibration import observe, observe_extremes
 from refquant.recipes.corrections import cross_layer_equalize, layer_pairs
 from refquant.recipes.quantize import quantize_network
 from refquant.recipes.settings import Settings, settings
+from refquant.scales.linear import channel_reach
 from refquant.scales.statistics import Histogram
 from refquant.workers import Progress
 
@@ -190,7 +191,7 @@ def data_files(result: dict[str, Any], built: dict[str, Built]) -> dict[str, byt
 def figure_files(result: dict[str, Any], built: dict[str, Built], network: Network, data: Data,
                  executor: Executor | None = None, progress: Progress | None = None) -> Iterator[tuple[str, bytes]]:
     """Every plot's path and content, one after another; drawn once where recipes share it."""
-    weights = {node.name: channel_ranges(node.weight) for node in network.nodes if isinstance(node, (Conv, Linear))}
+    weights = {node.name: channel_reach(node.weight) for node in network.nodes if isinstance(node, (Conv, Linear))}
     weights_figure = report.png(report.draw_weight_ranges(weights)) if weights else None
     histograms = _histograms(network, data.calibration, executor, progress)
     drawn: dict[str, bytes] = {}

@@ -58,6 +58,8 @@ def _floor_of_product(acc: np.ndarray, m: np.ndarray, t: np.ndarray | np.float64
     high, low = acc * m_high + carry, product_low - carry * 65536
     few, many = np.minimum(t, 16), np.maximum(t, 17) - 16
     coarse = np.floor((high + half * _two_to(many)) / _two_to(many))
+    if np.all(t > 16):
+        return coarse
     # A t of 16 or less shifts high to the left; where that exceeds 2^53 the codes saturate anyway.
     fine = high * _two_to(16 - few) + np.floor(low / _two_to(few) + half)
     return np.where(t > 16, coarse, fine)

@@ -18,6 +18,7 @@ from refquant.network.integer_forward import Context, compute
 from refquant.network.program import QuantizedConv, QuantParams
 from refquant.network.proof import QuantizedNetwork
 from refquant.recipes.calibration import observe
+from refquant.scales.linear import channel_reach
 from refquant.shift_equalizer import alive
 from refquant.workers import Progress
 
@@ -68,12 +69,12 @@ def cross_layer_equalize(network: Network) -> Network:
     weights = {name: node.weight.astype(np.float64) for name, node in nodes.items()}
     pairs = layer_pairs(network).pairs
     factors = {first: np.ones(len(weights[first])) for first, _ in pairs}
-    live = {first: alive(_rows(weights[first])) & alive(_columns(weights[second], nodes[second], len(weights[first])))
+    live = {first: np.logical_and(*map(alive, _reach(nodes[first], nodes[second], weights)))
             for first, second in pairs}
     for _ in range(SWEEPS):
         furthest = 0.0
         for first, second in pairs:
-            rows, columns = _rows(weights[first]), _columns(weights[second], nodes[second], len(weights[first]))
+            rows, columns = _reach(nodes[first], nodes[second], weights)
             s = np.sqrt(np.divide(rows, columns, out=np.ones(len(rows)), where=live[first]))
             weights[first] /= _along_rows(s, weights[first])
             weights[second] *= _along_columns(s, weights[second], nodes[second])
@@ -101,20 +102,20 @@ def _partner(network: Network, node: Node) -> tuple[Conv | Linear | None, str]:
     return None, ""
 
 
-def _rows(w: np.ndarray) -> np.ndarray:
-    """max|w| of each output channel."""
-    return np.abs(w).reshape(len(w), -1).max(axis=1)
-
-
 def _grouped(w: np.ndarray, node: Node) -> np.ndarray:
     """w as (groups, O/groups, C/groups, R·S)."""
     groups = node.geometry.groups if isinstance(node, Conv) else 1
     return w.reshape(groups, len(w) // groups, w.shape[1], -1)
 
 
-def _columns(w: np.ndarray, node: Node, channels: int) -> np.ndarray:
-    """max|w| of each input channel; of a flattened plane's features together."""
-    return np.abs(_grouped(w, node)).max(axis=(1, 3)).reshape(channels, -1).max(axis=1)
+def _reach(first: Node, second: Node, weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """max|w| of each channel between two layers: in the first's rows, and in the second's columns.
+
+    A channel that is flattened on the way has several columns, one for each place of its plane.
+    """
+    rows = channel_reach(weights[first.name])
+    columns = np.abs(_grouped(weights[second.name], second)).max(axis=(1, 3))
+    return rows, columns.reshape(len(rows), -1).max(axis=1)
 
 
 def _along_rows(s: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -130,6 +130,11 @@ def dequantize(x_q: Any, scale: Any, *, zero_point: Any = 0, axis: int | None = 
     return (x_q.astype(np.float64) - zero_point) / scale
 
 
+def channel_reach(w: np.ndarray) -> np.ndarray:
+    """max|w| of each output channel, float64 (O,). w: floats (O, ...)."""
+    return np.abs(w.reshape(len(w), -1)).max(axis=1).astype(np.float64)
+
+
 def max_scale(x: Any, fmt: IntFormat, axis: int | None = None) -> np.ndarray:
     """S = fmt.max / max|x|: the largest scale that clips nothing (for unsigned formats, nothing positive).
 
