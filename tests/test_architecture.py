@@ -24,6 +24,7 @@ winograd.transforms winograd.blas winograd.convolution winograd.bounds winograd
 easyquant.layer easyquant.candidate_cosines easyquant.gram easyquant.remembered easyquant.initial_scales
 easyquant.paper easyquant.demo easyquant.ncnn easyquant
 shift_equalizer
+pwlq.quantizer pwlq.theory pwlq.optimal pwlq.breakpoints pwlq
 network.graph network.forward network.batchnorm network.float_forward network.program network.integer_forward
 network.simulated_scaling network.simulated_forward network.proof network.storage network
 recipes.calibration recipes.lowering recipes.walk recipes.settings recipes.weights recipes.corrections

@@ -1,0 +1,225 @@
+"""Where to break: at the least Eq. 4 for an assumed density, at its least for the tensor's own, or as measured.
+
+``exact``: the root of Eq. 6, found by bracketing. ``gradient_descent``: the same minimum, by descent along Eq. 6.
+``one_shot``: fits of that minimum, with m in standard deviations of the weights, m = max|w|/σ:
+
+    Gaussian   p*/σ = ln(0.86143114·m + 0.607901097)        Laplacian   p*/σ = 0.80304483·sqrt(m) - 0.316678551
+
+Erratum: the paper and its supplement print these with p*/m on the left. The authors' code, and Eq. 4, give p*/σ.
+``empirical``: the least Eq. 4 where 2F(p) - 1 is the part of the tensor with |w| <= p. ``coarse_to_fine``: the least
+measured error on three grids of p/m (Algorithm 1). ``optimal``: the least measured error of all, with a proof.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.optimize import brentq, minimize
+
+from refquant.integers.checks import finite, integer, one_of
+from refquant.pwlq.optimal import Optimum, Row, cells_of, optimum_of
+from refquant.pwlq.quantizer import VARIANTS
+from refquant.pwlq.theory import (
+    DISTRIBUTIONS,
+    distribution_of,
+    error_curvature,
+    error_of_mass,
+    expected_error_of_pieces,
+    slope_of,
+)
+from refquant.scales.linear import DEAD_CHANNEL
+
+METHODS = ("exact", "one_shot", "gradient_descent", "coarse_to_fine", "empirical", "optimal")
+
+
+def breakpoint(w: Any, bits: int, method: str = "one_shot", variant: str = "non_overlapping",
+               distribution: str = "gaussian", axis: int | None = None) -> Any:
+    """The breakpoint p, 0 < p < m = max|w|, in the units of w; see the module for what each method minimizes.
+
+    w: finite floats, any shape. bits: b, 2..16; only the measured errors depend on it.
+    method: one of METHODS. variant: one of ``quantizer.VARIANTS``; ``one_shot`` is fitted to ``non_overlapping``, and
+    taken for ``non_overlapping_authors`` too. distribution: gaussian or laplacian, with the tensor's standard
+    deviation, for the first three methods. axis: None for one p, or 0 for one per channel.
+    Returns a float, or float64 (O,). m/2 where |w| has one value alone; a dead channel gets half of the tensor's
+    max|w|. ValueError for what is empty, all zero, NaN or infinite, and for other words.
+
+    >>> w = np.random.default_rng(0).standard_normal(10000)
+    >>> [round(breakpoint(w, 4, method), 2) for method in ("exact", "one_shot", "empirical", "optimal")]
+    [1.37, 1.38, 1.34, 1.26]
+    """
+    rows, m = _rows(w, axis)
+    bits = integer(bits, "bits", 2, 16)
+    one_of(method, METHODS, "method")
+    one_of(variant, VARIANTS, "variant")
+    one_of(distribution, DISTRIBUTIONS, "distribution")
+    if method == "one_shot" and variant == "overlapping":
+        raise ValueError("method one_shot must have a variant that does not overlap, got 'overlapping'")
+    p = m / 2
+    if method in ("exact", "one_shot", "gradient_descent"):
+        spread, reach = _deviation(rows), _reach(rows)
+        usable = (reach == m) & (spread > 1e-9 * m)
+        p[usable] = spread[usable] * _of_density(method, m[usable] / spread[usable], bits, variant, distribution)
+    else:
+        row_of = {"empirical": _empirical, "coarse_to_fine": _coarse_to_fine,
+                  "optimal": lambda *v: optimum_of(*v).breakpoint}[method]
+        for channel, row in enumerate(rows):
+            r = np.sort(np.abs(row)).astype(np.float64, copy=False)
+            if r[-1] == m[channel] and r[0] < r[-1]:
+                p[channel] = row_of(r, float(m[channel]), bits, variant)
+    return float(p[0]) if axis is None else p
+
+
+def optimal_breakpoint(w: Any, bits: int, variant: str = "non_overlapping") -> Optimum:
+    """(p, error, lower_bound): the least measured error Σ (pw(w) - w)²/n over 0 < p < m = max|w|, with its proof.
+
+    No breakpoint's error is below lower_bound, and error - lower_bound <= 1e-9·error. Where |w| has one value alone,
+    p = m/2. Arguments and errors as for ``breakpoint`` of one tensor.
+
+    >>> p, error, lower_bound = optimal_breakpoint(np.array([0.1, -0.3, 0.2, 1.7, 2.9, -3.0]), 3)
+    >>> round(p, 4), round(error, 5), error - lower_bound <= 1e-9 * error
+    (0.95, 0.00639, True)
+    """
+    (row,), _ = _rows(w, None)
+    one_of(variant, VARIANTS, "variant")
+    r = np.sort(np.abs(row)).astype(np.float64)
+    return optimum_of(r, float(r[-1]), integer(bits, "bits", 2, 16), variant)
+
+
+def limits_of(w: Any, axis: int | None = None) -> Any:
+    """m = max|w| of a tensor, or of each channel along axis 0; the tensor's for a channel below 2^-24 of that."""
+    m = _rows(w, axis)[1]
+    return float(m[0]) if axis is None else m
+
+
+def multiple_breakpoints(w: Any, bits: int, count: int, distribution: str = "gaussian") -> np.ndarray:
+    """One to three breakpoints of least expected error (supplement, Eq. 1-2), by ``scipy.optimize`` from five starts.
+
+    w: finite floats. bits: b. distribution: gaussian or laplacian, with the tensor's deviation. Returns float64
+    (count,), rising.
+
+    >>> w = np.random.default_rng(0).standard_normal(10000)
+    >>> multiple_breakpoints(w, 4, 2).round(2).tolist()
+    [0.81, 1.84]
+    """
+    rows, m = _rows(w, None)
+    count, spread = integer(count, "count", 1, 3), _deviation(rows)[0]
+    if spread <= 1e-9 * m[0]:
+        return m[0] * np.arange(1, count + 1) / (count + 1)
+    limit = float(m[0] / spread)
+
+    def ends(free: np.ndarray) -> np.ndarray:  # widths as a softmax, so that every start stays in order
+        widths = np.exp(np.append(free, 0.0) - max(0.0, free.max()))
+        return limit * np.cumsum(widths / widths.sum())[:-1]
+
+    def loss(free: np.ndarray) -> float:
+        return expected_error_of_pieces(ends(free), limit, bits, distribution) / limit**2 * 1e4
+
+    starts = [np.linspace(low, 0, count) - tilt for low in (0.0, -1.0) for tilt in (0.0, 1.0)]
+    starts.append(np.full(count, -2.0))
+    found = [minimize(loss, start, method="Nelder-Mead", options={"xatol": 1e-10, "fatol": 1e-14, "maxiter": 4000})
+             for start in starts]
+    return float(spread) * ends(min(found, key=lambda result: result.fun).x)
+
+
+def _rows(w: Any, axis: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """A row per channel, and its m."""
+    w = finite(w, "w")
+    if axis is not None:
+        integer(axis, "axis", 0, 0)
+    if w.size == 0 or (axis == 0 and w.ndim == 0):
+        raise ValueError(f"w must not be empty, got shape {w.shape}")
+    rows = w.reshape(len(w) if axis == 0 else 1, -1)
+    reach = _reach(rows)
+    whole = reach.max()
+    if not whole:
+        raise ValueError("w must hold a weight that is not zero, got zeros alone")
+    return rows, np.where(reach < DEAD_CHANNEL * whole, whole, reach)
+
+
+def _reach(rows: np.ndarray) -> np.ndarray:
+    return np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
+
+
+def _deviation(rows: np.ndarray) -> np.ndarray:
+    """The standard deviation of each row, about its mean, with n - 1 as the authors' code; 0 for one element."""
+    if rows.shape[1] == 1:
+        return np.zeros(len(rows))
+    total = np.empty(len(rows))
+    for k, row in enumerate(rows):  # one after another: a row stays in the cache
+        centred = row.astype(np.float64)
+        centred -= centred.mean()
+        total[k] = centred @ centred
+    return np.sqrt(total / (rows.shape[1] - 1))
+
+
+def _of_density(method: str, m: np.ndarray, bits: int, variant: str, distribution: str) -> np.ndarray:
+    """p*/σ for m = max|w|/σ."""
+    if method == "one_shot":
+        return np.log(0.86143114 * m + 0.607901097) if distribution == "gaussian" else (
+            0.80304483 * np.sqrt(m) - 0.316678551)
+    if method == "exact":
+        return np.array([exact_ratio(one, bits, variant, distribution) for one in m])
+    known = distribution_of(distribution)
+    # No slope of Eq. 6 is steeper than this, so that no step goes too far; in units of 2C(b-1).
+    unit = error_curvature(0.0, 0.0, bits, distribution)
+    top = 1 + 4 * m * float(known.pdf(0.0)) + m * m * np.abs(known.slope(np.linspace(0, 3, 301))).max()
+    p, highest = m / 2, m / 2 if variant == "non_overlapping" else m
+    for _ in range(20000):
+        step = slope_of(known, p, m, bits, variant) / unit / top
+        before, p = p, np.clip(p - step, 1e-9 * m, highest)
+        if np.abs(p - before).max(initial=0) <= 1e-12:
+            break
+    return p
+
+
+def exact_ratio(m: float, bits: int, variant: str = "non_overlapping", distribution: str = "gaussian") -> float:
+    """p*/σ where dE/dp = 0, for m = max|w|/σ; m/2 where the paper's E still falls there (Eq. 5 looks no further)."""
+    slope = partial(slope_of, distribution_of(distribution), m=m, bits=bits, variant=variant)
+    highest = m / 2 if variant == "non_overlapping" else m
+    if slope(highest) <= 0:
+        return float(highest) if variant == "non_overlapping" else float(m / 2)
+    return float(brentq(slope, 1e-9 * m, highest, xtol=1e-12 * m))
+
+
+def _empirical(r: np.ndarray, m: float, bits: int, variant: str) -> float:
+    """The least Eq. 4 with G = part of the magnitudes r <= p, exactly, from few candidates.
+
+    Between two magnitudes it is a parabola in p, whose vertex falls with G; so it is met between one pair alone.
+    There, before it, E falls with p, after it E rises. A magnitude that joins the centre lowers E below ``even``,
+    where both regions have steps of one length, and raises it above.
+    """
+    n = len(r)
+    centre, tail = (float(error_of_mass(0.5, 1.0, part, bits, variant)) ** 0.5 for part in (1.0, 0.0))
+    overlapping = variant == "overlapping"  # whose tails' error does not depend on p
+    even = m if overlapping else m * tail / (centre + tail)
+
+    def vertex(k: int) -> float:
+        return 0.0 if overlapping else m * tail**2 * (n - k) / (centre**2 * k + tail**2 * (n - k))
+
+    k = bisect_left(range(1, n), True, key=lambda k: vertex(k) < r[k]) + 1
+    met = max(r[k - 1], vertex(k))
+    below = int(np.searchsorted(r, even, side="right"))
+    joined = slice(k, max(k, below))  # after the vertex, at magnitudes below ``even``
+    left = slice(min(below, k), k)  # before it, just below magnitudes above
+    p = np.concatenate([[met], r[joined], np.nextafter(r[left], 0.0)])
+    mass = np.concatenate([[k], np.arange(joined.start + 1, joined.stop + 1), np.arange(left.start, left.stop)]) / n
+    errors = error_of_mass(p, m, mass, bits, variant)
+    errors[(p <= 0) | (p >= m)] = np.inf
+    return float(p[np.argmin(errors)]) if np.isfinite(errors).any() else m / 2
+
+
+def _coarse_to_fine(r: np.ndarray, m: float, bits: int, variant: str) -> float:
+    """Algorithm 1: p/m on 0.1..0.9, then around the best so far in steps of 0.01, then of 0.001."""
+    row = Row(r, cells_of(bits, variant, m))
+    ratios: np.ndarray = np.arange(1, 10) / 10
+    best, least = 0.5, np.inf
+    for step in (0.01, 0.001, 0.0):
+        errors = row.errors(m * ratios, row.below(m * ratios))
+        if errors.min() < least:
+            best, least = float(ratios[np.argmin(errors)]), float(errors.min())
+        ratios = best + step * np.arange(-10, 11)
+        ratios = ratios[(0 < ratios) & (ratios < 1)]
+    return m * best

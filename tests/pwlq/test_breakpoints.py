@@ -1,0 +1,185 @@
+"""Breakpoints: published errors, minima found by others, and the certified optimum against exhaustive search."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+
+from refquant.pwlq import METHODS, VARIANTS, breakpoint, limits_of, optimal_breakpoint, round_trip
+from refquant.pwlq.quantizer import grid_of
+from refquant.pwlq.theory import error_of_mass, expected_error
+
+AUTHORS = "non_overlapping_authors"
+
+
+def measured(w, p, bits, variant):
+    return float(((round_trip(w, grid_of(p, np.abs(w).max(), bits, variant)) - w) ** 2).mean())
+
+
+@pytest.fixture(scope="module")
+def tensor():
+    """The tensor on which the authors' code was run."""
+    return np.random.default_rng(0).standard_normal((512, 512, 3, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("method, variant, distribution, quoted", [
+    ("one_shot", "non_overlapping", "gaussian", 4.0369e-3), ("one_shot", "non_overlapping", "laplacian", 4.1797e-3),
+    ("coarse_to_fine", AUTHORS, "gaussian", 3.9872e-3), ("exact", "non_overlapping", "gaussian", 4.0408e-3),
+    ("exact", "overlapping", "gaussian", 5.8906e-3)])
+def test_errors_that_the_authors_code_gives(tensor, method, variant, distribution, quoted):
+    """Quoted to four or five digits. Its numeric minimum ends at a slope of 1e-3, its grids at sums of 0.001."""
+    p = breakpoint(tensor, 4, method, variant, distribution, axis=0)
+    grid = grid_of(p, limits_of(tensor, axis=0), 4, "overlapping" if variant == "overlapping" else AUTHORS)
+    error = float(np.square(round_trip(tensor, grid, axis=0) - tensor).mean())
+    assert error == pytest.approx(quoted, abs=0.6e-7 if method != "exact" else 2e-7)
+
+
+magnitudes = st.lists(st.integers(0, 40).map(lambda k: k / 8), min_size=2, max_size=7)
+
+
+def exhaustive(values: list[float], bits: int, variant: str) -> Fraction:
+    """The infimum of the measured error over all p, in rationals: where a value changes its level, (0, m) is cut.
+
+    Within a piece each value keeps its level, and the error is a parabola; at a cut both sides are tried.
+    """
+    r = [abs(Fraction(v)) for v in values]
+    m, K = max(r), 2 ** (bits - 1) - 1
+    half = Fraction(2**bits - 1, 2)
+    centre = [(Fraction(0), Fraction(k) / (K if variant == "non_overlapping" else half)) for k in range(K + 1)]
+    tail = [(m * Fraction(k) / half, Fraction(0)) if variant == "overlapping" else
+            (m * Fraction(k, K), 1 - Fraction(k, K)) for k in range(K + 1)]
+    cuts = {Fraction(0), m, *(v for v in r if 0 < v < m)}
+    for levels in (centre, tail):
+        for (a, b), (c, d) in pairwise(levels):
+            if b + d:
+                cuts |= {cut for v in r if 0 < (cut := (2 * v - a - c) / (b + d)) < m}
+    best, cuts = None, sorted(cuts)
+    for low, high in pairwise(cuts):
+        middle = (low + high) / 2
+        chosen = [min((abs(v - a - b * middle), a, b) for a, b in (centre if v < middle else tail))[1:] for v in r]
+        beta = sum(b * (v - a) for v, (a, b) in zip(r, chosen))
+        gamma = sum(b * b for _, b in chosen)
+        p = min(max(beta / gamma, low), high) if gamma else low
+        error = sum((v - a - b * p) ** 2 for v, (a, b) in zip(r, chosen)) / len(r)
+        best = error if best is None else min(best, error)
+    return best
+
+
+@given(magnitudes, st.integers(2, 4), st.sampled_from(VARIANTS))
+@example([1.0, 0.5, 3.0], 2, AUTHORS)
+def test_the_optimum_is_that_of_exhaustive_search(values, bits, variant):
+    assume(max(values) > min(values))
+    p, error, bound = optimal_breakpoint(np.array(values), bits, variant)
+    least = float(exhaustive(values, bits, variant))
+    tiny = 1e-15 * max(values) ** 2  # an error of 0 is met to float64's rounding
+    assert bound - tiny <= least <= error + tiny
+    assert error - bound <= 1e-9 * error + tiny
+    assert measured(np.array(values), p, bits, variant) == pytest.approx(error, rel=1e-12, abs=tiny)
+
+
+@given(st.integers(0, 2**32), st.integers(2, 300), st.integers(2, 6), st.sampled_from(VARIANTS),
+       st.sampled_from(("normal", "laplace", "uniform", "few")))
+def test_no_method_and_no_grid_is_below_the_optimum(seed, size, bits, variant, kind):
+    rng = np.random.default_rng(seed)
+    w = {"normal": rng.standard_normal(size), "laplace": rng.laplace(size=size), "uniform": rng.uniform(-1, 1, size),
+         "few": rng.integers(-9, 10, size) / 4}[kind].astype(np.float32).astype(float)
+    assume(len(np.unique(np.abs(w))) > 1)
+    m = float(np.abs(w).max())
+    p, error, bound = optimal_breakpoint(w, bits, variant)
+    assert 0 < p < m and error - bound <= 1e-9 * error + 1e-15 * m * m
+    for method in METHODS:
+        if (method, variant) != ("one_shot", "overlapping"):
+            other = measured(w, breakpoint(w, bits, method, variant), bits, variant)
+            assert bound <= other * (1 + 1e-12) + 1e-15 * m * m
+    for ratio in rng.uniform(0, 1, 50):
+        assert bound <= measured(w, ratio * m, bits, variant) * (1 + 1e-12) + 1e-15 * m * m
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_no_point_of_a_dense_grid_is_below_the_optimum(variant, bits):
+    """200 000 breakpoints of one channel of 500 weights."""
+    w = np.random.default_rng(bits).standard_normal(500)
+    _, error, bound = optimal_breakpoint(w, bits, variant)
+    m, r = np.abs(w).max(), np.abs(w)
+    K, half = 2 ** (bits - 1) - 1, (2**bits - 1) / 2
+    least = np.inf
+    for ratios in np.array_split(np.arange(1, 200_000) / 200_000, 400):
+        q = (ratios * m)[:, None]
+        centre = q / (K if variant == "non_overlapping" else half)
+        offset, tail = (0 * q, 0 * q + m / half) if variant == "overlapping" else (q, (m - q) / K)
+        near = np.minimum(np.rint(r / centre), K) * centre
+        far = offset + np.minimum(np.rint((r - offset) / tail), K) * tail
+        in_tail = r >= q if variant == AUTHORS else r > q
+        least = min(least, float(np.square(np.where(in_tail, far, near) - r).mean(axis=1).min()))
+    assert bound <= error <= least * (1 + 1e-9)
+    assert error - bound <= 1e-9 * error
+    assert least <= error * 1.01  # the grid is fine enough to find nearly the same
+
+
+@given(st.integers(0, 2**32), st.integers(2, 60), st.sampled_from(VARIANTS), st.booleans())
+def test_empirical_is_the_least_eq_4_of_the_tensors_own_distribution(seed, size, variant, clustered):
+    rng = np.random.default_rng(seed)
+    w = np.append(rng.uniform(0.6, 1, size), 0.1) if clustered else rng.standard_normal(size)
+    r, m = np.sort(np.abs(w)), float(np.abs(w).max())
+
+    def error(p):
+        return float(error_of_mass(p, m, np.searchsorted(r, p, side="right") / len(r), 4, variant))
+
+    p = breakpoint(w, 4, "empirical", variant)
+    grid = np.concatenate([np.linspace(0, m, 4002)[1:-1], r[:-1], np.nextafter(r, 0)])
+    assert error(p) <= min(map(error, grid)) * (1 + 1e-12)
+
+
+@given(st.floats(1.6, 12), st.sampled_from(("gaussian", "laplacian")), st.sampled_from(VARIANTS))
+def test_exact_and_gradient_descent_are_the_least_of_eq_4(m, distribution, variant):
+    rest = np.sqrt((999 - 2 * m * m) / 998)  # so that the standard deviation is 1
+    w = np.array([m, -m, *np.resize([rest, -rest], 998)])
+    highest = m / 2 if variant == "non_overlapping" else m
+    best = minimize_scalar(lambda p: float(expected_error(p, m, 4, distribution, variant)), bounds=(1e-9, highest),
+                           method="bounded", options={"xatol": 1e-9})
+    for method in ("exact", "gradient_descent"):
+        p = breakpoint(w, 4, method, variant, distribution)
+        found = float(expected_error(p, m, 4, distribution, variant))
+        assert found <= best.fun * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_neutral_results(method):
+    """One value of |w| tells nothing: p = m/2; a dead channel has the whole tensor's limit."""
+    assert breakpoint(np.array([3.0]), 4, method) == 1.5
+    assert breakpoint(np.full(5, -2.0), 4, method) == 1.0
+    w = np.stack([np.random.default_rng(0).standard_normal(40), np.zeros(40), np.full(40, 1e-30)])
+    p, m = breakpoint(w, 4, method, axis=0), limits_of(w, axis=0)
+    assert m.tolist() == [np.abs(w).max()] * 3 and (p[1:] == m[0] / 2).all() and 0 < p[0] < m[0]
+
+
+@given(st.integers(0, 2**32), st.sampled_from(METHODS), st.integers(-400, 400))
+def test_a_tensor_scaled_by_a_power_of_two_has_a_scaled_breakpoint(seed, method, exponent):
+    w = np.random.default_rng(seed).standard_normal(50)
+    p = breakpoint(w, 4, method)
+    assert breakpoint(np.ldexp(w, exponent), 4, method) == pytest.approx(np.ldexp(p, exponent), rel=1e-6)
+
+
+@pytest.mark.parametrize("call, sentence", [
+    (lambda: breakpoint(np.zeros((2, 3)), 4), "w must hold a weight that is not zero, got zeros alone"),
+    (lambda: breakpoint(np.zeros((0, 3)), 4), "w must not be empty, got shape (0, 3)"),
+    (lambda: breakpoint(np.array([1.0, np.nan]), 4), "w must be finite"),
+    (lambda: breakpoint(np.array([1.0, np.inf]), 4, axis=0), "w must be finite"),
+    (lambda: breakpoint(np.ones(3), 1), "bits must be an integer from 2 to 16, got 1"),
+    (lambda: breakpoint(np.ones(3), 4, "best"), "method must be one of"),
+    (lambda: breakpoint(np.ones(3), 4, "one_shot", "overlapping"), "method one_shot must have a variant"),
+    (lambda: breakpoint(np.ones(3), 4, distribution="cauchy"), "distribution must be one of gaussian, laplacian"),
+    (lambda: breakpoint(np.ones((2, 3)), 4, axis=1), "axis must be an integer from 0 to 0, got 1"),
+    (lambda: optimal_breakpoint(np.ones(3), 4, "other"), "variant must be one of"),
+])
+def test_bad_input_gets_one_sentence(call, sentence):
+    with pytest.raises(ValueError, match=rf"\A.*{re.escape(sentence)}.*\Z"):
+        call()

@@ -1,0 +1,141 @@
+"""PWLQ's codes: by hand, in rationals, and packed to bits."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refquant.pwlq import VARIANTS, PiecewiseCodes, PiecewiseGrid, dequantize, quantize, round_trip
+from refquant.pwlq.quantizer import as_signed, from_signed, grid_of, pack, round_trip_of_pieces, unpack
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> PiecewiseGrid:
+    """Limits and breakpoints are multiples of 1/64, so that a rational oracle can tell every tie."""
+    m = draw(st.integers(2, 512))
+    return grid_of(draw(st.integers(1, m - 1)) / 64, m / 64, draw(st.integers(2, 6)), draw(st.sampled_from(VARIANTS)),
+                   draw(st.booleans()))
+
+
+def levels_in_rationals(grid: PiecewiseGrid) -> tuple[list[Fraction], list[Fraction]]:
+    """The reals of all magnitudes in the centre and in the tails, written down from the three definitions."""
+    p, m, b = Fraction(float(grid.breakpoint)), Fraction(float(grid.limit)), grid.bits
+    count = 2 ** (b - 1) if grid.signed else 2**b
+    signed_step = Fraction(2, 2**b - 1) if grid.signed else Fraction(1, 2**b - 1)
+    centre = p / (count - 1) if grid.variant == "non_overlapping" else p * signed_step
+    if grid.variant == "overlapping":
+        return [k * centre for k in range(count)], [k * m * signed_step for k in range(count)]
+    return [k * centre for k in range(count)], [p + k * (m - p) / (count - 1) for k in range(count)]
+
+
+@given(grids(), st.lists(st.integers(-600, 600), min_size=1, max_size=20))
+def test_codes_are_the_nearest_level_of_their_region(grid, values):
+    codes = quantize(np.array(values) / 64, grid)
+    levels, p = levels_in_rationals(grid), Fraction(float(grid.breakpoint))
+    for value, region, sign, magnitude in zip(values, *(part.tolist() for part in codes)):
+        r = abs(Fraction(value, 64)) if grid.signed else max(Fraction(value, 64), Fraction(0))
+        in_tail = r >= p if grid.variant == "non_overlapping_authors" else r > p
+        distances = [abs(r - level) for level in levels[region]]
+        assert region == in_tail
+        assert distances[magnitude] <= min(distances) + Fraction(1, 2**40)  # at a tie float64 takes either
+        assert sign == (-1 if value < 0 and grid.signed and (region or magnitude) else 1)
+
+
+@given(grids(), st.lists(st.integers(-600, 600), min_size=1, max_size=20))
+def test_dequantized_codes_are_those_levels(grid, values):
+    codes = quantize(np.array(values) / 64, grid)
+    levels = levels_in_rationals(grid)
+    for real, region, sign, magnitude in zip(dequantize(codes, grid), *(part.tolist() for part in codes)):
+        assert real == pytest.approx(float(sign * levels[region][magnitude]), rel=1e-14, abs=1e-300)
+
+
+def test_a_hand_worked_example():
+    grid = grid_of(1.0, 4.0, 3)  # levels 0, 1/3, 2/3, 1 and 1, 2, 3, 4
+    x = np.array([0.0, -0.1, 0.5, -1.0, 1.0001, -1.5, 3.4, 99.0])
+    codes = quantize(x, grid)
+    assert codes.region.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert codes.sign.tolist() == [1, 1, 1, -1, 1, -1, 1, 1]
+    assert codes.magnitude.tolist() == [0, 0, 2, 3, 0, 1, 2, 3]
+    assert dequantize(codes, grid).tolist() == [0, 0, 2 / 3, -1, 1, -2, 3, 4]
+
+
+def test_where_the_breakpoint_itself_belongs():
+    """To the centre; in the authors' code, whose centre ends half a step below p, to the tail."""
+    regions = {variant: quantize(np.array([1.0, -1.0]), grid_of(1.0, 4.0, 4, variant)).region.tolist()
+               for variant in VARIANTS}
+    assert regions == {"non_overlapping": [0, 0], "non_overlapping_authors": [1, 1], "overlapping": [0, 0]}
+    assert round_trip(np.nextafter(1.0, 0), grid_of(1.0, 4.0, 4, "non_overlapping_authors")) == 14 / 15
+
+
+def test_the_middle_of_the_range_is_a_uniform_grid_of_one_bit_more_in_the_limit():
+    """At p = m/2 both regions have steps of m/(2K): 4K + 1 uniform levels."""
+    grid = grid_of(1.75, 3.5, 4)
+    assert np.unique(round_trip(np.linspace(-4, 4, 5001), grid)).round(9).tolist() == [k / 4 for k in range(-14, 15)]
+
+
+@given(grids(), st.data())
+def test_packed_codes_come_back(grid, data):
+    shape = tuple(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+    values = data.draw(st.lists(st.integers(-600, 600), min_size=int(np.prod(shape)), max_size=int(np.prod(shape))))
+    codes = quantize(np.array(values).reshape(shape) / 64, grid)
+    packed = pack(codes, grid)
+    assert packed.dtype == np.uint8 and len(packed) == -(-len(values) * (grid.bits + 1) // 8)
+    for before, after in zip(codes, unpack(packed, shape, grid)):
+        assert before.dtype == after.dtype and np.array_equal(before, after)
+
+
+def test_packed_bits_are_region_sign_magnitude():
+    grid = grid_of(1.0, 4.0, 3)
+    codes = PiecewiseCodes(np.array([1, 0], np.int8), np.array([-1, 1], np.int8), np.array([2, 3], np.int32))
+    assert np.unpackbits(pack(codes, grid)).tolist() == [1, 1, 1, 0, 0, 0, 1, 1]
+
+
+@given(grids())
+def test_signed_integers_rise_with_their_reals_and_come_back(grid):
+    most = 2 * grid.largest + 1
+    values = np.arange(-most if grid.signed else 0, most + 1)
+    values = values[values != 0] if grid.signed else values
+    codes = from_signed(values, grid)
+    assert np.array_equal(as_signed(codes, grid), values)
+    reals = dequantize(codes, grid)
+    if grid.variant != "overlapping":  # whose tails have levels within the centre, which no real is given
+        assert (np.diff(reals) >= -1e-12).all()
+
+
+def test_channels_have_grids_of_their_own():
+    x = np.random.default_rng(0).standard_normal((3, 4, 5))
+    grid = grid_of([0.5, 1.0, 0.25], [3.0, 4.0, 2.0], 4)
+    each = [round_trip(x[c], grid_of(float(grid.breakpoint[c]), float(grid.limit[c]), 4)) for c in range(3)]
+    assert np.array_equal(round_trip(x, grid, axis=0), each)
+    assert np.array_equal(round_trip(x.transpose(1, 0, 2), grid, axis=-2).transpose(1, 0, 2), each)
+
+
+def test_two_and_three_breakpoints_by_hand():
+    x = np.array([0.24, 0.3, -0.9, 1.6, 2.0, -3.1, 5.0])
+    assert round_trip_of_pieces(x, [0.5, 1.0, 2.0], 4.0, 2).tolist() == [0.0, 0.5, -1.0, 2.0, 2.0, -4.0, 4.0]
+    one = round_trip_of_pieces(x, [1.0], 4.0, 3)
+    assert np.array_equal(one, round_trip(x, grid_of(1.0, 4.0, 3)))
+
+
+@pytest.mark.parametrize("call, sentence", [
+    (lambda: grid_of(0.0, 1.0, 4), "a breakpoint must be above 0 and below the limit, got 0.0 of 1.0"),
+    (lambda: grid_of([0.5, 2.0], [1.0, 2.0], 4), "a breakpoint must be above 0 and below the limit, got 2.0 of 2.0"),
+    (lambda: grid_of(0.5, np.inf, 4), "got 0.5 of inf"),
+    (lambda: grid_of([0.5], 1.0, 4), "one each per channel, got shapes (1,) and ()"),
+    (lambda: grid_of(0.5, 1.0, 1), "bits must be an integer from 2 to 16, got 1"),
+    (lambda: grid_of(0.5, 1.0, 4, "piecewise"), "variant must be one of"),
+    (lambda: quantize(np.array([np.nan]), grid_of(0.5, 1.0, 4)), "x must be finite"),
+    (lambda: quantize(np.ones((2, 2)), grid_of([0.5, 0.5], [1.0, 1.0], 4)), "axis must be given for a grid of 2"),
+    (lambda: quantize(np.ones((2, 3)), grid_of([0.5, 0.5], [1.0, 1.0], 4), 1), "axis 1 must have 2 channels"),
+    (lambda: from_signed(np.array([16]), grid_of(0.5, 1.0, 4)), "values must be from -15 to 15, got 16..16"),
+    (lambda: unpack(np.zeros(2, np.uint8), (2,), grid_of(0.5, 1.0, 3)), "packed must be uint8 of shape (1,)"),
+    (lambda: round_trip_of_pieces(np.ones(1), [2.0, 1.0], 4.0, 4), "breakpoints must be one to three, rising"),
+])
+def test_bad_input_gets_one_sentence(call, sentence):
+    with pytest.raises(ValueError, match=rf"\A.*{re.escape(sentence)}.*\Z"):
+        call()
