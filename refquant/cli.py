@@ -49,7 +49,8 @@ def _quantize(arguments: argparse.Namespace) -> None:
                              arguments.check_images)
             options = {name: getattr(arguments, name) for name in (
                 "weight_bits", "activation_bits", "granularity", "coupling", "shift_bits", "activations", "estimator",
-                "cross_layer_equalization", "correct_output_mean", "dialect")}
+                "cross_layer_equalization", "correct_output_mean", "breakpoints", "match_moments",
+                "dialect")}
             network, built = build_own(network, data, recipes, options, executor, progress)
             result = {**evaluate_own(network, built, data, executor, progress), **origin(arguments.model)}
         _deliver(report.own_table(result), data_files(result, built), figures(), arguments.out)
@@ -81,7 +82,7 @@ def _write(files: dict[str, bytes], directory: Path) -> list[Path]:
 
 def _add_quantize(commands: Any) -> None:
     from refquant.integers.dialects import DIALECTS
-    from refquant.recipes.settings import COUPLINGS, GRANULARITIES, RECIPES
+    from refquant.recipes.settings import BREAKPOINTS, COUPLINGS, GRANULARITIES, RECIPES
     from refquant.scales.thresholds import ESTIMATORS
 
     described = "; ".join(f"{name}: {recipe.source}" for name, recipe in RECIPES.items())
@@ -112,6 +113,12 @@ def _add_quantize(commands: Any) -> None:
                           help="first equalize the weight ranges between layers, as DFQ does")
     quantize.add_argument("--correct-output-mean", action=argparse.BooleanOptionalAction,
                           help="correct the mean of each layer's outputs on the calibration images, as DFQ does "
+                               "(default: the recipe's)")
+    quantize.add_argument("--breakpoints", choices=BREAKPOINTS, metavar="NAME",
+                          help="piecewise linear weights, and how their breakpoints are found: "
+                               f"{', '.join(BREAKPOINTS)} (default: the recipe's)")
+    quantize.add_argument("--match-moments", action=argparse.BooleanOptionalAction,
+                          help="give each channel's quantized weights their mean and deviation back "
                                "(default: the recipe's)")
     quantize.add_argument("--calibration-images", type=int, metavar="N",
                           help="how many images calibrate (default: all calibration_inputs, or else 50 inputs)")

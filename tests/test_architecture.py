@@ -16,7 +16,7 @@ PACKAGE = Path(refquant.__file__).parent
 # ``proof``, so that QuantizedNetwork can prove its ranges and run.
 ORDER = """
 integers.checks integers.formats integers.rounding integers.multiplier integers.dialects integers.far_from_ties
-integers.requantization integers.stages integers.simd integers.accumulation integers workers
+integers.requantization integers.several_sums integers.stages integers.simd integers.accumulation integers workers
 scales.float32_codes scales.linear scales.metrics scales.statistics scales.kl scales.thresholds scales
 convolution.geometry
 convolution.work_arrays convolution.blas convolution.direct convolution.int16 convolution.bounds convolution
@@ -24,7 +24,8 @@ winograd.transforms winograd.blas winograd.convolution winograd.bounds winograd
 easyquant.layer easyquant.candidate_cosines easyquant.gram easyquant.remembered easyquant.initial_scales
 easyquant.paper easyquant.demo easyquant.ncnn easyquant
 shift_equalizer
-pwlq.quantizer pwlq.theory pwlq.optimal pwlq.breakpoints pwlq
+pwlq.quantizer pwlq.theory pwlq.optimal pwlq.breakpoints pwlq.inner_product pwlq.moments
+pwlq
 network.graph network.forward network.batchnorm network.float_forward network.program network.integer_forward
 network.simulated_scaling network.simulated_forward network.proof network.storage network
 recipes.calibration recipes.lowering recipes.walk recipes.settings recipes.weights recipes.corrections

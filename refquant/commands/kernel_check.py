@@ -75,7 +75,8 @@ def _convolutions(quantized: QuantizedNetwork, images: Any, kernel: tuple[int, i
     codes = run_integer_tensors(quantized, quantized.quantize_images(images), trace)
     for layer in quantized.layers:
         qparam = quantized.qparams[layer.inputs[0]]
-        if not isinstance(layer, QuantizedConv) or len(layer.terms) > 1 or qparam.zero_point:
+        if not isinstance(layer, QuantizedConv) or len(layer.terms) > 1 or not isinstance(qparam, QuantParams) or (
+                qparam.zero_point):
             continue
         term = layer.terms[0]
         if term.weight_q.shape[2:] == kernel and term.lookup_table is None:

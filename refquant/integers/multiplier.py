@@ -19,13 +19,13 @@ from refquant.integers.rounding import round_values
 
 @dataclass(frozen=True, eq=False)
 class Multiplier:
-    """A real multiplier M with its fixed-point form: M ≈ m·2^(shift-31), 2^30 <= m < 2^31.
+    """A real multiplier M with its fixed-point form: M ≈ m·2^(shift-31), by ``from_real`` with 2^30 <= m < 2^31.
 
     (f, shift) = frexp(M); m = round_half_away(f·2^31); m = 2^31 becomes 2^30 with shift + 1; below
     2^-32 m = shift = 0. A positive shift is a left shift, as in TFLite.
 
-    real: float64, exact, > 0. m, shift: int64. All of one shape: () or one multiplier per channel.
-    ValueError for anything else.
+    real: float64, exact, > 0. m: int64, 0..2^31 - 1; below 2^30 where several share a shift (``several_sums``).
+    shift: int64. All of one shape: () or one multiplier per channel. ValueError for anything else.
     """
 
     real: np.ndarray
@@ -37,8 +37,8 @@ class Multiplier:
         m, shift = as_integers(self.m, "m"), as_integers(self.shift, "shift")
         if not real.shape == m.shape == shift.shape:
             raise ValueError(f"real, m and shift must have one shape, got {real.shape}, {m.shape}, {shift.shape}")
-        if not ((m == 0) | ((2**30 <= m) & (m < 2**31))).all():
-            raise ValueError(f"m must be 0 or from 2^30 to 2^31 - 1, got {m.min()}..{m.max()}")
+        if not ((0 <= m) & (m < 2**31)).all():
+            raise ValueError(f"m must be from 0 to 2^31 - 1, got {m.min()}..{m.max()}")
         for name, value in (("real", real), ("m", m.astype(np.int64)), ("shift", shift.astype(np.int64))):
             object.__setattr__(self, name, frozen_copy(value))
 

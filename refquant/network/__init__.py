@@ -9,11 +9,13 @@ Read in this order: ``graph`` (a float network as a list of nodes), ``forward`` 
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import run_float, run_float_tensors
 from refquant.network.graph import Network
+from refquant.network.program import PiecewiseParams
 from refquant.network.proof import QuantizedNetwork
 from refquant.network.storage import load_quantized
 
 __all__ = [
     "Network",
+    "PiecewiseParams",
     "QuantizedNetwork",
     "fold_batchnorm",
     "load_quantized",

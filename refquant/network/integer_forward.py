@@ -11,15 +11,19 @@ import numpy as np
 from refquant.convolution.direct import exact_sums
 from refquant.convolution.geometry import pad, taps
 from refquant.integers.checks import as_integers
+from refquant.integers.dialects import dialect_of
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
 from refquant.integers.rounding import shift_right
+from refquant.integers.several_sums import requantize_sums, total
 from refquant.network.forward import forward
 from refquant.network.program import (
     ADD_FORMAT,
     GUARD_BITS,
+    ClippedLayer,
     IntegerProgram,
     Layer,
+    PiecewiseParams,
     QuantizedAdd,
     QuantizedAveragePool,
     QuantizedClip,
@@ -27,7 +31,7 @@ from refquant.network.program import (
     QuantizedConv,
     QuantizedFlatten,
     QuantizedMaxPool,
-    QuantParams,
+    TensorParams,
 )
 
 # trace(layer name, stage, values): sees every integer sum before it is requantized.
@@ -39,7 +43,7 @@ class Context:
 
     def __init__(self, program: IntegerProgram, layer: Layer, trace: LayerTrace | None) -> None:
         self.inputs = [program.qparams[name] for name in layer.inputs]
-        self.output: QuantParams = program.qparams[layer.output]
+        self.output: TensorParams = program.qparams[layer.output]
         self.dialect = program.dialect
         self._layer, self._trace = layer.name, trace
 
@@ -50,16 +54,26 @@ class Context:
         return values
 
     def to_output(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
-        """Sums to the output's codes."""
-        return requantize(acc, multiplier, self.output.format, self.dialect, self.output.zero_point)
+        """Sums to the output's register."""
+        return requantize(acc, multiplier, self.output.register, self.dialect, self.output.zero_point)
+
+    def of_several(self, sums: list[np.ndarray], multipliers: list[Multiplier]) -> np.ndarray:
+        """Several sums, each with its multiplier, to the output's register."""
+        if self._trace is not None and dialect_of(self.dialect).shifts:
+            self.seen("sum", total(sums, multipliers))
+        return requantize_sums(sums, multipliers, self.output.register, self.dialect, self.output.zero_point)
+
+    def clipped(self, wide: np.ndarray, layer: ClippedLayer) -> np.ndarray:
+        """What a register holds, clamped, as codes."""
+        return self.output.encode(np.clip(wide, layer.low, layer.high))
 
     def to_guarded(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
         """Sums to the output's scale with GUARD_BITS fractional bits, int32."""
         return requantize(acc, multiplier, ADD_FORMAT, self.dialect).astype(np.int64)
 
     def from_guarded(self, total: np.ndarray) -> np.ndarray:
-        """A guarded sum to the output's codes: shifted right with ties up, zero point added."""
-        fmt = self.output.format
+        """A guarded sum to the output's register: shifted right with ties up, zero point added."""
+        fmt = self.output.register
         whole = shift_right(self.seen("sum", total), GUARD_BITS, "half_up") + self.output.zero_point
         return np.clip(whole, fmt.min, fmt.max).astype(fmt.dtype)
 
@@ -100,40 +114,39 @@ def _(layer: QuantizedConv, context: Context, x_q: np.ndarray) -> np.ndarray:
     qparam = context.inputs[0]
     planes = x_q[:, :, None, None] if flat else x_q
     several = len(layer.terms) > 1
-    sums = np.promote_types(layer.accumulator.dtype, np.int32)  # proven to hold them
-    parts = []
+    dtype = np.promote_types(layer.accumulator.dtype, np.int32)  # proven to hold them
+    sums, multipliers = [], [term.multiplier.along(1, 4) for term in layer.terms]
     for index, term in enumerate(layer.terms):
-        if term.lookup_table is None:
-            values, zero_point = planes, qparam.zero_point
-        else:
+        values, zero_point = planes, qparam.zero_point
+        if term.lookup_table is not None:
             values, zero_point = term.lookup_table[planes.astype(np.int64) - qparam.format.min], 0
-        acc = exact_sums(values, term.weight_q, term.bias_q, layer.geometry, zero_point, sums)
-        context.seen(f"accumulator {index}" if several else "accumulator", acc)
-        multiplier = term.multiplier.along(1, 4)
-        parts.append(context.to_guarded(acc, multiplier) if several else context.to_output(acc, multiplier))
-    y_q = context.from_guarded(np.sum(parts, axis=0)) if several else parts[0]
-    return np.clip(y_q.reshape(y_q.shape[:2]) if flat else y_q, layer.low, layer.high)
+        elif isinstance(qparam, PiecewiseParams):
+            values = qparam.integers(planes)
+        acc = exact_sums(values, term.weight_q, term.bias_q, layer.geometry, zero_point, dtype)
+        sums.append(context.seen(f"accumulator {index}" if several else "accumulator", acc))
+    y = context.of_several(sums, multipliers) if several else context.to_output(sums[0], multipliers[0])
+    return context.clipped(y.reshape(y.shape[:2]) if flat else y, layer)
 
 
 @compute.register
 def _(layer: QuantizedAdd, context: Context, *codes: np.ndarray) -> np.ndarray:
-    parts = [context.to_guarded(x_q.astype(np.int64) - qparam.zero_point, multiplier)
+    parts = [context.to_guarded(qparam.integers(x_q), multiplier)
              for x_q, qparam, multiplier in zip(codes, context.inputs, layer.multipliers)]
-    return np.clip(context.from_guarded(np.sum(parts, axis=0)), layer.low, layer.high)
+    return context.clipped(context.from_guarded(np.sum(parts, axis=0)), layer)
 
 
 @compute.register
 def _(layer: QuantizedConcat, context: Context, *codes: np.ndarray) -> np.ndarray:
-    parts = [context.to_output(x_q.astype(np.int64) - qparam.zero_point, multiplier)
+    parts = [context.to_output(qparam.integers(x_q), multiplier)
              for x_q, qparam, multiplier in zip(codes, context.inputs, layer.multipliers)]
-    return np.clip(np.concatenate(parts, axis=1), layer.low, layer.high)
+    return context.clipped(np.concatenate(parts, axis=1), layer)
 
 
 @compute.register
 def _(layer: QuantizedAveragePool, context: Context, x_q: np.ndarray) -> np.ndarray:
-    values = x_q.astype(np.int64) - context.inputs[0].zero_point
+    values = context.inputs[0].integers(x_q)
     acc = np.sum([view for _, view in taps(values, layer.kernel, layer.geometry)], axis=0)
-    return np.clip(context.to_output(context.seen("accumulator", acc), layer.multiplier), layer.low, layer.high)
+    return context.clipped(context.to_output(context.seen("accumulator", acc), layer.multiplier), layer)
 
 
 @compute.register

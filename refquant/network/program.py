@@ -18,7 +18,7 @@ from refquant.integers.formats import IntFormat, check_codes, check_zero_point, 
 from refquant.integers.multiplier import Multiplier
 from refquant.scales.linear import dequantize, quantize
 
-# Operands that are added after requantization keep this many fractional bits until the sum is rounded.
+# Operands of an Add keep this many fractional bits until the sum is rounded.
 GUARD_BITS = 8
 ADD_FORMAT = _INT32 = IntFormat(32)
 
@@ -35,6 +35,19 @@ class QuantParams:
         positive(self.scale, "scale")
         object.__setattr__(self, "zero_point", check_zero_point(self.zero_point, self.format))
 
+    @property
+    def register(self) -> IntFormat:
+        """The format into which sums are requantized."""
+        return self.format
+
+    def encode(self, wide: np.ndarray) -> np.ndarray:
+        """Codes of what a register holds: the same."""
+        return wide
+
+    def integers(self, x_q: np.ndarray) -> np.ndarray:
+        """What codes stand for, in units of 1/scale: int64."""
+        return x_q.astype(np.int64) - self.zero_point
+
     def quantize(self, x: Any) -> np.ndarray:
         """Reals to codes, ties away from zero."""
         return quantize(x, self.scale, self.format, zero_point=self.zero_point)
@@ -42,6 +55,87 @@ class QuantParams:
     def dequantize(self, x_q: Any) -> np.ndarray:
         """Codes to reals, float64."""
         return dequantize(x_q, self.scale, zero_point=self.zero_point)
+
+
+@dataclass(frozen=True)
+class PiecewiseParams:
+    """What a tensor's piecewise linear codes mean (``pwlq``): real = integer(code) / scale.
+
+    A code is sign·(region·(K + 1) + magnitude), with K = 2^(b-1) - 1, or 2^b - 1 without sign. It stands for
+    sign·centre_step·magnitude in region 0 and sign·(K·centre_step + tail_step·magnitude) in region 1: both steps are
+    integers, and the breakpoint is a level of both regions. Sums are requantized to int16, and then encoded: to
+    region 0 up to the breakpoint, to the nearest magnitude, ties up.
+
+    scale: of the integers. bits: b. signed: whether codes have a sign. centre_step, tail_step: 1 or more.
+    """
+
+    scale: float
+    bits: int
+    signed: bool
+    centre_step: int
+    tail_step: int
+
+    def __post_init__(self) -> None:
+        positive(self.scale, "scale")
+        integer(self.bits, "bits", 2, 14)
+        most = self.register.max // self.largest
+        for name in ("centre_step", "tail_step"):
+            integer(getattr(self, name), name, 1, most)
+        if self.largest * (self.centre_step + self.tail_step) > self.register.max:
+            raise ValueError(f"levels must fit {self.register}, got up to "
+                             f"{self.largest * (self.centre_step + self.tail_step)}")
+
+    @property
+    def zero_point(self) -> int:
+        """0: its code is real 0."""
+        return 0
+
+    @property
+    def register(self) -> IntFormat:
+        """The format into which sums are requantized before they are encoded."""
+        return IntFormat(16)
+
+    @property
+    def largest(self) -> int:
+        """K, the largest magnitude of either region."""
+        return int(2 ** (self.bits - self.signed) - 1)
+
+    @property
+    def format(self) -> IntFormat:
+        """Of the codes: b + 1 bits."""
+        return IntFormat(self.bits + 1, signed=self.signed, narrow=self.signed)
+
+    def encode(self, wide: Any) -> np.ndarray:
+        """Codes of integers that a register holds."""
+        wide = np.asarray(wide).astype(np.int64)
+        size, end = np.abs(wide) if self.signed else np.maximum(wide, 0), self.largest * self.centre_step
+        centre = (2 * size + self.centre_step) // (2 * self.centre_step)
+        tail = np.minimum((2 * (size - end) + self.tail_step) // (2 * self.tail_step), self.largest)
+        code = np.where(size <= end, centre, self.largest + 1 + tail)
+        return np.where(wide < 0, -code, code).astype(self.format.dtype)
+
+    def components(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For every code, lowest first: its signed magnitude in region 0, that in region 1, its sign in region 1."""
+        code = np.arange(self.format.min, self.format.max + 1)
+        sign, in_tail = np.sign(code), np.abs(code) > self.largest
+        return code * ~in_tail, sign * (np.abs(code) - self.largest - 1) * in_tail, sign * in_tail
+
+    def integers(self, x_q: np.ndarray) -> np.ndarray:
+        """What codes stand for, in units of 1/scale: int64."""
+        centre, tail, sign = self.components()
+        levels = self.centre_step * centre + self.tail_step * tail + self.largest * self.centre_step * sign
+        return levels[np.asarray(x_q).astype(np.int64) - self.format.min]
+
+    def quantize(self, x: Any) -> np.ndarray:
+        """Reals to codes: to the register's integers, ties away from zero, then encoded."""
+        return self.encode(quantize(x, self.scale, self.register))
+
+    def dequantize(self, x_q: Any) -> np.ndarray:
+        """Codes to reals, float64."""
+        return self.integers(as_integers(x_q, "x_q")) / self.scale
+
+
+TensorParams = QuantParams | PiecewiseParams
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +152,10 @@ class Term:
     """One convolution within a layer: sums Σ w_q·table[x_q] + bias_q, then times ``multiplier``.
 
     weight_q: (O, C/groups, R, S) codes of ``weight_format``.
-    multiplier: scalar or one per output channel. Of several terms, each includes the factor 2^GUARD_BITS.
+    multiplier: scalar or one per output channel; those of several terms are ``aligned``.
     bias_q: (O,) integers or None.
-    lookup_table: None for x_q - zero_point; or one int32 per code of the input's format, lowest code first, with 0
-        for the zero point. Piecewise schemes need several tables, hence several terms.
+    lookup_table: None for what codes stand for (``integers``); or one int32 per code of the input's format, lowest
+        code first, with 0 for the zero point: one component of piecewise codes.
     """
 
     weight_q: np.ndarray
@@ -113,12 +207,13 @@ def _check_accumulator(layer: QuantizedConv | QuantizedAveragePool) -> None:
 class QuantizedConv(ClippedLayer):
     """Convolution, or a linear layer as a 1x1 convolution of 1x1 planes.
 
-    One term: its sums are requantized to the output's codes. Several: each term is requantized with
-    ``GUARD_BITS`` more fractional bits, the results are added and shifted right, ties up.
+    One term: its sums are requantized to the output's codes. Several, for piecewise codes and matched moments: the
+    terms' products are added and rounded once (``several_sums``).
     accumulator: the signed format that must hold every sum.
     rescaled_channels: output channels whose scale had to be lowered until their bias code fitted, for reports.
     channel_shifts: where the layer has one multiplier m·2^(s-31) and its channels the shifts s - k_c, all k_c; ()
         elsewhere. shift_bits: bits in which each k_c is stored.
+    code_bits: of one stored weight, from which all terms' weights follow; 0 where it is the first term's format.
     """
 
     terms: tuple[Term, ...]
@@ -127,12 +222,17 @@ class QuantizedConv(ClippedLayer):
     rescaled_channels: tuple[int, ...] = ()
     channel_shifts: tuple[int, ...] = ()
     shift_bits: int = 0
+    code_bits: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "terms", tuple(self.terms))
         if not self.terms:
             raise ValueError(f"layer {self.name!r} must have at least one term, got none")
+        if len({term.weight_q.shape for term in self.terms}) > 1:
+            raise ValueError(f"layer {self.name!r}: terms must have weights of one shape, got "
+                             f"{sorted({term.weight_q.shape for term in self.terms})}")
+        integer(self.code_bits, f"layer {self.name!r}: code_bits", 0, 17)
         _check_accumulator(self)
         if self.channel_shifts:
             self._check_shifts()
@@ -154,8 +254,9 @@ class QuantizedConv(ClippedLayer):
     @property
     def weight_bits(self) -> int:
         """Bits of weight storage, with the channels' shifts, biases not counted."""
+        first = self.terms[0]
         shifts = len(self.channel_shifts) * self.shift_bits
-        return sum(term.weight_q.size * term.weight_format.bits for term in self.terms) + shifts
+        return first.weight_q.size * (self.code_bits or first.weight_format.bits) + shifts
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +316,7 @@ class IntegerProgram:
     output: str
     input_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
-    qparams: dict[str, QuantParams] = field(repr=False)
+    qparams: dict[str, TensorParams] = field(repr=False)
     dialect: str = "single_round"
 
     def __post_init__(self) -> None:

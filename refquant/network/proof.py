@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from refquant.convolution.bounds import dot_product_range
-from refquant.integers.dialects import dialect_of
+from refquant.integers.dialects import dialect_of, legal_shifts
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
@@ -24,6 +24,7 @@ from refquant.network.program import (
     Layer,
     QuantizedAdd,
     QuantizedAveragePool,
+    QuantizedClip,
     QuantizedConcat,
     QuantizedConv,
     Term,
@@ -92,10 +93,10 @@ def _prove(network: IntegerProgram) -> tuple[list[StageRange], dict[str, tuple[i
     for layer in network.layers:
         context = Context(network, layer, None)
         # Ranges of code - zero_point, widened to 0, which padding brings in.
-        ranges = [(min(low - e.zero_point, 0), max(high - e.zero_point, 0))
-                  for (low, high), e in zip((codes[name] for name in layer.inputs), context.inputs)]
+        ranges = [(min(int(low), 0), max(int(high), 0)) for low, high in
+                  (e.integers(np.array(codes[name])) for name, e in zip(layer.inputs, context.inputs))]
         try:
-            stages.extend(_layer_stages(layer, context, ranges))
+            stages.extend(_layer_stages(layer, context, ranges, codes))
             codes[layer.output] = _output_codes(layer, context, codes)
             trial[layer.output] = compute(layer, context, *(trial[name] for name in layer.inputs))
         except (ValueError, OverflowError, IndexError, TypeError, AttributeError) as error:
@@ -114,24 +115,28 @@ def _stage(layer: Layer, stage: str, fmt: IntFormat, low: int, high: int) -> Sta
 def _output_codes(layer: Layer, context: Context, codes: dict[str, tuple[int, int]]) -> tuple[int, int]:
     if not isinstance(layer, ClippedLayer):
         return codes[layer.inputs[0]]
-    fmt = context.output.format
+    of_codes = isinstance(layer, QuantizedClip)
+    fmt = context.output.format if of_codes else context.output.register
     if not fmt.min <= layer.low <= layer.high <= fmt.max:
         raise ValueError(f"its clamp must lie within {fmt} ({fmt.min}..{fmt.max}), got {layer.low}..{layer.high}")
-    return layer.low, layer.high
+    ends = np.array([layer.low, layer.high])
+    low, high = (ends if of_codes else context.output.encode(ends)).tolist()
+    return low, high
 
 
-def _layer_stages(layer: Layer, context: Context, ranges: list[tuple[int, int]]) -> list[StageRange]:
+def _layer_stages(layer: Layer, context: Context, ranges: list[tuple[int, int]], codes: dict[str, tuple[int, int]]
+                  ) -> list[StageRange]:
     if isinstance(layer, QuantizedConv):
         several = len(layer.terms) > 1
-        stages, totals = [], []
+        stages, ends = [], []
         for index, term in enumerate(layer.terms):
-            least, greatest = _sum_range(term, ranges[0], context)
+            least, greatest = _sum_range(term, ranges[0], context, codes[layer.inputs[0]])
             stages.append(_stage(layer, f"accumulator {index}" if several else "accumulator", layer.accumulator,
                                  int(least.min()), int(greatest.max())))
-            _check_legal(context, least, greatest, term.multiplier)
-            if several:
-                totals.append(_guarded_range(context, least, greatest, term.multiplier))
-        return stages + ([_total(layer, totals)] if several else [])
+            if not several:
+                _check_legal(context, least, greatest, term.multiplier)
+            ends.append((least, greatest))
+        return stages + (_sum_of_products(layer, context, ends) if several else [])
     if isinstance(layer, QuantizedAdd):
         totals = []
         for (low, high), multiplier in zip(ranges, layer.multipliers):
@@ -161,8 +166,12 @@ def _check_legal(context: Context, low: Any, high: Any, multiplier: Multiplier) 
                              f"which does not fit int32")
 
 
-def _sum_range(term: Term, limits: tuple[int, int], context: Context) -> tuple[np.ndarray, np.ndarray]:
-    """Per output channel, the range of every partial sum, whether the bias is added first or last."""
+def _sum_range(term: Term, limits: tuple[int, int], context: Context, codes: tuple[int, int]
+               ) -> tuple[np.ndarray, np.ndarray]:
+    """Per output channel, the range of every partial sum, whether the bias is added first or last.
+
+    limits: of what the input's codes stand for, with 0 among them. codes: of the input.
+    """
     low, high = limits
     if term.lookup_table is not None:
         qparam = context.inputs[0]
@@ -171,13 +180,35 @@ def _sum_range(term: Term, limits: tuple[int, int], context: Context) -> tuple[n
                              f"got {len(term.lookup_table)}")
         if term.lookup_table[qparam.zero_point - qparam.format.min] != 0:
             raise ValueError("a lookup table must map the zero point to 0, as padding needs")
-        seen = term.lookup_table[qparam.zero_point + low - qparam.format.min:
-                          qparam.zero_point + high - qparam.format.min + 1]
+        first, last = min(codes[0], qparam.zero_point), max(codes[1], qparam.zero_point)
+        seen = term.lookup_table[first - qparam.format.min:last - qparam.format.min + 1]
         low, high = int(seen.min()), int(seen.max())
     least, greatest = dot_product_range(term.weight_q, low, high)
     if term.bias_q is None:
         return least, greatest
     return least + np.minimum(term.bias_q, 0), greatest + np.maximum(term.bias_q, 0)
+
+
+def _sum_of_products(layer: QuantizedConv, context: Context, ends: list[tuple[np.ndarray, np.ndarray]]
+                     ) -> list[StageRange]:
+    """The range of Σ P_i·m_i, in Python's integers, with room for what rounding adds; none for the exact M_i."""
+    multipliers = [term.multiplier for term in layer.terms]
+    context.of_several([np.zeros(M.m.shape, np.int64) for M in multipliers], multipliers)  # dialect and shifts
+    if not dialect_of(context.dialect).shifts:
+        return []
+    legal = legal_shifts(dialect_of(context.dialect))
+    shift = multipliers[0].shift
+    assert legal is not None
+    if shift.min() < legal[0] or shift.max() > legal[1]:
+        raise ValueError(f"{context.dialect} takes shifts from {legal[0]} to {legal[1]}, got {shift.min()}.."
+                         f"{shift.max()}")
+    spread = [np.broadcast_to(M.m, low.shape).astype(object) for M, (low, _) in zip(multipliers, ends)]
+    low, high = (np.sum([end[side].astype(object) * m for end, m in zip(ends, spread)], axis=0) for side in (0, 1))
+    stage = StageRange("sum", IntFormat(64), int(low.min()), int(high.max()), layer.name)
+    if max(-stage.min, stage.max) + 2 ** int(30 - shift.min()) >= 2**63:
+        raise ValueError(f"the sum of products is proven to lie within {stage.min}..{stage.max}, which with what "
+                         f"rounding adds does not fit {stage.format}")
+    return [stage]
 
 
 def _guarded_range(context: Context, low: np.ndarray, high: np.ndarray, multiplier: Multiplier) -> tuple[int, int]:

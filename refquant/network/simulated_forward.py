@@ -21,6 +21,7 @@ from refquant.network.program import (
     GUARD_BITS,
     IntegerProgram,
     Layer,
+    PiecewiseParams,
     QuantizedAdd,
     QuantizedAveragePool,
     QuantizedClip,
@@ -28,9 +29,9 @@ from refquant.network.program import (
     QuantizedConv,
     QuantizedFlatten,
     QuantizedMaxPool,
-    QuantParams,
+    TensorParams,
 )
-from refquant.network.simulated_scaling import scale_by
+from refquant.network.simulated_scaling import scale_by, scale_several
 
 
 class Context:
@@ -38,12 +39,16 @@ class Context:
 
     def __init__(self, program: IntegerProgram, layer: Layer) -> None:
         self.inputs = [program.qparams[name] for name in layer.inputs]
-        self.output: QuantParams = program.qparams[layer.output]
+        self.output: TensorParams = program.qparams[layer.output]
         self.dialect = program.dialect
 
     def to_output(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
         """Sums at the output's scale, rounded, zero point not yet added."""
         return scale_by(acc, multiplier, self.dialect, self.output.zero_point)
+
+    def of_several(self, sums: list[np.ndarray], multipliers: list[Multiplier]) -> np.ndarray:
+        """Several sums, each with its multiplier, at the output's scale, rounded once."""
+        return scale_several(sums, multipliers, self.dialect, self.output.zero_point)
 
     def to_guarded(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
         """Sums at the output's scale with GUARD_BITS fractional bits."""
@@ -54,8 +59,29 @@ class Context:
         return np.floor(total / 2.0**GUARD_BITS + 0.5)
 
     def finish(self, whole: np.ndarray, low: int, high: int) -> np.ndarray:
-        """Zero point added, then clamped."""
-        return np.clip(whole + self.output.zero_point, low, high)
+        """Zero point added, then clamped; then to the nearest level of piecewise codes."""
+        y = np.clip(whole + self.output.zero_point, low, high)
+        return nearest_code(y, self.output) if isinstance(self.output, PiecewiseParams) else y
+
+
+def nearest_code(y: np.ndarray, qparam: PiecewiseParams) -> np.ndarray:
+    """Piecewise codes of integer-valued float64: the level below each magnitude, or the next from half-way on."""
+    levels = values_of(np.arange(qparam.largest * 2 + 2.0), qparam)  # of the codes from 0 up; the breakpoint twice
+    inner, outer = levels[:qparam.largest + 1], levels[qparam.largest + 1:]
+    size = np.abs(y) if qparam.signed else np.maximum(y, 0.0)
+    code = np.where(size <= inner[-1], np.searchsorted((inner[1:] + inner[:-1]) / 2, size, side="right"),
+                    len(inner) + np.searchsorted((outer[1:] + outer[:-1]) / 2, size, side="right"))
+    return np.where(y < 0, -code, code).astype(np.float64)
+
+
+def values_of(codes: np.ndarray, qparam: TensorParams) -> np.ndarray:
+    """What codes stand for in units of 1/scale, as float64."""
+    if not isinstance(qparam, PiecewiseParams):
+        return codes - qparam.zero_point
+    size, end = np.abs(codes), qparam.largest * qparam.centre_step
+    real = np.where(size > qparam.largest, end + qparam.tail_step * (size - qparam.largest - 1),
+                    qparam.centre_step * size)
+    return np.copysign(real, codes)
 
 
 def run_simulated_tensors(program: IntegerProgram, x_q: np.ndarray) -> dict[str, np.ndarray]:
@@ -79,9 +105,9 @@ def simulate(layer: Layer, context: Context, *codes: np.ndarray) -> np.ndarray:
 def _(layer: QuantizedConv, context: Context, x_q: np.ndarray) -> np.ndarray:
     qparam = context.inputs[0]
     planes = x_q if x_q.ndim == 4 else x_q[:, :, None, None]
-    results = []
+    sums = []
     for term in layer.terms:
-        values = planes - qparam.zero_point
+        values = values_of(planes, qparam)
         if term.lookup_table is not None:
             codes = np.arange(qparam.format.min, qparam.format.max + 1)
             values = term.lookup_table.astype(np.float64)[np.searchsorted(codes, planes)]
@@ -89,22 +115,22 @@ def _(layer: QuantizedConv, context: Context, x_q: np.ndarray) -> np.ndarray:
         acc = convolve(values, term.weight_q.astype(np.float64), **layer.geometry._asdict())
         if term.bias_q is not None:
             acc = acc + term.bias_q.astype(np.float64)[:, None, None]
-        scale = context.to_guarded if len(layer.terms) > 1 else context.to_output
-        results.append(scale(acc, term.multiplier.along(1, 4)))
-    total = results[0] if len(results) == 1 else context.shifted(np.sum(results, axis=0))
-    return context.finish(total.reshape(total.shape[:x_q.ndim]), layer.low, layer.high)
+        sums.append(acc)
+    multipliers = [term.multiplier.along(1, 4) for term in layer.terms]
+    whole = context.to_output(sums[0], multipliers[0]) if len(sums) == 1 else context.of_several(sums, multipliers)
+    return context.finish(whole.reshape(whole.shape[:x_q.ndim]), layer.low, layer.high)
 
 
 @simulate.register
 def _(layer: QuantizedAdd, context: Context, *codes: np.ndarray) -> np.ndarray:
-    parts = [context.to_guarded(x_q - qparam.zero_point, multiplier)
+    parts = [context.to_guarded(values_of(x_q, qparam), multiplier)
              for x_q, qparam, multiplier in zip(codes, context.inputs, layer.multipliers)]
     return context.finish(context.shifted(np.sum(parts, axis=0)), layer.low, layer.high)
 
 
 @simulate.register
 def _(layer: QuantizedConcat, context: Context, *codes: np.ndarray) -> np.ndarray:
-    parts = [context.to_output(x_q - qparam.zero_point, multiplier)
+    parts = [context.to_output(values_of(x_q, qparam), multiplier)
              for x_q, qparam, multiplier in zip(codes, context.inputs, layer.multipliers)]
     return context.finish(np.concatenate(parts, axis=1), layer.low, layer.high)
 
@@ -113,7 +139,7 @@ def _(layer: QuantizedConcat, context: Context, *codes: np.ndarray) -> np.ndarra
 def _(layer: QuantizedAveragePool, context: Context, x_q: np.ndarray) -> np.ndarray:
     ones = np.ones((x_q.shape[1], 1, *layer.kernel))
     geometry = layer.geometry._replace(groups=x_q.shape[1])
-    acc = convolve(x_q - context.inputs[0].zero_point, ones, **geometry._asdict())
+    acc = convolve(values_of(x_q, context.inputs[0]), ones, **geometry._asdict())
     return context.finish(context.to_output(acc, layer.multiplier), layer.low, layer.high)
 
 

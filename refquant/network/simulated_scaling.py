@@ -24,11 +24,11 @@ def scale_by(acc: np.ndarray, multiplier: Multiplier, dialect: str, zero_point: 
     if dialect in ("single_round", "shift_floor", "multiplier16") and np.abs(acc).max(initial=0) > 2.0**36:
         return _in_rationals(acc, multiplier, dialect)
     if dialect == "single_round":
-        return _floor_of_product(acc, m, 31 - shift, 0.5)
+        return _floor_of_products([acc], [m], 31 - shift, 0.5)
     if dialect == "shift_floor":
-        return _floor_of_product(acc, m, 31 - shift, 0.0)
+        return _floor_of_products([acc], [m], 31 - shift, 0.0)
     if dialect in ("gemmlowp_double", "neon_double"):
-        high = _floor_of_product(_wrap32(acc * _two_to(left)), m, np.float64(31), 0.5)
+        high = _floor_of_products([_wrap32(acc * _two_to(left))], [m], np.float64(31), 0.5)
         return _half_away(high / _two_to(right)) if dialect == "gemmlowp_double" else np.floor(
             high / _two_to(right) + 0.5)
     if dialect == "multiplier16":
@@ -40,22 +40,36 @@ def scale_by(acc: np.ndarray, multiplier: Multiplier, dialect: str, zero_point: 
         product = np.clip(factors[0] * factors[1], -(2.0**33), 2.0**33).astype(np.float32).astype(np.float64)
         return np.rint(product) if dialect == "float32_half_even" else _half_away(product)
     if dialect == "exact_half_even":
-        return _exact(acc, multiplier.real, 0)
+        return _exact([acc], [multiplier.real], 0)
     if dialect == "zero_point_first":
-        return _exact(acc, multiplier.real, zero_point)
+        return _exact([acc], [multiplier.real], zero_point)
     raise ValueError(f"simulated inference does not know the dialect {dialect!r}")
 
 
-def _floor_of_product(acc: np.ndarray, m: np.ndarray, t: np.ndarray | np.float64, half: float) -> np.ndarray:
-    """floor(acc·m / 2^t + half) for |acc| <= 2^36, 0 <= m < 2^31, 1 <= t <= 62.
+def scale_several(sums: list[np.ndarray], multipliers: list[Multiplier], dialect: str, zero_point: int = 0
+                  ) -> np.ndarray:
+    """Σ sums_i·M_i rounded once, as ``dialect`` says, before the zero point is added, as integer-valued float64."""
+    if dialect in ("single_round", "shift_floor"):
+        shift = multipliers[0].shift.astype(np.float64)
+        return _floor_of_products(sums, [M.m.astype(np.float64) for M in multipliers], 31 - shift,
+                                  0.5 if dialect == "single_round" else 0.0)
+    if dialect in ("exact_half_even", "zero_point_first"):
+        return _exact(sums, [M.real for M in multipliers], zero_point if dialect == "zero_point_first" else 0)
+    raise ValueError(f"simulated inference does not add several sums in the dialect {dialect!r}")
 
-    acc·m can need 67 bits, so m is cut into 16-bit halves: acc·m = high·2^16 + low, 0 <= low < 2^16, both
+
+def _floor_of_products(sums: list[np.ndarray], ms: list[np.ndarray], t: np.ndarray | np.float64, half: float
+                       ) -> np.ndarray:
+    """floor(Σ acc·m / 2^t + half) for |acc| <= 2^36, 0 <= m < 2^31, 1 <= t <= 62, and |Σ acc·m| < 2^67.
+
+    acc·m can need 67 bits, so m is cut into 16-bit halves: Σ acc·m = high·2^16 + low, 0 <= low < 2^16, both
     exact. For t > 16, low is a mere fraction beside the integers under the floor, and drops out.
     """
-    m_high = np.floor(m / 65536)
-    product_low = acc * (m - m_high * 65536)
+    highs = [np.floor(m / 65536) for m in ms]
+    product_low: np.ndarray = sum((acc * (m - high * 65536) for acc, m, high in zip(sums, ms, highs)), np.float64(0))
     carry = np.floor(product_low / 65536)
-    high, low = acc * m_high + carry, product_low - carry * 65536
+    high: np.ndarray = sum((acc * high for acc, high in zip(sums, highs)), carry)
+    low = product_low - carry * 65536
     few, many = np.minimum(t, 16), np.maximum(t, 17) - 16
     coarse = np.floor((high + half * _two_to(many)) / _two_to(many))
     if np.all(t > 16):
@@ -92,15 +106,20 @@ def _half_away(x: np.ndarray) -> np.ndarray:
     return np.copysign(np.floor(np.abs(x) + 0.5), x)
 
 
-def _exact(acc: np.ndarray, real: np.ndarray, zero_point: int) -> np.ndarray:
-    """round_half_even(acc·real + zero_point) - zero_point of the exact product."""
+def _exact(sums: list[np.ndarray], reals: list[np.ndarray], zero_point: int) -> np.ndarray:
+    """round_half_even(Σ acc·real + zero_point) - zero_point of the exact sum."""
     with np.errstate(over="ignore"):
-        product = np.clip(acc * real, -(2.0**33), 2.0**33)  # beyond that only the sign matters
-    nearest = np.array(np.rint(product))
-    # float64 rounds the product by at most 2^-53 of itself; only that near to a tie can it mislead.
-    doubtful = np.abs(np.abs(product - nearest) - 0.5) <= np.abs(product) * 2.0**-52
+        products = [np.clip(acc * real, -(2.0**1000), 2.0**1000) for acc, real in zip(sums, reals)]
+    # float64 rounds each product and addition by at most 2^-53 of itself; only that near to a tie can it mislead.
+    slack = sum((np.abs(product) for product in products), np.float64(0)) * len(products) * 2.0**-52
+    value = np.clip(sum(products, np.float64(0)), -(2.0**33), 2.0**33)  # beyond that only the sign matters
+    nearest = np.array(np.rint(value))
+    doubtful = np.abs(np.abs(value - nearest) - 0.5) <= slack
     if doubtful.any():
-        factors = (np.broadcast_to(f, product.shape)[doubtful] for f in (acc, real))
-        nearest[doubtful] = [float(round(Fraction(a) * Fraction(b) + zero_point) - zero_point)
-                             for a, b in zip(*(f.tolist() for f in factors))]
+        accs, factors = ([np.broadcast_to(v, value.shape)[doubtful].tolist() for v in values]
+                         for values in (sums, reals))
+        exact = (sum(Fraction(a) * Fraction(b) for a, b in zip(acc, real)) for acc, real in
+                 zip(zip(*accs), zip(*factors)))
+        nearest[doubtful] = [float(max(min(round(total + zero_point) - zero_point, 2**33), -(2**33)))
+                             for total in exact]
     return nearest

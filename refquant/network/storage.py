@@ -27,9 +27,9 @@ KIND, VERSION = "refquant quantized network", 3
 # What versions 1 and 2 called otherwise.
 _FORMER = {"Encoding": "QuantParams", "plane": "lookup_table", "limited": "rescaled_channels"}
 _TYPES: dict[str, Any] = {cls.__name__: cls for cls in (
-    IntFormat, QuantParams, Multiplier, Term, layer_types.QuantizedConv, layer_types.QuantizedAdd,
-    layer_types.QuantizedConcat, layer_types.QuantizedAveragePool, layer_types.QuantizedMaxPool,
-    layer_types.QuantizedClip, layer_types.QuantizedFlatten)}
+    IntFormat, QuantParams, layer_types.PiecewiseParams, Multiplier, Term, layer_types.QuantizedConv,
+    layer_types.QuantizedAdd, layer_types.QuantizedConcat, layer_types.QuantizedAveragePool,
+    layer_types.QuantizedMaxPool, layer_types.QuantizedClip, layer_types.QuantizedFlatten)}
 _PARTS = ("input", "output", "input_shape", "layers", "qparams", "dialect")
 
 

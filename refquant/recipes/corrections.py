@@ -15,7 +15,7 @@ from refquant.integers.formats import IntFormat
 from refquant.network.float_forward import check_images
 from refquant.network.graph import Clip, Conv, Flatten, GlobalAveragePool, Linear, MaxPool, Network, Node
 from refquant.network.integer_forward import Context, compute
-from refquant.network.program import QuantizedConv, QuantParams
+from refquant.network.program import QuantizedConv, TensorParams, Term
 from refquant.network.proof import QuantizedNetwork
 from refquant.recipes.calibration import observe
 from refquant.scales.linear import channel_reach
@@ -187,25 +187,31 @@ def correct_output_mean(quantized: QuantizedNetwork, network: Network, images: A
 
 def _corrected(layer: QuantizedConv, quantized: QuantizedNetwork, inputs: list[tuple[np.ndarray, ...]],
                wanted: np.ndarray) -> QuantizedConv:
-    """The layer whose sums on these inputs have the mean ``wanted``, in reals."""
-    (term,) = layer.terms
-    seen: list[_ChannelSum] = []
+    """The layer whose sums on these inputs have the mean ``wanted``, in reals; its first term's bias is changed."""
+    means: dict[str, _ChannelSum] = {}
+
+    def keep(_: str, stage: str, acc: np.ndarray) -> None:
+        if stage.startswith("accumulator"):
+            seen = _channel_sum(acc)
+            means[stage] = means[stage].merge(seen) if stage in means else seen
+
     for codes in inputs:
-        compute(layer, Context(quantized, layer, lambda _, __, acc: seen.append(_channel_sum(acc))), *codes)
-    total = seen[0]
-    for part in seen[1:]:
-        total = total.merge(part)
-    # One of the output is S_y/M of the sums.
+        compute(layer, Context(quantized, layer, keep), *codes)
+    term = layer.terms[0]
+    # One of the output is S_y/M of a sum.
+    found = sum(seen.mean * (one.multiplier.real / term.multiplier.real)
+                for one, seen in zip(layer.terms, means.values()))
     unit = quantized.qparams[layer.output].scale / term.multiplier.real
     bias_q = np.zeros(len(wanted), np.int64) if term.bias_q is None else term.bias_q
-    change = np.clip(np.rint(wanted * unit - total.mean), -(2.0**53), 2.0**53).astype(np.int64)
-    least, most = _bias_limits(layer, quantized.qparams[layer.inputs[0]], layer.accumulator)
+    change = np.clip(np.rint(wanted * unit - found), -(2.0**53), 2.0**53).astype(np.int64)
+    least, most = _bias_limits(term, quantized.qparams[layer.inputs[0]], layer.accumulator)
     bias_q = np.clip(bias_q + change, np.minimum(least, bias_q), np.maximum(most, bias_q))
-    return replace(layer, terms=(replace(term, bias_q=bias_q),))
+    return replace(layer, terms=(replace(term, bias_q=bias_q), *layer.terms[1:]))
 
 
-def _bias_limits(layer: QuantizedConv, qparam: QuantParams, accumulator: IntFormat) -> tuple[np.ndarray, np.ndarray]:
+def _bias_limits(term: Term, qparam: TensorParams, accumulator: IntFormat) -> tuple[np.ndarray, np.ndarray]:
     """Bias codes with which every sum is proven to fit, for any codes of the input's format; 0 always among them."""
-    low, high = min(qparam.format.min - qparam.zero_point, 0), max(qparam.format.max - qparam.zero_point, 0)
-    least, greatest = dot_product_range(layer.terms[0].weight_q, low, high)
+    ends = qparam.integers(np.array([qparam.format.min, qparam.format.max]))
+    ends = ends if term.lookup_table is None else term.lookup_table
+    least, greatest = dot_product_range(term.weight_q, min(int(ends.min()), 0), max(int(ends.max()), 0))
     return np.minimum(accumulator.min - least, 0), np.maximum(accumulator.max - greatest, 0)

@@ -11,6 +11,7 @@ import numpy as np
 from refquant.integers.formats import IntFormat, frozen_copy
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.rounding import round_product
+from refquant.integers.several_sums import aligned
 from refquant.network.graph import (
     Add,
     AveragePool,
@@ -29,6 +30,7 @@ from refquant.network.graph import (
 from refquant.network.program import (
     GUARD_BITS,
     Layer,
+    PiecewiseParams,
     QuantizedAdd,
     QuantizedAveragePool,
     QuantizedClip,
@@ -36,10 +38,12 @@ from refquant.network.program import (
     QuantizedConv,
     QuantizedFlatten,
     QuantizedMaxPool,
-    QuantParams,
+    TensorParams,
     Term,
 )
 from refquant.network.proof import QuantizedNetwork
+from refquant.pwlq.inner_product import component_values, components
+from refquant.pwlq.quantizer import PiecewiseCodes, PiecewiseGrid
 from refquant.scales.linear import quantize
 from refquant.shift_equalizer import limit_shifts
 
@@ -50,6 +54,7 @@ class QuantizedWeight:
 
     rescaled_channels: output channels whose scale was lowered for their bias (see ``weights.limit_scales``).
     shifts: (O,) of ``shift_bits`` bits each, where scale = S·2^k of the layer's one S; None without shifts.
+    moments: gain and offset of each channel (``pwlq.match_weight_moments``), or None.
     """
 
     codes: np.ndarray
@@ -58,12 +63,26 @@ class QuantizedWeight:
     rescaled_channels: tuple[int, ...] = ()
     shifts: np.ndarray | None = None
     shift_bits: int = 0
+    moments: tuple[np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "codes", frozen_copy(self.codes))
         object.__setattr__(self, "scale", frozen_copy(self.scale, np.float64))
         if self.shifts is not None:
             object.__setattr__(self, "shifts", frozen_copy(self.shifts, np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class PiecewiseWeight:
+    """Piecewise codes of one layer (``pwlq``), their grid per channel; the rest as in ``QuantizedWeight``."""
+
+    codes: PiecewiseCodes
+    grid: PiecewiseGrid
+    rescaled_channels: tuple[int, ...] = ()
+    moments: tuple[np.ndarray, np.ndarray] | None = None
+
+
+AnyWeight = QuantizedWeight | PiecewiseWeight
 
 
 def qparam_sources(network: Network) -> dict[str, str]:
@@ -93,7 +112,7 @@ def check_integer_forms(network: Network) -> None:
                              f"{hints.get(type(node), '')}")
 
 
-def assemble(network: Network, qparams: Mapping[str, QuantParams], weights: Mapping[str, QuantizedWeight],
+def assemble(network: Network, qparams: Mapping[str, TensorParams], weights: Mapping[str, AnyWeight],
              accumulator: IntFormat = IntFormat(32), dialect: str = "single_round") -> QuantizedNetwork:
     """Put the parts together.
 
@@ -104,7 +123,8 @@ def assemble(network: Network, qparams: Mapping[str, QuantParams], weights: Mapp
     accumulator: the format that holds the sums of convolutions, linear layers and average pools.
     dialect: one of ``integers.DIALECTS``.
 
-    Multipliers are M = S_y / (S_x·S_w) in float64; bias codes round(b·S_x·S_w), half away from zero.
+    Multipliers are M = S_y / (S_x·S_w) in float64; bias codes round(b·S_x·S_w), half away from zero. Piecewise codes
+    and matched moments make a layer of several terms; the bias is added in the first.
     Raises ValueError where a sum is not proven to fit (see ``QuantizedNetwork``).
     """
     check_integer_forms(network)
@@ -123,32 +143,40 @@ def assemble(network: Network, qparams: Mapping[str, QuantParams], weights: Mapp
     return QuantizedNetwork(network.input, network.output, network.input_shape, tuple(layers), known, dialect)
 
 
-def _code_limits(clip: Clip | None, qparam: QuantParams) -> tuple[int, int]:
-    """The least and greatest code that a clip lets through, within the format."""
-    fmt = qparam.format
+def _code_limits(clip: Clip | None, qparam: TensorParams) -> tuple[int, int]:
+    """The least and greatest value that a clip leaves in the register."""
+    fmt = qparam.register
     low, high = (None, None) if clip is None else (clip.low, clip.high)
-    return (fmt.min if low is None else int(qparam.quantize(np.float64(low))),
-            fmt.max if high is None else int(qparam.quantize(np.float64(high))))
+    wide = [None if end is None else int(quantize(np.float64(end), qparam.scale, fmt, zero_point=qparam.zero_point))
+            for end in (low, high)]
+    return fmt.min if wide[0] is None else wide[0], fmt.max if wide[1] is None else wide[1]
 
 
-def _carry(node: Node, qparam: QuantParams) -> Layer:
+def _carry(node: Node, qparam: TensorParams) -> Layer:
     names = (node.name, node.inputs, node.name)
     if isinstance(node, MaxPool):
         return QuantizedMaxPool(*names, node.kernel, node.geometry)
     if isinstance(node, Clip):
-        return QuantizedClip(*names, *_code_limits(node, qparam))
+        low, high = qparam.encode(np.array(_code_limits(node, qparam))).tolist()
+        return QuantizedClip(*names, low, high)
     return QuantizedFlatten(*names)
 
 
-def _compute(node: Node, output: str, limits: tuple[int, int], known: Mapping[str, QuantParams],
-             network: Network, weights: Mapping[str, QuantizedWeight], accumulator: IntFormat, dialect: str) -> Layer:
+def _compute(node: Node, output: str, limits: tuple[int, int], known: Mapping[str, TensorParams],
+             network: Network, weights: Mapping[str, AnyWeight], accumulator: IntFormat, dialect: str) -> Layer:
     common: dict[str, Any] = {"name": node.name, "inputs": node.inputs, "output": output,
                               "low": limits[0], "high": limits[1]}
     s_y = known[output].scale
     ratios = [s_y / known[name].scale for name in node.inputs]
     if isinstance(node, (Conv, Linear)):
         geometry = node.geometry if isinstance(node, Conv) else Conv.geometry
-        weight, s_x = weights[node.name], known[node.inputs[0]].scale
+        weight, read = weights[node.name], known[node.inputs[0]]
+        s_x = read.scale
+        if isinstance(weight, PiecewiseWeight) or weight.moments is not None or isinstance(read, PiecewiseParams):
+            return QuantizedConv(**common, terms=_several_terms(node, weight, read, s_y, accumulator),
+                                 geometry=geometry, accumulator=accumulator,
+                                 rescaled_channels=weight.rescaled_channels,
+                                 code_bits=weight.grid.bits + 1 if isinstance(weight, PiecewiseWeight) else 0)
         if weight.shifts is not None:
             weight = _within_legal_shifts(node, weight, s_y / s_x, dialect)
         term = _term(node, weight, s_x, s_y, accumulator)
@@ -189,19 +217,51 @@ def _within_legal_shifts(node: Conv | Linear, weight: QuantizedWeight, ratio: fl
                    rescaled_channels=tuple(sorted({*weight.rescaled_channels, *lowered})))
 
 
+def _several_terms(node: Conv | Linear, weight: AnyWeight, read: TensorParams, s_y: float, accumulator: IntFormat
+                   ) -> tuple[Term, ...]:
+    """A term for each component of the weights with each of the inputs, rounded together."""
+    shape = node.weight.shape if isinstance(node, Conv) else (*node.weight.shape, 1, 1)
+    channels, two = len(node.weight), IntFormat(2, narrow=True)
+    if isinstance(weight, PiecewiseWeight):
+        fmt = IntFormat(weight.grid.bits, narrow=True)
+        parts = list(zip(components(weight.codes), (fmt, fmt, two), component_values(weight.grid)))
+    else:
+        parts = [(weight.codes, weight.format, 1 / weight.scale)]
+    if weight.moments is not None:
+        gain, offset = weight.moments
+        ones = np.broadcast_to(np.sign(offset).reshape(-1, *[1] * (len(shape) - 1)), shape).astype(np.int64)
+        # Where nothing is to be added, the multiplier can be any.
+        parts = [(codes, fmt, gain * value) for codes, fmt, value in parts]
+        parts.append((ones, two, np.where(offset == 0, parts[0][2], np.abs(offset))))
+    tables: list[tuple[np.ndarray | None, float]] = [(None, 1 / read.scale)]
+    if isinstance(read, PiecewiseParams):
+        steps = (read.centre_step, read.tail_step, read.largest * read.centre_step)
+        tables = [(table, step / read.scale) for table, step in zip(read.components(), steps)]
+    pairs = [(part, table) for table in tables for part in parts]
+    multipliers = aligned([np.broadcast_to(s_y * value * unit, channels) for (*_, value), (_, unit) in pairs])
+    bias_q = _bias_codes(node, 1 / (np.broadcast_to(parts[0][2], channels) * tables[0][1]), accumulator)
+    return tuple(Term(codes.reshape(shape), fmt, multiplier, None if k else bias_q, table)
+                 for k, (((codes, fmt, _), (table, _)), multiplier) in enumerate(zip(pairs, multipliers)))
+
+
+def _bias_codes(node: Conv | Linear, scale: np.ndarray, accumulator: IntFormat) -> np.ndarray | None:
+    """round(b·scale), half away from zero; ValueError where a register does not hold it."""
+    if node.bias is None:
+        return None
+    fmt = IntFormat(max(32, min(accumulator.bits, 50)))  # what float64 rounds exactly, and int32 at least
+    real = round_product(node.bias.astype(np.float64), scale, "half_away", limit=2.0**50)
+    beyond = (real < fmt.min) | (real > fmt.max)
+    if beyond.any():
+        worst = int(np.where(beyond, np.abs(real), 0).argmax())
+        code = node.bias[worst] * np.broadcast_to(scale, node.bias.shape)[worst]
+        raise ValueError(f"layer {node.name!r}: the bias code of channel {worst} is {code:.4g}, which does not "
+                         f"fit {fmt}")
+    return real.astype(np.int64)
+
+
 def _term(node: Conv | Linear, weight: QuantizedWeight, s_x: float, s_y: float, accumulator: IntFormat) -> Term:
     scale = s_x * weight.scale
-    bias_q = None
-    if node.bias is not None:
-        fmt = IntFormat(max(32, min(accumulator.bits, 50)))  # what float64 rounds exactly, and int32 at least
-        real = round_product(node.bias.astype(np.float64), scale, "half_away", limit=2.0**50)
-        beyond = (real < fmt.min) | (real > fmt.max)
-        if beyond.any():
-            worst = int(np.where(beyond, np.abs(real), 0).argmax())
-            code = node.bias[worst] * np.broadcast_to(scale, node.bias.shape)[worst]
-            raise ValueError(f"layer {node.name!r}: the bias code of channel {worst} is {code:.4g}, which does not "
-                             f"fit {fmt}")
-        bias_q = real.astype(np.int64)
+    bias_q = _bias_codes(node, scale, accumulator)
     codes = weight.codes.reshape(node.weight.shape if isinstance(node, Conv) else (*node.weight.shape, 1, 1))
     multiplier = (Multiplier.from_real(s_y / scale) if weight.shifts is None else
                   _layer_multiplier(weight, s_y / s_x).shifted_right(weight.shifts))

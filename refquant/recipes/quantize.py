@@ -12,16 +12,17 @@ from refquant.integers.formats import IntFormat
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import check_images
 from refquant.network.graph import Conv, Linear, Network
-from refquant.network.program import QuantParams
+from refquant.network.program import PiecewiseParams, QuantParams, TensorParams
 from refquant.network.proof import QuantizedNetwork
-from refquant.recipes.calibration import calibrate, observe_extremes
+from refquant.recipes.calibration import Statistics, calibrate, observe_extremes
 from refquant.recipes.corrections import correct_output_mean as correct_output_mean_of
 from refquant.recipes.corrections import cross_layer_equalize
-from refquant.recipes.lowering import assemble, check_integer_forms, qparam_sources
+from refquant.recipes.lowering import AnyWeight, assemble, check_integer_forms, qparam_sources
 from refquant.recipes.network_search import search_network
 from refquant.recipes.settings import RECIPES, Settings, settings
-from refquant.recipes.weights import initial_scale, quantize_weight
+from refquant.recipes.weights import initial_scale, quantize_weight, quantize_weight_piecewise
 from refquant.scales.linear import affine_parameters, max_scale
+from refquant.scales.statistics import BINS
 from refquant.scales.thresholds import in_float32, threshold, threshold_scale
 from refquant.workers import Progress
 
@@ -31,6 +32,7 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
                      granularity: str | None = None, coupling: str | None = None, shift_bits: int | None = None,
                      activations: str | None = None, estimator: str | None = None,
                      cross_layer_equalization: bool = False, correct_output_mean: bool | None = None,
+                     breakpoints: str | None = None, match_moments: bool | None = None,
                      widen: bool = False, layer_inputs: str = "quantized", accumulator_bits: int = 32,
                      dialect: str = "single_round", executor: Executor | None = None,
                      progress: Progress | None = None) -> QuantizedNetwork:
@@ -46,6 +48,9 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     ``wes-int8``: one weight scale per layer and a shift per output channel (``shift_equalizer``), searched together
     for the weights' relative error; activations by max; then the output means are corrected.
 
+    ``pwlq-w4a8``: piecewise linear weight codes, their moments matched; activations as for ``channelwise-int8``.
+    ``pwlq-w4a4``: activations piecewise too. Each layer then adds up several sums and rounds once.
+
     network: may hold BatchNorm nodes.
     images: calibration images, floats (N, *input_shape).
     weight_bits, activation_bits: 2..16. What is None, here and below, is the recipe's.
@@ -56,9 +61,12 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     shift_bits: of each channel's shift, 0..5; by default 4.
     activations: ``unsigned`` (0..2^b-1 where calibration saw nothing negative, as after ReLU; otherwise signed
         narrow), ``signed`` (always signed narrow, as EasyQuant's), ``affine`` (signed with an integer zero point,
-        as TFLite's; not with KL or EasyQuant).
+        as TFLite's; not with KL or EasyQuant), ``piecewise`` (``network.PiecewiseParams``, at the breakpoint of the
+        least expected error on the calibration histogram; with piecewise weights alone).
     estimator: of the activations' ranges, one of ``scales.ESTIMATORS``.
     cross_layer_equalization, correct_output_mean: DFQ's corrections, before and after (``recipes.corrections``).
+    breakpoints: of piecewise weights, one of ``pwlq.METHODS``; ``none``: weight codes are linear.
+    match_moments: each channel's quantized weights get their mean and deviation back (``pwlq.match_weight_moments``).
     widen: EasyQuant's ranges, as ``easyquant.search_paper`` says.
     layer_inputs: EasyQuant sees the inputs of a layer as the layers already ``quantized`` give them, or as the
         ``float`` network does.
@@ -78,7 +86,8 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     chosen = settings(recipe, weight_bits=weight_bits, activation_bits=activation_bits, granularity=granularity,
                       coupling=coupling, shift_bits=shift_bits, activations=activations, estimator=estimator,
                       cross_layer_equalization=cross_layer_equalization, correct_output_mean=correct_output_mean,
-                      widen=widen, layer_inputs=layer_inputs, accumulator_bits=accumulator_bits, dialect=dialect)
+                      breakpoints=breakpoints, match_moments=match_moments, widen=widen, layer_inputs=layer_inputs,
+                      accumulator_bits=accumulator_bits, dialect=dialect)
     folded = fold_batchnorm(network)
     check_integer_forms(folded)
     images = check_images(images, folded.input_shape)
@@ -86,12 +95,12 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
         folded = cross_layer_equalize(folded)
     accumulator = IntFormat(chosen.accumulator_bits)
     qparams = _max_qparams(folded, images, chosen, executor, progress)
+    weights: dict[str, Any]
     if RECIPES[recipe].searched or chosen.coupling == "search_cosine":
         qparams, weights = search_network(folded, images, qparams, chosen, executor, progress)
     else:
         sources = qparam_sources(folded)
-        weights = {node.name: quantize_weight(node, *initial_scale(node, chosen), chosen,
-                                              qparams[sources[node.inputs[0]]])
+        weights = {node.name: _weight(node, chosen, qparams[sources[node.inputs[0]]])
                    for node in folded.nodes if isinstance(node, (Conv, Linear))}
     quantized = assemble(folded, qparams, weights, accumulator, chosen.dialect)
     if chosen.correct_output_mean:
@@ -99,10 +108,20 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     return quantized
 
 
+def _weight(node: Conv | Linear, chosen: Settings, qparam: TensorParams) -> AnyWeight:
+    if chosen.breakpoints != "none":
+        return quantize_weight_piecewise(node, chosen, qparam)
+    assert isinstance(qparam, QuantParams)
+    return quantize_weight(node, *initial_scale(node, chosen), chosen, qparam)
+
+
 def _max_qparams(network: Network, images: np.ndarray, chosen: Settings, executor: Executor | None,
-                 progress: Progress | None) -> dict[str, QuantParams]:
+                 progress: Progress | None) -> dict[str, Any]:
     """Every tensor's qparams by max-scaling, or at the estimator's threshold except for the network's output."""
     bits, activations = chosen.activation_bits, chosen.activations
+    if activations == "piecewise":
+        return {name: piecewise_qparam(seen, bits, chosen.estimator)
+                for name, seen in calibrate(network, images, executor, progress).items()}
     if chosen.estimator == "max":
         return {name: activation_qparam(seen.low, seen.high, bits, activations)
                 for name, seen in observe_extremes(network, images, executor, progress).items()}
@@ -125,3 +144,23 @@ def activation_qparam(low: float, high: float, bits: int, activations: str) -> Q
     unsigned = activations == "unsigned" and low >= 0
     fmt = IntFormat(bits, signed=not unsigned, narrow=not unsigned)
     return QuantParams(float(max_scale(np.array([low, high]), fmt)), fmt)
+
+
+def piecewise_qparam(seen: Statistics, bits: int, estimator: str) -> PiecewiseParams:
+    """Piecewise codes of a tensor: its limit m by the estimator, p where Eq. 4 is least for the histogram's parts.
+
+    Both steps are whole numbers of 1/32767 of m, and the breakpoint K of the centre's.
+    """
+    low, histogram = in_float32(seen.extremes.low), seen.histogram
+    signed = low < 0
+    fmt = IntFormat(bits + 1, signed=signed, narrow=signed)
+    m = in_float32(threshold(seen.extremes, histogram, estimator, fmt)) or 1.0
+    largest = 2 ** (bits - signed) - 1
+    edges = np.arange(1, BINS) / BINS * histogram.limit
+    inside = np.cumsum(histogram.counts)[:-1] / max(int(histogram.counts.sum()), 1)
+    # Both regions have K steps, so that C(b-1) does not matter.
+    errors = np.where(edges < m, edges**2 * inside + (m - edges) ** 2 * (1 - inside), np.inf)
+    p = float(edges[np.argmin(errors)]) if np.isfinite(errors).any() else m / 2
+    scale = np.nextafter((IntFormat(16).max - largest) / m, 0)
+    centre = max(round(p * scale / largest), 1)
+    return PiecewiseParams(float(scale), bits, signed, centre, max(round((m - p) * scale / largest), 1))

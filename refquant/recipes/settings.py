@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from refquant.integers.checks import is_integer, one_of
 from refquant.integers.dialects import DIALECTS
+from refquant.integers.several_sums import takes_several_sums
+from refquant.pwlq.breakpoints import METHODS
 from refquant.recipes.walk import LAYER_INPUTS
 from refquant.scales.thresholds import ESTIMATORS
 
@@ -21,6 +23,9 @@ class Recipe(NamedTuple):
     source: str
     coupling: str = "floor"  # of shifts and layer scale, with granularity shift
     correct_output_mean: bool = False
+    activation_bits: int | None = None  # where it is not the weights'
+    breakpoints: str = "none"  # of piecewise weights, one of BREAKPOINTS
+    match_moments: bool = False
 
 
 _TENSORRT = "activations by KL as NVIDIA's toolkit searches it (Migacz 2017), weights by max per output channel"
@@ -35,6 +40,12 @@ RECIPES = {
     "wes-int8": Recipe("shift", 8, "unsigned", "max", False,
                        "weight equalizing shifts of 4 bits, one scale per layer (arXiv 2008.05767), output means "
                        "corrected", "search_weight", True),
+    "pwlq-w4a8": Recipe("channel", 4, "unsigned", "max", False,
+                        "piecewise linear weights, their moments matched (arXiv 2002.00104)", activation_bits=8,
+                        breakpoints="optimal", match_moments=True),
+    "pwlq-w4a4": Recipe("channel", 4, "piecewise", "topk_median", False,
+                        "piecewise linear weights, their moments matched, and activations (arXiv 2002.00104)",
+                        breakpoints="optimal", match_moments=True),
     "easyquant-int8": Recipe("channel", 8, "signed", "max", True, _EASYQUANT),
     "easyquant-int7": Recipe("channel", 7, "signed", "max", True, f"{_EASYQUANT}, 7 bits"),
 }
@@ -42,7 +53,10 @@ RECIPES = {
 # least squared error; or both searched.
 COUPLINGS = ("floor", "nearest", "ceil", "floor_mse", "search_weight", "search_cosine")
 GRANULARITIES = ("layer", "channel", "shift")
+# Linear codes of activations; beside them there is ``piecewise``.
 ACTIVATIONS = ("unsigned", "signed", "affine")
+# How the breakpoint of piecewise linear weights is found; none: their codes are linear.
+BREAKPOINTS = ("none", *METHODS)
 DEFAULTS = {"shift_bits": 4, "cross_layer_equalization": False, "widen": False,
             "layer_inputs": "quantized", "accumulator_bits": 32, "dialect": "single_round"}
 
@@ -60,6 +74,8 @@ class Settings(NamedTuple):
     estimator: str
     cross_layer_equalization: bool
     correct_output_mean: bool
+    breakpoints: str
+    match_moments: bool
     widen: bool
     layer_inputs: str
     accumulator_bits: int
@@ -82,6 +98,8 @@ class Settings(NamedTuple):
                  "shift_bits": f"{self.shift_bits}bit_shifts", "activations": self.activations,
                  "estimator": self.estimator,
                  "cross_layer_equalization": "cle", "correct_output_mean": corrected,
+                 "breakpoints": "linear" if self.breakpoints == "none" else self.breakpoints,
+                 "match_moments": "moments" if self.match_moments else "moments_not_matched",
                  "widen": "widened", "layer_inputs": f"{self.layer_inputs}_inputs",
                  "accumulator_bits": f"acc{self.accumulator_bits}", "dialect": self.dialect}
         return "-".join([method, bits, *(word for name, word in words.items() if name in changed)])
@@ -94,15 +112,16 @@ def settings(recipe: str, **options: Any) -> Settings:
     """
     one_of(recipe, RECIPES, "recipe")
     default = RECIPES[recipe]
-    values = {**DEFAULTS, "weight_bits": default.bits, "activation_bits": default.bits,
+    values = {**DEFAULTS, "weight_bits": default.bits, "activation_bits": default.activation_bits or default.bits,
               "granularity": default.granularity, "activations": default.activations, "estimator": default.estimator,
               "coupling": default.coupling, "correct_output_mean": default.correct_output_mean,
+              "breakpoints": default.breakpoints, "match_moments": default.match_moments,
               **{name: value for name, value in options.items() if value is not None}}
     chosen = Settings(recipe, **values)
     for name, choices in (("granularity", GRANULARITIES), ("coupling", COUPLINGS), ("shift_bits", range(6)),
-                          ("activations", ACTIVATIONS), ("estimator", ESTIMATORS),
-                          ("layer_inputs", LAYER_INPUTS), ("accumulator_bits", (16, 24, 32, 48, 64)),
-                          ("dialect", DIALECTS),
+                          ("activations", (*ACTIVATIONS, "piecewise")), ("estimator", ESTIMATORS),
+                          ("breakpoints", BREAKPOINTS), ("layer_inputs", LAYER_INPUTS),
+                          ("accumulator_bits", (16, 24, 32, 48, 64)), ("dialect", DIALECTS),
                           ("weight_bits", range(2, 17)), ("activation_bits", range(2, 17))):
         value = values[name]
         if value not in choices or not (is_integer(value) or isinstance(value, str)):
@@ -116,9 +135,29 @@ def settings(recipe: str, **options: Any) -> Settings:
         if chosen.granularity != "shift" and values[name] != usual:
             raise ValueError(f"{name} must be left out with granularity {chosen.granularity}, which has no shifts, "
                              f"got {values[name]!r}")
-    for name in ("cross_layer_equalization", "correct_output_mean"):
+    for name in ("cross_layer_equalization", "correct_output_mean", "match_moments"):
         if not isinstance(values[name], bool):
             raise ValueError(f"{name} must be True or False, got {values[name]!r}")
+    _check_piecewise(chosen)
     if chosen.widen and not default.searched:
         raise ValueError(f"widen must be False with recipe {recipe}, which searches nothing, got {chosen.widen!r}")
     return chosen
+
+
+def _check_piecewise(chosen: Settings) -> None:
+    """Piecewise codes and matched moments need several sums, which not every other option takes."""
+    if chosen.activations == "piecewise" and chosen.breakpoints == "none":
+        raise ValueError("activations must be linear where weights are, got 'piecewise' with breakpoints none")
+    if chosen.breakpoints == "none" and not chosen.match_moments:
+        return
+    what = "matched moments" if chosen.breakpoints == "none" else "piecewise weights"
+    if chosen.granularity == "shift":
+        raise ValueError(f"granularity must be layer or channel with {what}, got {chosen.granularity!r}")
+    if RECIPES[chosen.recipe].searched:
+        raise ValueError(f"{what} need a recipe that does not search scales, got {chosen.recipe}")
+    if not takes_several_sums(chosen.dialect):
+        known = ", ".join(filter(takes_several_sums, DIALECTS))
+        raise ValueError(f"dialect must be one of {known} with {what}, got {chosen.dialect!r}")
+    if chosen.activations == "piecewise" and chosen.activation_bits > 8:
+        raise ValueError("activation_bits must be at most 8 with piecewise activations, got "
+                         f"{chosen.activation_bits}")

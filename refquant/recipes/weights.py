@@ -11,11 +11,19 @@ from refquant.convolution.bounds import dot_product_range
 from refquant.integers.formats import IntFormat
 from refquant.integers.rounding import round_fraction
 from refquant.network.graph import Conv, Linear
-from refquant.network.program import QuantParams
-from refquant.recipes.lowering import QuantizedWeight
+from refquant.network.program import PiecewiseParams, QuantParams, TensorParams
+from refquant.pwlq.breakpoints import breakpoint, limits_of
+from refquant.pwlq.moments import match_weight_moments
+from refquant.pwlq.quantizer import PiecewiseGrid, dequantize
+from refquant.pwlq.quantizer import quantize as quantize_piecewise
+from refquant.recipes.lowering import PiecewiseWeight, QuantizedWeight
 from refquant.recipes.settings import Settings
+from refquant.scales import linear
 from refquant.scales.linear import max_scale, quantize
 from refquant.shift_equalizer import SHIFT_RULES, equalizing_shifts, least_squares_scale, search_shifts
+
+# Of piecewise weights in networks: its centre has finer steps than the paper's, at the same cost.
+VARIANT = "non_overlapping_authors"
 
 
 def initial_scale(node: Conv | Linear, chosen: Settings, inputs: Any = None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -55,9 +63,43 @@ def quantize_weight(node: Conv | Linear, scale: np.ndarray, shifts: np.ndarray |
         scale, shifts, rescaled_channels = limit_shifts_to_bias(node, scale, shifts, fmt, qparam, accumulator)
     else:
         scale, rescaled_channels = limit_scales(node, scale, fmt, qparam, accumulator)
-    codes = quantize(node.weight, scale, fmt, axis=0 if scale.ndim else None)
+    axis = 0 if scale.ndim else None
+    codes = quantize(node.weight, scale, fmt, axis=axis)
+    moments = None
+    if chosen.match_moments:
+        moments = match_weight_moments(node.weight, linear.dequantize(codes, scale, axis=axis))
     return QuantizedWeight(codes, scale, fmt, rescaled_channels, shifts,
-                           0 if shifts is None else chosen.shift_bits)
+                           0 if shifts is None else chosen.shift_bits, moments)
+
+
+def quantize_weight_piecewise(node: Conv | Linear, chosen: Settings, qparam: TensorParams) -> PiecewiseWeight:
+    """Piecewise codes of a layer, at the breakpoints of ``chosen``, in the variant of the authors' code.
+
+    Where the bias code would not fit the accumulator, a channel's breakpoint and limit are doubled until it does.
+    """
+    channels = len(node.weight)
+    axis = 0 if chosen.granularity == "channel" else None
+    if node.weight.any():
+        m = limits_of(node.weight, axis)
+        p = breakpoint(node.weight, chosen.weight_bits, chosen.breakpoints, VARIANT, axis=axis)
+    else:
+        p, m = 0.5, 1.0
+    p, m = (np.broadcast_to(np.asarray(v, np.float64), channels).copy() for v in (p, m))
+    rescaled: list[int] = []
+    if node.bias is not None:
+        unit = qparam.scale / (qparam.centre_step if isinstance(qparam, PiecewiseParams) else 1)
+        room = IntFormat(chosen.accumulator_bits).max / 4
+        while True:
+            steps = PiecewiseGrid(p, m, chosen.weight_bits, VARIANT).steps[0]
+            beyond = np.abs(node.bias.astype(np.float64)) * unit / steps > room
+            if not beyond.any():
+                break
+            p, m = np.where(beyond, 2 * p, p), np.where(beyond, 2 * m, m)
+            rescaled.extend(np.flatnonzero(beyond).tolist())
+    grid = PiecewiseGrid(p, m, chosen.weight_bits, VARIANT)
+    codes = quantize_piecewise(node.weight, grid, axis=0)
+    moments = match_weight_moments(node.weight, dequantize(codes, grid, axis=0)) if chosen.match_moments else None
+    return PiecewiseWeight(codes, grid, tuple(sorted(set(rescaled))), moments)
 
 
 def limit_scales(node: Conv | Linear, scale: np.ndarray, fmt: IntFormat, qparam: QuantParams, accumulator: IntFormat

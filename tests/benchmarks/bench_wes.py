@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refquant.commands.evaluation import channel_ranges, top1
+from refquant.commands.evaluation import top1
 from refquant.commands.report import table
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import run_float
@@ -26,6 +26,7 @@ from refquant.readers.onnx_file import load_onnx
 from refquant.recipes.corrections import correct_output_mean, cross_layer_equalize
 from refquant.recipes.quantize import quantize_network
 from refquant.recipes.settings import COUPLINGS
+from refquant.scales.linear import channel_reach
 from refquant.scales.metrics import cosine
 from refquant.shift_equalizer import alive
 
@@ -89,7 +90,7 @@ def disparity(network: Network) -> str:
     found = []
     for node in network.nodes:
         if isinstance(node, (Conv, Linear)):
-            ranges = channel_ranges(node.weight.astype(np.float64))
+            ranges = channel_reach(node.weight.astype(np.float64))
             live = ranges[alive(ranges)]
             found.append(live.max() / live.min())
     return f"largest channel over smallest: {max(found):.3g} in one layer, {np.median(found):.3g} in the median layer"

@@ -144,14 +144,12 @@ def test_along_shapes_the_same_multipliers_for_one_axis(axis, ndim, shape):
 @pytest.mark.parametrize("real, m, shift, names", [
     (0.5, 2**40, 0, "m must"),            # acc·m would leave int64
     (0.5, 2**31, 0, "m must"),
-    (0.5, 2**30 - 1, 0, "m must"),
     (0.5, -(2**30), 0, "m must"),
     (0.5, 2.0**30 + 0.5, 0, "m must"),    # truncated silently
     (0.5, 2**30, 0.5, "shift must"),
     ([0.5, 0.5], [2**30] * 3, [0, 0], "shape"),
     (0.5, [2**30], [0], "shape"),
-    ([0.5] * 3, [2**30, 2**30 - 1, 2**31], [0] * 3,
-     r"^m must be 0 or from 2\^30 to 2\^31 - 1, got 1073741823\.\.2147483648$"),
+    ([0.5] * 3, [2**30, 5, 2**31], [0] * 3, r"^m must be from 0 to 2\^31 - 1, got 5\.\.2147483648$"),
     (-0.5, 2**30, 0, "> 0"),
     (np.nan, 2**30, 0, "finite"),
 ])

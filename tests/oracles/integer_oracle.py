@@ -114,6 +114,25 @@ def _recorded(multiplier, index: tuple[int, ...] = ()) -> Scale:
     return Scale(float(real), int(m), int(shift))
 
 
+def _aligned(multipliers, channel: int) -> list[Scale]:
+    """The recorded multipliers of several terms, after checking that all have the shift of the largest real."""
+    found = [Scale(*(a[channel].item() for a in (M.real, M.m, M.shift))) for M in multipliers]
+    shift = dialects_oracle.fixed_point(max(scale.real for scale in found))[1]
+    for scale in found:
+        m = math.floor(Fraction(scale.real) * Fraction(2) ** (31 - shift) + Fraction(1, 2))
+        assert (scale.m, scale.shift) == (m, shift)
+    return found
+
+
+def _several(total: int | Fraction, shift: int, dialect: str, zero_point: int) -> int:
+    """Σ acc·m / 2^(31-shift), or Σ acc·M, rounded once; before the zero point is added."""
+    if dialect == "zero_point_first":
+        return dialects_oracle.half_even(Fraction(total) + zero_point) - zero_point
+    if dialect == "exact_half_even":
+        return dialects_oracle.half_even(Fraction(total))
+    return math.floor(Fraction(total, 2 ** (31 - shift)) + (Fraction(1, 2) if dialect == "single_round" else 0))
+
+
 def _convolution(program, layer, qparam, codes):
     flat = not isinstance(codes[0], list)
     planes = [[[code]] for code in codes] if flat else codes
@@ -124,16 +143,22 @@ def _convolution(program, layer, qparam, codes):
                  else term.lookup_table.tolist())
         accumulators.append(_sums(term, layer.geometry, _map(lambda code, low, table: table[code - low],
                                                              planes, low, table)))
-    scales = [[_recorded(term.multiplier, (o,)) for o in range(len(term.weight_q))] for term in layer.terms]
     if len(layer.terms) == 1:
-        y = [_map(_requantize, channel, scale, program, layer) for channel, scale in zip(accumulators[0], scales[0])]
+        y = [_map(_requantize, channel, _recorded(layer.terms[0].multiplier, (o,)), program, layer)
+             for o, channel in enumerate(accumulators[0])]
         stages = {"accumulator": accumulators[0]}
     else:
-        guarded = [[_map(scaled, channel, scale, program.dialect, 0) for channel, scale in zip(sums, per_channel)]
-                   for sums, per_channel in zip(accumulators, scales)]
-        total = [[[sum(pixels) for pixels in zip(*rows)] for rows in zip(*channels)] for channels in zip(*guarded)]
-        y = _map(_from_guarded, total, program, layer)
-        stages = {**{f"accumulator {i}": acc for i, acc in enumerate(accumulators)}, "sum": total}
+        stages = {f"accumulator {i}": acc for i, acc in enumerate(accumulators)}
+        scales = [_aligned([term.multiplier for term in layer.terms], o) for o in range(len(layer.terms[0].weight_q))]
+        output, exact = program.qparams[layer.output], program.dialect in ("exact_half_even", "zero_point_first")
+        factors = [[Fraction(s.real) if exact else s.m for s in of_channel] for of_channel in scales]
+        total = [[[sum(acc * factor for acc, factor in zip(pixels, of_channel)) for pixels in zip(*rows)]
+                  for rows in zip(*channels)] for channels, of_channel in zip(zip(*accumulators), factors)]
+        y = [_map(_several, channel, of_channel[0].shift, program.dialect, output.zero_point)
+             for channel, of_channel in zip(total, scales)]
+        y = _map(_finish, y, layer, output)
+        if not exact:
+            stages["sum"] = total
     return ([channel[0][0] for channel in y] if flat else y), stages
 
 

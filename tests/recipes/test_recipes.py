@@ -39,8 +39,8 @@ BAD_ARGUMENTS = [
     ({"activation_bits": 17}, BITS.format("activation_bits", 17)),
     ({"granularity": "tensor"}, "granularity must be one of layer, channel, shift, got 'tensor'"),
     ({"granularity": ""}, "granularity must be one of layer, channel, shift, got ''"),
-    ({"activations": "asymmetric"}, "activations must be one of unsigned, signed, affine, got 'asymmetric'"),
-    ({"activations": ""}, "activations must be one of unsigned, signed, affine, got ''"),
+    ({"activations": "tensor"}, "activations must be one of unsigned, signed, affine, piecewise, got 'tensor'"),
+    ({"activations": ""}, "activations must be one of unsigned, signed, affine, piecewise, got ''"),
     ({"granularity": "shift", "coupling": "round"}, "coupling must be one of floor, nearest, ceil, floor_mse, "
      "search_weight, search_cosine, got 'round'"),
     ({"granularity": "shift", "shift_bits": 6}, "shift_bits must be from 0 to 5, got 6"),

@@ -1,0 +1,180 @@
+"""Three sums and nine, in rationals; the errata; several sums to one code; moments."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from refquant.integers import DIALECTS, IntFormat, Multiplier
+from refquant.integers.several_sums import aligned, requantize_sums, takes_several_sums, total
+from refquant.pwlq import VARIANTS, PiecewiseCodes, dequantize, inner_product, match_weight_moments, quantize
+from refquant.pwlq.inner_product import component_values, components, sums
+from refquant.pwlq.quantizer import grid_of
+
+SEVERAL = [name for name in DIALECTS if takes_several_sums(name)]
+EIGHT = IntFormat(8)
+
+
+def halves_even(value: Fraction) -> int:
+    return round(value)
+
+
+# --- several sums to one code ------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(-2**31, 2**31), st.floats(2.0**-20, 2.0**10)), min_size=1, max_size=9),
+       st.sampled_from(SEVERAL), st.integers(-128, 127))
+def test_the_code_is_the_sum_of_products_rounded_once(pairs, dialect, zero_point):
+    """In Python's integers and rationals; products that could leave int64 are refused."""
+    multipliers = aligned([real for _, real in pairs])
+    shift = int(multipliers[0].shift)
+    largest = max(real for _, real in pairs)
+    assert [int(M.shift) for M in multipliers] == [int(Multiplier.from_real(largest).shift)] * len(pairs)
+    for (_, real), M in zip(pairs, multipliers):
+        exact = Fraction(real) * Fraction(2) ** (31 - shift)
+        assert abs(int(M.m) - exact) <= Fraction(1, 2)
+    accumulated = [np.int64(value) for value, _ in pairs]
+    if dialect in ("single_round", "shift_floor"):
+        assume(sum(abs(value) * int(M.m) for (value, _), M in zip(pairs, multipliers)) < 2**63)
+        exact = sum(value * int(M.m) for (value, _), M in zip(pairs, multipliers))
+        half = 2 ** (30 - shift) if dialect == "single_round" else 0
+        code = (exact + half) // 2 ** (31 - shift) + zero_point
+    else:
+        exact = sum(value * Fraction(real) for value, real in pairs)
+        code = halves_even(exact + zero_point) if dialect == "zero_point_first" else halves_even(exact) + zero_point
+    found = requantize_sums(accumulated, multipliers, EIGHT, dialect, zero_point)
+    assert found == min(max(code, -128), 127)
+
+
+def test_one_sum_is_the_usual_requantization():
+    from refquant.integers import requantize
+    acc, (M,) = np.arange(-5000, 5000, 7), aligned([0.0371])
+    for dialect in SEVERAL:
+        assert np.array_equal(requantize_sums([acc], [M], EIGHT, dialect, 3), requantize(acc, M, EIGHT, dialect, 3))
+
+
+def test_exact_ties_of_several_sums():
+    """1/2 and 1/4 add up to ties that are exact; 0.1 + 0.2 + 0.2 is just above a half in rationals."""
+    halves = aligned([0.5, 0.25])
+    for a, b, even in ((1, 0, 0), (1, 4, 2), (0, 2, 0), (0, 6, 2), (-1, 0, 0)):
+        assert requantize_sums([np.int64(a), np.int64(b)], halves, EIGHT, "exact_half_even") == even
+    tenths = aligned([0.1, 0.2, 0.2])
+    assert sum(Fraction(v) for v in (0.1, 0.2, 0.2)) > Fraction(1, 2)
+    assert requantize_sums([np.int64(1)] * 3, tenths, EIGHT, "exact_half_even") == 1
+
+
+@pytest.mark.parametrize("call, sentence", [
+    (lambda: requantize_sums([np.int64(1)], aligned([0.5]), EIGHT, "gemmlowp_double"),
+     "a dialect for several sums must be one of single_round, shift_floor, exact_half_even, zero_point_first, got"),
+    (lambda: requantize_sums([np.int64(2**40)], aligned([0.5]), EIGHT),
+     "products of several sums must stay below 2^63"),
+    (lambda: total([np.int64(1)] * 2, [Multiplier.from_real(0.5), Multiplier.from_real(0.1)]),
+     "multipliers of several sums must share their shift"),
+    (lambda: aligned([0.5, 0.0]), "a multiplier must be finite and > 0"),
+])
+def test_bad_input_gets_one_sentence(call, sentence):
+    with pytest.raises(ValueError, match=rf"\A.*{re.escape(sentence)}.*\Z"):
+        call()
+
+
+# --- inner products ----------------------------------------------------------------------------------------------
+
+
+@st.composite
+def operands(draw: st.DrawFn):
+    n = draw(st.integers(1, 8))
+    values = arrays_of(draw, n)
+    m = draw(st.integers(2, 64))
+    grid = grid_of(draw(st.integers(1, m - 1)) / 16, m / 16, draw(st.integers(2, 5)), draw(st.sampled_from(VARIANTS)))
+    return quantize(values, grid), grid
+
+
+def arrays_of(draw: st.DrawFn, n: int) -> np.ndarray:
+    return np.array(draw(st.lists(st.integers(-70, 70), min_size=n, max_size=n))) / 16
+
+
+@given(operands())
+def test_codes_are_their_three_components(operand):
+    codes, grid = operand
+    reals = sum(part * value for part, value in zip(components(codes), component_values(grid)))
+    assert reals == pytest.approx(dequantize(codes, grid), rel=1e-12, abs=1e-12)
+
+
+@given(operands(), st.data())
+def test_three_and_nine_sums_give_the_product_of_the_decoded_operands(operand, data):
+    codes, grid = operand
+    n = len(codes.sign)
+    x_q = np.array(data.draw(st.lists(st.integers(-127, 127), min_size=n, max_size=n)))
+    other_grid = grid_of(0.75, 3.0, 4, data.draw(st.sampled_from(VARIANTS)), data.draw(st.booleans()))
+    other = quantize(arrays_of(data.draw, n), other_grid)
+    for x, values, reals in ((x_q, (0.125,), x_q * 0.125),
+                             (other, component_values(other_grid), dequantize(other, other_grid))):
+        found = sum(total * float(xv) * float(wv) for total, (xv, wv) in
+                    zip(sums(x, codes), ((xv, wv) for xv in values for wv in component_values(grid))))
+        assert found == pytest.approx(float(reals @ dequantize(codes, grid)), rel=1e-9, abs=1e-9)
+    y_scale = 3.7
+    for dialect in SEVERAL:
+        exact = float(x_q * 0.125 @ dequantize(codes, grid)) * y_scale
+        code = inner_product(x_q, codes, grid, 8.0, y_scale, IntFormat(16), dialect)
+        assert (-1 if dialect == "shift_floor" else -0.5) - 1e-4 <= code - exact <= 0.5 + 1e-4
+    exact = float(dequantize(other, other_grid) @ dequantize(codes, grid)) * y_scale
+    assert abs(inner_product(other, codes, grid, other_grid, y_scale, IntFormat(16)) - exact) <= 0.5 + 1e-4
+
+
+def test_erratum_the_third_sum_has_the_weights_signs():
+    """Printed: P3 = Σ x_q over R2. With a negative weight in R2 that misses by twice the breakpoint times x."""
+    grid = grid_of(1.0, 4.0, 3)
+    w = quantize(np.array([-2.0, 3.0]), grid)
+    x_q = np.array([10, 4])
+    p1, p2, p3 = sums(x_q, w)
+    step1, step2, offset = component_values(grid)
+    true = float(x_q @ dequantize(w, grid))
+    assert p1 * step1 + p2 * step2 + p3 * offset == true == -8.0
+    printed = int(x_q[w.region == 1].sum())
+    assert p1 * step1 + p2 * step2 + printed * offset == true + 2 * 10 * 1.0
+
+
+def test_erratum_six_accumulators_do_not_do():
+    """Two activations whose products and Σ±x_q, six sums, are all 0, with different inner products.
+
+    One is the magnitude 0 of R1, the other the magnitude 0 of R2, which is p: only Σ±w_q and Σ±1 over the
+    activation's region tell, and that region is known at run time alone.
+    """
+    grid = grid_of(1.0, 4.0, 3)
+    w = quantize(np.array([3.0]), grid)
+    none, one = (PiecewiseCodes(np.array([region]), np.array([1]), np.array([0])) for region in (0, 1))
+    six = [[sums(x, w)[k] for k in (0, 1, 3, 4, 2, 5)] for x in (none, one)]
+    assert six == [[0] * 6] * 2
+    assert sums(none, w) == [0] * 9 and sums(one, w) == [0] * 7 + [2, 1]
+    assert (dequantize(none, grid) @ dequantize(w, grid), dequantize(one, grid) @ dequantize(w, grid)) == (0.0, 3.0)
+
+
+# --- moments -----------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32), st.integers(2, 50), st.integers(2, 5))
+def test_matched_weights_have_the_mean_and_deviation_of_the_originals(seed, size, bits):
+    rng = np.random.default_rng(seed)
+    w = rng.standard_normal((3, size)) * [[1.0], [0.01], [5.0]] + [[0.0], [0.02], [1.0]]
+    m = np.abs(w).max(axis=1)
+    grid = grid_of(m / 2, m, bits)
+    found = dequantize(quantize(w, grid, axis=0), grid, axis=0)
+    gain, offset = match_weight_moments(w, found)
+    matched = gain[:, None] * found + offset[:, None]
+    assert matched.mean(axis=1) == pytest.approx(w.mean(axis=1), abs=1e-12)
+    spread = found.std(axis=1) > 1e-9
+    assert matched.std(axis=1)[spread] == pytest.approx(w.std(axis=1)[spread], rel=1e-9)
+    assert (gain[~spread] == 1).all()
+
+
+def test_constant_and_zero_channels_keep_their_gain():
+    gain, offset = match_weight_moments(np.array([[2.0, 2.0], [0.0, 0.0], [1.0, 3.0]]),
+                                        np.array([[1.0, 1.0], [0.0, 0.0], [2.0, 2.0]]))
+    assert gain.tolist() == [1.0, 1.0, 1.0] and offset.tolist() == [1.0, 0.0, 0.0]
+    with pytest.raises(ValueError, match=r"w and quantized must have one shape \(O, ...\), got \(2, 2\) and"):
+        match_weight_moments(np.ones((2, 2)), np.ones((2, 3)))
