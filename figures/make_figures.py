@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pwlq
 import scales
 import shifts
 import winograd
@@ -197,6 +198,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "kl_constants": scales.draw_kl_constants,
     "easyquant_candidates": scales.draw_candidates, "easyquant_half_steps": scales.draw_half_steps,
     "shift_ranges": shifts.draw_shift_ranges, "shift_bits": shifts.draw_shift_bits,
+    "pwlq_levels": pwlq.draw_levels, "pwlq_error": pwlq.draw_error, "pwlq_breakpoints": pwlq.draw_breakpoints,
     "winograd_ranges": winograd.draw_winograd_ranges, "winograd_tiles": winograd.draw_winograd_tiles}
 DEMO_FIGURES = ("accuracy", "headroom")
 

@@ -27,7 +27,7 @@ shift_equalizer
 pwlq.quantizer pwlq.theory pwlq.optimal pwlq.breakpoints pwlq.inner_product pwlq.moments
 pwlq
 network.graph network.forward network.batchnorm network.float_forward network.program network.integer_forward
-network.simulated_scaling network.simulated_forward network.proof network.storage network
+network.simulated_scaling network.simulated_forward network.proof network.storage network.costs network
 recipes.calibration recipes.lowering recipes.walk recipes.settings recipes.weights recipes.corrections
 recipes.network_search recipes.quantize recipes
 readers.onnx_translation readers.onnx_operators readers.onnx_file readers

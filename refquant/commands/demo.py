@@ -28,6 +28,7 @@ class Row:
     granularity: str
     always: bool = True  # otherwise only with --all
     network: str = "digits"
+    activation_bits: int = 0  # 0: those of the weights
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)  # of ``quantize_network``
 
 
@@ -37,6 +38,11 @@ ROWS = (*(Row("max", recipe, bits, granularity, always=bits in (8, 7, 5, 4))
         *(Row(method, recipe, bits, "channel", always=bits in (8, 7, 4))
           for method, recipe in (("KL", "tensorrt-int8"), ("EasyQuant", "easyquant-int8"))
           for bits in (8, 7, 6, 5, 4, 3)),
+        *(Row(method, recipe, bits, "layer", activation_bits=8, options={"match_moments": moments})
+          for method, recipe, bits, moments in (
+              ("max", "max-int8", 4, False), ("max, moments", "max-int8", 4, True), ("max", "max-int8", 5, False),
+              ("PWLQ", "pwlq-w4a8", 4, False), ("PWLQ, moments", "pwlq-w4a8", 4, True))),
+        Row("PWLQ, moments", "pwlq-w4a4", 4, "layer", always=False),
         *(Row(method, recipe, 8, granularity, network="digits-disparity", options=options)
           for method, recipe, granularity, options in (
               ("max", "max-int8", "layer", {}),
@@ -70,7 +76,8 @@ def run_demo(everything: bool = False, progress: Progress | None = None) -> dict
             if progress:
                 progress("rows", _describe(row), (len(found) + len(quantized)) / len(chosen))
             quantized.append(quantize_network(graph, calibration, row.recipe, weight_bits=row.bits,
-                                              activation_bits=row.bits, granularity=row.granularity, **row.options))
+                                              activation_bits=row.activation_bits or row.bits,
+                                              granularity=row.granularity, **row.options))
         found.update(zip(rows, evaluate_together(quantized, images, labels, graph, progress=progress)))
     stages = found[STAGES_OF].stages if STAGES_OF in found else ()
     return {"refquant": __version__, "network": "digits",
@@ -98,11 +105,11 @@ def _describe(row: Row) -> str:
 
 
 def _row_entry(row: Row, result: Evaluation) -> dict[str, Any]:
-    chosen = settings(row.recipe, weight_bits=row.bits, activation_bits=row.bits, granularity=row.granularity,
-                      **row.options)
+    chosen = settings(row.recipe, weight_bits=row.bits, activation_bits=row.activation_bits or row.bits,
+                      granularity=row.granularity, **row.options)
     return {"network": row.network, "method": row.method, "label": chosen.label, "weight_bits": row.bits,
-            "activation_bits": row.bits, "granularity": row.granularity, "activations": chosen.activations,
-            "dialect": chosen.dialect, "simulated_top1": result.simulated_top1,
+            "activation_bits": chosen.activation_bits, "granularity": row.granularity,
+            "activations": chosen.activations, "dialect": chosen.dialect, "simulated_top1": result.simulated_top1,
             "integer_top1": result.integer_top1, "codes_equal": result.codes_equal, "cosine": result.cosine,
             "sqnr_db": result.sqnr_db, "weight_bytes": result.weight_bytes}
 

@@ -112,7 +112,8 @@ def demo_tables(result: dict[str, Any]) -> str:
     return (f"Digits CNN, {result['images']} held-out images, float top-1 {result['float_top1']:.2f} %\n"
             f"calibrated on {calibration['images']} {calibration['source']}; dialect {result['rows'][0]['dialect']}; "
             f"refquant {result['refquant']}\n\n"
-            f"Integer-only inference (after a ReLU, activations are unsigned for max, else signed)\n\n{accuracy}\n\n"
+            "Integer-only inference (after a ReLU, activations are signed for KL and EasyQuant, else unsigned)\n\n"
+            f"{accuracy}\n\n"
             f"Integer sums before requantization ({result['stages_of']})\n\n{sums}\n\n"
             f"3x3 layers through int16 lanes, SMLAL and SADALP ({result['lane_images']} images)\n\n{lanes}\n\n"
             f"Dense 3x3 layers by integer Winograd, bits seen/proven ({result['lane_images']} images)\n\n{winograd}")
@@ -128,7 +129,9 @@ def draw_accuracy(result: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     lines: dict[str, list[tuple[int, float]]] = {}
-    for row in (row for row in result["rows"] if row["network"] == "digits"):
+    for row in result["rows"]:
+        if row["network"] != "digits" or row["weight_bits"] != row["activation_bits"]:
+            continue
         key = f"{row['method']}, one scale per {row['granularity']}"
         lines.setdefault(key, []).append((row["weight_bits"], row["integer_top1"]))
     for marker, (label, points) in zip("os^vDPX*", lines.items()):

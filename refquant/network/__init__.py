@@ -3,10 +3,11 @@
 Read in this order: ``graph`` (a float network as a list of nodes), ``forward`` (tensors one after another),
 ``float_forward``, ``batchnorm`` (folding), ``program`` (the integer layers), ``integer_forward`` (integers only),
 ``simulated_scaling`` and ``simulated_forward`` (an independent implementation in float64), ``proof``
-(``QuantizedNetwork``, whose sums are proven to fit), ``storage``.
+(``QuantizedNetwork``, whose sums are proven to fit), ``storage``, ``costs`` (what hardware is asked for).
 """
 
 from refquant.network.batchnorm import fold_batchnorm
+from refquant.network.costs import layer_costs
 from refquant.network.float_forward import run_float, run_float_tensors
 from refquant.network.graph import Network
 from refquant.network.program import PiecewiseParams
@@ -18,6 +19,7 @@ __all__ = [
     "PiecewiseParams",
     "QuantizedNetwork",
     "fold_batchnorm",
+    "layer_costs",
     "load_quantized",
     "run_float",
     "run_float_tensors",

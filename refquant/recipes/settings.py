@@ -42,10 +42,10 @@ RECIPES = {
                        "corrected", "search_weight", True),
     "pwlq-w4a8": Recipe("channel", 4, "unsigned", "max", False,
                         "piecewise linear weights, their moments matched (arXiv 2002.00104)", activation_bits=8,
-                        breakpoints="optimal", match_moments=True),
+                        breakpoints="one_shot", match_moments=True),
     "pwlq-w4a4": Recipe("channel", 4, "piecewise", "topk_median", False,
                         "piecewise linear weights, their moments matched, and activations (arXiv 2002.00104)",
-                        breakpoints="optimal", match_moments=True),
+                        breakpoints="one_shot", match_moments=True),
     "easyquant-int8": Recipe("channel", 8, "signed", "max", True, _EASYQUANT),
     "easyquant-int7": Recipe("channel", 7, "signed", "max", True, f"{_EASYQUANT}, 7 bits"),
 }

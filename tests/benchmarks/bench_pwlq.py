@@ -9,7 +9,6 @@ Networks: vww96, dscnn, resnet8, as in ``bench_wes``; integers, weights per chan
 
 from __future__ import annotations
 
-import one_thread  # before NumPy  # isort: skip
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from bench_wes import NETWORKS, load, measured
+from one_thread import restart_on_one_thread
 from scipy.optimize import curve_fit
 
 from refquant.commands.report import table
@@ -36,7 +36,7 @@ WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("uniform w5a8, moments", {"recipe": "channelwise-int8", "weight_bits": 5, "activation_bits": 8,
                                "match_moments": True}),
     ("PWLQ w4a8", {"recipe": "pwlq-w4a8", "match_moments": False}),
-    ("PWLQ w4a8, one-shot, moments", {"recipe": "pwlq-w4a8", "breakpoints": "one_shot"}),
+    ("PWLQ w4a8, optimal, moments", {"recipe": "pwlq-w4a8", "breakpoints": "optimal"}),
     ("PWLQ w4a8, moments", {"recipe": "pwlq-w4a8"}),
     ("PWLQ w4a8, moments, mean", {"recipe": "pwlq-w4a8", "correct_output_mean": True}),
     ("uniform w4a4", {"recipe": "channelwise-int8", "weight_bits": 4, "activation_bits": 4}),
@@ -64,7 +64,7 @@ def breakpoints() -> str:
     return table(("method", "seconds", "sorts", "MSE, authors' variant", "MSE, paper's"),
                  [("sort", f"{seconds['sort']:.3f}", "1.00", "", ""),
                   *((method, f"{seconds[method]:.3f}", f"{seconds[method] / seconds['sort']:.2f}",
-                     error(method, AUTHORS), error(method, "non_overlapping")) for method in METHODS)], 1)
+                     error(method, AUTHORS), error(method, "non_overlapping")) for method in METHODS)])
 
 
 def fits() -> str:
@@ -75,7 +75,7 @@ def fits() -> str:
         found, _ = curve_fit(form, m, exact, p0=AUTHORS_FITS[name])
         lines += [(name, who, *(f"{v:.4f}" for v in parts), f"{np.abs(form(m, *parts) - exact).max():.4f}")
                   for who, parts in (("authors", AUTHORS_FITS[name]), ("refitted", found))]
-    return table(("density", "fit", "factor", "offset", "largest error of p*"), lines, 2)
+    return table(("density", "fit", "factor", "offset", "largest error of p*"), lines)
 
 
 def networks(names: list[str]) -> str:
@@ -88,10 +88,11 @@ def networks(names: list[str]) -> str:
             right, likeness, _ = measured(case, quantized)
             lines.append((name, way, right, likeness, str(quantized.weight_bytes)))
             print(*lines[-1], sep="  ", file=sys.stderr)
-    return table(("network", "weights and activations", "right", "cosine", "weight bytes"), lines, 2)
+    return table(("network", "weights and activations", "right", "cosine", "weight bytes"), lines)
 
 
 if __name__ == "__main__":
+    restart_on_one_thread()
     wanted = sys.argv[1:] or ["breakpoints", "fits", *NETWORKS]
     for name, show in (("breakpoints", breakpoints), ("fits", fits)):
         if name in wanted:

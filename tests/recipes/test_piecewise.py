@@ -16,6 +16,7 @@ from refquant.convolution.direct import convolve_exact
 from refquant.convolution.geometry import Geometry
 from refquant.network import PiecewiseParams, load_quantized
 from refquant.network.batchnorm import fold_batchnorm
+from refquant.network.costs import layer_costs
 from refquant.network.graph import Clip, Conv, Linear, Network
 from refquant.network.integer_forward import run_integer_tensors
 from refquant.network.program import QuantizedConv
@@ -126,6 +127,17 @@ def test_a_weight_takes_b_bits_and_its_region():
     quantized = quantize_network(network, calibration_images()[:5], "pwlq-w4a8")
     sizes = [node.weight.size for node in fold_batchnorm(network).nodes if isinstance(node, (Conv, Linear))]
     assert quantized.weight_bytes == sum(-(-5 * size // 8) for size in sizes)
+
+
+def test_costs_are_counted_by_hand():
+    """A 3x3 layer of 2 to 3 channels on 6x6, padded: 36·3 outputs of 18 products; 54 weights of 5 bits."""
+    rng = np.random.default_rng(0)
+    network = Network((2, 6, 6), [Conv("conv", "input", rng.standard_normal((3, 2, 3, 3)), None, PADDED)])
+    batch = rng.uniform(-1, 1, (2, 2, 6, 6))
+    for recipe, moments, count, bits, regions in (("pwlq-w4a8", False, 3, 5, 54), ("pwlq-w4a4", False, 9, 5, 54),
+                                                  ("pwlq-w4a8", True, 4, 5, 54), ("max-int8", False, 1, 8, 0)):
+        costs = layer_costs(quantize_network(network, batch, recipe, match_moments=moments))
+        assert costs == [("conv", 108 * 18, count, 108 * count, 54 * bits, regions)]
 
 
 def test_digits_at_four_bits_layer_wise():
