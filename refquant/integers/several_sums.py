@@ -79,7 +79,10 @@ def total(sums: Sequence[np.ndarray], multipliers: Sequence[Multiplier]) -> np.n
                 for one, M in zip(sums, multipliers))
     if reach >= 2**63:
         raise ValueError(f"products of several sums must stay below 2^63 together, got up to {reach}")
-    return np.sum(np.broadcast_arrays(*(one * M.m for one, M in zip(sums, multipliers))), axis=0)
+    found = sums[0] * multipliers[0].m
+    for one, M in zip(sums[1:], multipliers[1:]):
+        found = found + one * M.m
+    return np.asarray(found)
 
 
 def _rounded_exactly(sums: Sequence[np.ndarray], reals: Sequence[np.ndarray], early: int, rule: str) -> np.ndarray:

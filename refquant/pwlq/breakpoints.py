@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from functools import partial
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from refquant.pwlq.optimal import Optimum, Row, cells_of, optimum_of
 from refquant.pwlq.quantizer import VARIANTS
 from refquant.pwlq.theory import (
     DISTRIBUTIONS,
+    constants,
     distribution_of,
     error_curvature,
     error_of_mass,
@@ -192,12 +194,12 @@ def _empirical(r: np.ndarray, m: float, bits: int, variant: str) -> float:
     where both regions have steps of one length, and raises it above.
     """
     n = len(r)
-    centre, tail = (float(error_of_mass(0.5, 1.0, part, bits, variant)) ** 0.5 for part in (1.0, 0.0))
+    centre, tail = constants(bits, variant)
     overlapping = variant == "overlapping"  # whose tails' error does not depend on p
-    even = m if overlapping else m * tail / (centre + tail)
+    even = m if overlapping else m * sqrt(tail) / (sqrt(centre) + sqrt(tail))
 
     def vertex(k: int) -> float:
-        return 0.0 if overlapping else m * tail**2 * (n - k) / (centre**2 * k + tail**2 * (n - k))
+        return 0.0 if overlapping else m * tail * (n - k) / (centre * k + tail * (n - k))
 
     k = bisect_left(range(1, n), True, key=lambda k: vertex(k) < r[k]) + 1
     met = max(r[k - 1], vertex(k))

@@ -24,6 +24,8 @@ from refquant.pwlq.quantizer import grid_of
 
 # Intervals to begin with, into how many one is split, and how many weights may change in what is left at the end.
 _START, _SPLIT, _CHANGES = 32, 8, 200
+# Rows of more elements are summed in long doubles, where the machine has them, so that rounding hides less.
+_LONG = 1 << 16
 
 
 class Cells(NamedTuple):
@@ -83,9 +85,11 @@ class Row:
         one = np.ones(len(c))
         self.to_margin = np.select([region < 0, region > 0], [np.stack([-c, one, -d]), np.stack([c, d, -one])],
                                    [[-1.0], [0.0], [0.0]])
-        # Each prefix sum is off by at most so many roundings of the whole, and few of them make up an error.
-        roundings = min(len(self.r), 1024 + len(self.r) / 1024) + 8
-        self.slack = 8 * roundings * float(np.finfo(float).eps) * float(self.prefix[-1, 2])
+        # A prefix sum is off by at most so many roundings of the whole. The levels rise from 0 to m, so that together
+        # the cells' Σ r count m times, twice; and an interval's two ends may be off to different sides.
+        (_, s1, s2), additions = self.prefix[-1].astype(float), min(len(self.r), 1024 + len(self.r) / 1024)
+        rounding = additions * float(np.finfo(self.prefix.dtype).eps) + 16 * float(np.finfo(float).eps)
+        self.slack = 4 * rounding * float(s2 + 2 * self.r[-1] * s1)
 
     def places(self, p: np.ndarray) -> np.ndarray:
         """Where the magnitudes change their level, (..., J-1), rising; tails begin at p."""
@@ -106,7 +110,7 @@ class Row:
 
     def parabolas(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         """α, β, γ of Σ (r - level)² = α - 2β·p + γ·p² over magnitudes from start to end of each level; (..., 3)."""
-        return (end - start).reshape(*start.shape[:-2], -1) @ self.to_parabola
+        return (end - start).reshape(*start.shape[:-2], -1).astype(np.float64, copy=False) @ self.to_parabola
 
     def errors(self, p: np.ndarray, below: np.ndarray) -> np.ndarray:
         """n·E(p) for each of p, from prefix sums."""
@@ -121,7 +125,7 @@ class Row:
         room = np.maximum(ends @ self.to_room, 0.0)
         if self.cells.region.any():  # a magnitude that changes its region may come near to any level of the other
             room[ends @ self.to_margin < 0] = 0.0
-        changing = last[:, 1:-1, 0] - first[:, 1:-1, 0]
+        changing = (last[:, 1:-1, 0] - first[:, 1:-1, 0]).astype(np.float64, copy=False)
         return value + np.einsum("pj,pj,pj->p", changing, room, room)
 
     def pieces(self, p: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -163,7 +167,8 @@ def optimum_of(magnitudes: np.ndarray, m: float, bits: int, variant: str, signed
         below = np.stack([below[:, :-1], below[:, 1:]], axis=2).reshape(len(p), 2, -1, 3)
         kept = row.bounds(p, below) - row.slack <= best
         p, below = p[kept], below[kept]
-        if (below[:, 1, :, 0] - below[:, 0, :, 0]).sum() <= _CHANGES or (p[:, 1] - p[:, 0]).max() <= 2.0**-44 * m:
+        # Where rounding hides which interval is better, more of them would not help: 2 changes in each are few.
+        if (below[:, 1, :, 0] - below[:, 0, :, 0]).sum() <= max(_CHANGES, 2 * len(p)):
             break
         between = p[:, :1] + (p[:, 1:] - p[:, :1]) * (np.arange(1, _SPLIT) / _SPLIT)
         points = np.concatenate([p[:, :1], between, p[:, 1:]], axis=1)
@@ -221,13 +226,14 @@ def _least(parabola: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.
 
 def _prefix_sums(r: np.ndarray) -> np.ndarray:
     """Σ 1, Σ r, Σ r² of the first 0, 1, 2, ... of r, (n+1, 3); in blocks, so that few roundings add up."""
-    padded = np.zeros((2, -(-len(r) // 1024), 1024))
+    kind = np.longdouble if len(r) > _LONG else np.float64
+    padded = np.zeros((2, -(-len(r) // 1024), 1024), kind)
     powers = padded.reshape(2, -1)[:, :len(r)]
     powers[0] = r
     np.multiply(r, r, out=powers[1])
     np.cumsum(padded, axis=2, out=padded)
     padded[:, 1:] += np.cumsum(padded[:, :-1, -1], axis=1)[..., None]
-    sums = np.zeros((len(r) + 1, 3))
+    sums = np.zeros((len(r) + 1, 3), kind)
     sums[:, 0] = np.arange(len(r) + 1)
     sums[1:, 1:] = powers.T
     return sums

@@ -68,7 +68,7 @@ def uniform_constant(bits: int) -> float:
     return 1 / (12 * (2.0**bits - 1) ** 2)
 
 
-def _constants(bits: int, variant: str) -> tuple[float, float]:
+def constants(bits: int, variant: str) -> tuple[float, float]:
     """What p² costs in the centre, and what the tails' range, m - p or m, costs squared."""
     one_of(variant, VARIANTS, "variant")
     pieces, whole = uniform_constant(integer(bits, "bits", 2, 16) - 1), 4 * uniform_constant(bits)
@@ -90,7 +90,7 @@ def expected_error(p: Any, m: Any, bits: int, distribution: Any = "gaussian", va
 
 def error_of_mass(p: Any, m: Any, inside: Any, bits: int, variant: str = "non_overlapping") -> np.ndarray:
     """Eq. 4 with ``inside``, the part of the tensor that lies in the centre, in place of 2F(p) - 1."""
-    centre, tail = _constants(bits, variant)
+    centre, tail = constants(bits, variant)
     reach = m if variant == "overlapping" else m - p
     return centre * np.square(p) * inside + tail * np.square(reach) * (1 - inside)
 
@@ -103,7 +103,7 @@ def error_slope(p: Any, m: Any, bits: int, distribution: Any = "gaussian", varia
 
 def slope_of(known: Distribution, p: Any, m: Any, bits: int, variant: str) -> np.ndarray:
     """``error_slope`` of a distribution that is checked already."""
-    centre, tail = _constants(bits, variant)
+    centre, tail = constants(bits, variant)
     inside, f = 2 * known.cdf(p) - 1, known.pdf(p)
     if variant == "overlapping":
         return 2 * centre * p * inside + 2 * f * (centre * p**2 - tail * m**2)
@@ -117,7 +117,7 @@ def error_curvature(p: Any, m: Any, bits: int, distribution: Any = "gaussian", t
     convex there, and has one minimum.
     """
     known = distribution_of(distribution, m if truncated else None)
-    return 2 * _constants(bits, "non_overlapping")[0] * (1 + 4 * m * known.pdf(p) + m * (2 * p - m) * known.slope(p))
+    return 2 * constants(bits, "non_overlapping")[0] * (1 + 4 * m * known.pdf(p) + m * (2 * p - m) * known.slope(p))
 
 
 def lemma2_bound(bits: int) -> float:
@@ -138,4 +138,4 @@ def expected_error_of_pieces(breakpoints: Any, m: float, bits: int, distribution
     known = distribution_of(distribution, m if truncated else None)
     ends = np.array([0.0, *np.ravel(breakpoints), m])
     cdf = np.append(known.cdf(ends[:-1]), 1.0)
-    return float(_constants(bits, "non_overlapping")[0] * np.sum(np.square(np.diff(ends)) * 2 * np.diff(cdf)))
+    return float(constants(bits, "non_overlapping")[0] * np.sum(np.square(np.diff(ends)) * 2 * np.diff(cdf)))

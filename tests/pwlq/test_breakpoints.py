@@ -12,7 +12,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from refquant.pwlq import METHODS, VARIANTS, breakpoint, limits_of, optimal_breakpoint, round_trip
+from refquant.pwlq import METHODS, VARIANTS, breakpoint, limits_of, optimal, optimal_breakpoint, round_trip
 from refquant.pwlq.quantizer import grid_of
 from refquant.pwlq.theory import error_of_mass, expected_error
 
@@ -122,6 +122,26 @@ def test_no_point_of_a_dense_grid_is_below_the_optimum(variant, bits):
     assert bound <= error <= least * (1 + 1e-9)
     assert error - bound <= 1e-9 * error
     assert least <= error * 1.01  # the grid is fine enough to find nearly the same
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_long_rows_give_the_same_optimum(bits, monkeypatch):
+    """Sums in long doubles, or where there are none in float64 again, are for speed alone."""
+    w = np.random.default_rng(9).standard_normal(3000)
+    short = optimal_breakpoint(w, bits)
+    monkeypatch.setattr(optimal, "_LONG", 100)
+    assert optimal_breakpoint(w, bits) == pytest.approx(short, rel=1e-9)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 2100))
+def test_prefix_sums_are_within_their_rounding(seed, size):
+    """The last one, in rationals; so that the slack of the proof holds."""
+    r = np.sort(np.abs(np.random.default_rng(seed).standard_normal(size)))
+    row = optimal.Row(r, optimal.cells_of(4, "non_overlapping", float(r[-1])))
+    exact = [sum(Fraction(v) ** k for v in r.tolist()) for k in range(3)]
+    for found, true in zip(row.prefix[-1].tolist(), exact):
+        assert abs(Fraction(found) - true) <= true * Fraction(2 * min(size, 1024 + size // 1024) + 2, 2**53)
+    assert float(exact[2]) * 1e-16 < row.slack < float(exact[2] + 2 * Fraction(r[-1]) * exact[1]) * 1e-11
 
 
 @given(st.integers(0, 2**32), st.integers(2, 60), st.sampled_from(VARIANTS), st.booleans())
