@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from refquant import cosine, dequantize, max_scale, quantize, requantize, run_float, sqnr_db
+from refquant import cosine, dequantize, max_scale, pwlq, quantize, requantize, run_float, sqnr_db
 from refquant.convolution import convolve, convolve_direct, convolve_exact, convolve_int16, dot_product_range
 from refquant.convolution.geometry import Geometry
 from refquant.easyquant import search_demo, search_ncnn, search_paper
@@ -28,6 +28,7 @@ from refquant.integers import (
     trap,
     wrap,
 )
+from refquant.integers.several_sums import aligned, requantize_sums
 from refquant.integers.simd import mla, sadalp, sdot, smlal, smull, sqrdmulh, sqxtn, srshl
 from refquant.network.graph import Conv, Linear, Network
 from refquant.recipes import calibrate, quantize_network
@@ -46,6 +47,8 @@ COUNTS = RNG.integers(0, 100, 300)
 MANY = Multiplier.from_real([0.25, 0.1, 0.7])
 NET = Network((4, 6, 5), (Conv("conv", "input", WEIGHTS), Conv("next", "conv", RNG.normal(size=(2, 3, 2, 2)))))
 FLAT = Network((20,), (Linear("y", "input", RNG.normal(size=(3, 20))),))
+
+GRID = pwlq.PiecewiseGrid(np.array([0.5, 0.7, 1.0]), np.array([3.0, 2.0, 4.0]), 4)
 
 
 class Case(NamedTuple):
@@ -67,6 +70,13 @@ CASES = {
     **{f"requantize {name}": Case(lambda x, name=name: requantize(x, MANY.along(0, 4), EIGHT, name, 1), (KERNEL,))
        for name in DIALECTS},
     "Multiplier.from_real": Case(lambda x: Multiplier.from_real(x).m, (np.abs(REALS),)),
+    **{f"pwlq breakpoint {method}": Case(lambda w, method=method: pwlq.breakpoint(w, 4, method, axis=0), (WEIGHTS,))
+       for method in pwlq.METHODS},
+    "pwlq quantize": Case(lambda w: np.stack(pwlq.quantize(w, GRID, axis=0)), (WEIGHTS,)),
+    "pwlq dequantize": Case(lambda w: pwlq.round_trip(w, GRID, axis=0), (WEIGHTS,)),
+    "match_weight_moments": Case(lambda w, v: np.stack(pwlq.match_weight_moments(w, v)), (WEIGHTS, WEIGHTS / 2)),
+    "requantize_sums": Case(lambda a, b: requantize_sums([a, b], aligned([0.5, 0.01]), EIGHT, "single_round", 1),
+                            (PLANES, PLANES[::-1])),
     "dot_int16": Case(lambda x, w: dot_int16(x, w, SEVEN, SEVEN), (ROWS, COLUMN)),
     "dot_sequential": Case(lambda x, w: dot_sequential(x, w, SEVEN, SEVEN, IntFormat(32)), (ROWS, COLUMN)),
     "smull": Case(smull, (BYTES, BYTES)), "smlal": Case(smlal, (BYTES, BYTES, BYTES)),
