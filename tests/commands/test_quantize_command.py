@@ -25,7 +25,7 @@ onnx = require_module("onnx", "pip install 'refquant[onnx]'")
 
 MADE_KEYS = {"recipe", "label", "weight_bits", "activation_bits", "granularity", "activations", "estimator", "widen",
              "layer_inputs", "accumulator_bits", "coupling", "shift_bits", "cross_layer_equalization",
-             "correct_output_mean", "dialect", "refquant", "model", "calibration"}
+             "correct_output_mean", "breakpoints", "match_moments", "dialect", "refquant", "model", "calibration"}
 KEYS = MADE_KEYS | {"images", "float_top1", "simulated_top1", "integer_top1", "agreement", "cosine", "sqnr_db",
                     "codes_equal", "codes_equal_images", "weight_bytes", "seconds", "layers", "stages"}
 LAYER_KEYS = {"name", "op", "cosine", "sqnr_db", "weight_range_disparity", "dead_channels", "rescaled_channels",
