@@ -21,7 +21,7 @@ import numpy as np
 from scipy.optimize import brentq, minimize
 
 from refquant.integers.checks import finite, integer, one_of
-from refquant.pwlq.optimal import Optimum, Row, cells_of, optimum_of
+from refquant.pwlq.optimal import Optimum, Row, cells_of, measured, optimum_of
 from refquant.pwlq.quantizer import VARIANTS
 from refquant.pwlq.theory import (
     DISTRIBUTIONS,
@@ -86,8 +86,12 @@ def optimal_breakpoint(w: Any, bits: int, variant: str = "non_overlapping") -> O
     """
     (row,), _ = _rows(w, None)
     one_of(variant, VARIANTS, "variant")
-    r = np.sort(np.abs(row)).astype(np.float64)
-    return optimum_of(r, float(r[-1]), integer(bits, "bits", 2, 16), variant)
+    bits, r = integer(bits, "bits", 2, 16), np.sort(np.abs(row)).astype(np.float64)
+    m = float(r[-1])
+    if r[0] == m:  # all at the outermost level of the tails, whatever p is
+        error = measured(r, m / 2, m, bits, variant)
+        return Optimum(m / 2, error, error)
+    return optimum_of(r, m, bits, variant)
 
 
 def limits_of(w: Any, axis: int | None = None) -> Any:

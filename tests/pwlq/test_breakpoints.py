@@ -124,6 +124,15 @@ def test_no_point_of_a_dense_grid_is_below_the_optimum(variant, bits):
     assert least <= error * 1.01  # the grid is fine enough to find nearly the same
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("w", [[3.0], [2.0, -2.0, 2.0]])
+def test_where_all_breakpoints_are_equal_the_optimum_is_in_the_middle(w, variant):
+    p, error, bound = optimal_breakpoint(np.array(w), 4, variant)
+    assert p == abs(w[0]) / 2 and error == bound
+    for ratio in (0.01, 0.3, 0.9):
+        assert measured(np.array(w), ratio * abs(w[0]), 4, variant) == pytest.approx(error, abs=1e-15)
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_long_rows_give_the_same_optimum(bits, monkeypatch):
     """Sums in long doubles, or where there are none in float64 again, are for speed alone."""
