@@ -149,7 +149,7 @@ def activation_qparam(low: float, high: float, bits: int, activations: str) -> Q
 def piecewise_qparam(seen: Statistics, bits: int, estimator: str) -> PiecewiseParams:
     """Piecewise codes of a tensor: its limit m by the estimator, p where Eq. 4 is least for the histogram's parts.
 
-    Both steps are whole numbers of 1/scale, of which m has a little less than 32767; the breakpoint is K centre steps.
+    Both steps are whole numbers of 1/scale, of which m has nearly 32767; the breakpoint is K centre steps.
     """
     low, histogram = in_float32(seen.extremes.low), seen.histogram
     signed = low < 0
