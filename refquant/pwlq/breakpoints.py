@@ -21,7 +21,7 @@ import numpy as np
 from scipy.optimize import brentq, minimize
 
 from refquant.integers.checks import finite, integer, one_of
-from refquant.pwlq.optimal import Optimum, Row, cells_of, measured, optimum_of
+from refquant.pwlq.optimal import TOGETHER, Optimum, Rows, cells_of, measured, optima_of
 from refquant.pwlq.quantizer import VARIANTS
 from refquant.pwlq.theory import (
     DISTRIBUTIONS,
@@ -65,12 +65,14 @@ def breakpoint(w: Any, bits: int, method: str = "one_shot", variant: str = "non_
         usable = (reach == m) & (spread > 1e-9 * m)
         p[usable] = spread[usable] * _of_density(method, m[usable] / spread[usable], bits, variant, distribution)
     else:
-        row_of = {"empirical": _empirical, "coarse_to_fine": _coarse_to_fine,
-                  "optimal": lambda *v: optimum_of(*v).breakpoint}[method]
-        for channel, row in enumerate(rows):
-            r = np.sort(np.abs(row)).astype(np.float64, copy=False)
-            if r[-1] == m[channel] and r[0] < r[-1]:
-                p[channel] = row_of(r, float(m[channel]), bits, variant)
+        of_rows = {"empirical": _empirical, "coarse_to_fine": _coarse_to_fine,
+                   "optimal": lambda *v: [found.breakpoint for found in optima_of(*v)]}[method]
+        together = max(1, TOGETHER // rows.shape[1])
+        for start in range(0, len(rows), together):
+            r = np.sort(np.abs(rows[start:start + together]), axis=1).astype(np.float64, copy=False)
+            usable = np.flatnonzero((r[:, -1] == m[start:start + together]) & (r[:, 0] < r[:, -1]))
+            if len(usable):
+                p[start + usable] = of_rows(r if len(usable) == len(r) else r[usable], bits, variant)
     return float(p[0]) if axis is None else p
 
 
@@ -91,7 +93,7 @@ def optimal_breakpoint(w: Any, bits: int, variant: str = "non_overlapping") -> O
     if r[0] == m:  # all at the outermost level of the tails, whatever p is
         error = measured(r, m / 2, m, bits, variant)
         return Optimum(m / 2, error, error)
-    return optimum_of(r, m, bits, variant)
+    return optima_of(r[None], bits, variant)[0]
 
 
 def limits_of(w: Any, axis: int | None = None) -> Any:
@@ -190,7 +192,12 @@ def exact_ratio(m: float, bits: int, variant: str = "non_overlapping", distribut
     return float(brentq(slope, 1e-9 * m, highest, xtol=1e-12 * m))
 
 
-def _empirical(r: np.ndarray, m: float, bits: int, variant: str) -> float:
+def _empirical(r: np.ndarray, bits: int, variant: str) -> list[float]:
+    """The least Eq. 4 with each row's own distribution; r: sorted rows."""
+    return [_empirical_of_row(row, float(row[-1]), bits, variant) for row in r]
+
+
+def _empirical_of_row(r: np.ndarray, m: float, bits: int, variant: str) -> float:
     """The least Eq. 4 with G = part of the magnitudes r <= p, exactly, from few candidates.
 
     Between two magnitudes it is a parabola in p, whose vertex falls with G; so it is met between one pair alone.
@@ -217,15 +224,17 @@ def _empirical(r: np.ndarray, m: float, bits: int, variant: str) -> float:
     return float(p[np.argmin(errors)]) if np.isfinite(errors).any() else m / 2
 
 
-def _coarse_to_fine(r: np.ndarray, m: float, bits: int, variant: str) -> float:
-    """Algorithm 1: p/m on 0.1..0.9, then around the best so far in steps of 0.01, then of 0.001."""
-    row = Row(r, cells_of(bits, variant, m))
-    ratios: np.ndarray = np.arange(1, 10) / 10
-    best, least = 0.5, np.inf
+def _coarse_to_fine(r: np.ndarray, bits: int, variant: str) -> np.ndarray:
+    """Algorithm 1: p/m on 0.1..0.9, then around the best so far in steps of 0.01, then of 0.001; r: sorted rows."""
+    rows, owner, every = Rows(r, cells_of(bits, variant)), np.arange(len(r)), np.arange(-10, 11)
+    ratios: np.ndarray = np.tile(np.arange(1, 10) / 10, (len(r), 1))
+    best, least = np.full(len(r), 0.5), np.full(len(r), np.inf)
     for step in (0.01, 0.001, 0.0):
-        errors = row.errors(m * ratios, row.below(m * ratios))
-        if errors.min() < least:
-            best, least = float(ratios[np.argmin(errors)]), float(errors.min())
-        ratios = best + step * np.arange(-10, 11)
-        ratios = ratios[(0 < ratios) & (ratios < 1)]
-    return m * best
+        inside = (0 < ratios) & (ratios < 1)
+        p = rows.m[:, None] * np.where(inside, ratios, 0.5)
+        errors = np.where(inside, rows.errors(p, owner, rows.counts(p, owner)), np.inf)
+        at = errors.argmin(axis=1)
+        better = errors[owner, at] < least
+        best[better], least[better] = ratios[owner, at][better], errors[owner, at][better]
+        ratios = best[:, None] + step * every
+    return rows.m * best

@@ -26,10 +26,12 @@ from refquant.pwlq.quantizer import grid_of
 _START, _SPLIT, _CHANGES = 32, 8, 200
 # Rows of more elements are summed in long doubles, where the machine has them, so that rounding hides less.
 _LONG = 1 << 16
+# So many elements are searched together: a short row alone would spend its time in calls.
+TOGETHER = 1 << 17
 
 
 class Cells(NamedTuple):
-    """The levels a_j + b_j·p of magnitudes, lowest first, and the places between them, c_j + d_j·p.
+    """The levels a·m + b·p of magnitudes, lowest first, and the places between them, c·m + d·p.
 
     region: of each place, -1 between levels of the centre, 1 of the tails, 0 between the two regions (the paper's
     share the level p, so that they have no such place). overlapping: |r| = p is in the centre, tails begin at p.
@@ -41,19 +43,13 @@ class Cells(NamedTuple):
     overlapping: bool
 
 
-def cells_of(bits: int, variant: str, m: float, signed: bool = True) -> Cells:
-    """The cells of a grid with limit m, for any breakpoint.
-
-    >>> cells_of(3, "non_overlapping", 4.0).level.round(2).tolist()[:5]
-    [[0.0, 0.0], [0.0, 0.33], [0.0, 0.67], [0.0, 1.0], [1.33, 0.67]]
-    """
-    unit = _unit_cells(bits, variant, signed)
-    return unit._replace(level=unit.level * [m, 1.0], place=unit.place * [m, 1.0])
-
-
 @lru_cache
-def _unit_cells(bits: int, variant: str, signed: bool) -> Cells:
-    """``cells_of`` limit 1."""
+def cells_of(bits: int, variant: str, signed: bool = True) -> Cells:
+    """The cells of a grid, for any limit and breakpoint.
+
+    >>> cells_of(3, "non_overlapping").level.round(2).tolist()[:5]
+    [[0.0, 0.0], [0.0, 0.33], [0.0, 0.67], [0.0, 1.0], [0.33, 0.67]]
+    """
     largest = grid_of(0.5, 1.0, bits, variant, signed).largest
     half_range = (2.0**bits - 1) / (2 if signed else 1)
     k = np.arange(largest + 1.0)
@@ -68,18 +64,20 @@ def _unit_cells(bits: int, variant: str, signed: bool) -> Cells:
                  np.repeat([-1, 0, 1], [largest, 1, largest]), variant == "overlapping")
 
 
-class Row:
-    """The sorted magnitudes of one channel, with prefix sums of 1, r and r²."""
+class Rows:
+    """The sorted magnitudes of some channels of one length, with prefix sums of r and r².
+
+    Below, p holds breakpoints and owner the channel of each, rising. Counts are positions among the prefix sums of
+    all channels, so that a difference of two of one channel is a number of magnitudes.
+    """
 
     def __init__(self, magnitudes: np.ndarray, cells: Cells) -> None:
         self.r, self.cells = np.asarray(magnitudes, np.float64), cells
-        self.prefix = _prefix_sums(self.r)
-        # Σ (r - a - b·p)² = α - 2β·p + γ·p², and this makes α, β, γ of the cells' Σ 1, Σ r, Σ r².
-        (a, b), one, none = cells.level.T, np.ones(len(cells.level)), np.zeros(len(cells.level))
-        self.to_parabola = np.stack([a * a, -2 * a, one, -a * b, b, none, b * b, none, none]).reshape(3, 3, -1)
-        self.to_parabola = self.to_parabola.transpose(2, 1, 0).reshape(-1, 3)
+        self.m, (self.channels, self.size) = self.r[:, -1], self.r.shape
+        prefix = _prefix_sums(self.r)
+        self.prefix = prefix.reshape(-1, 2)
         # At the place between two levels half a step lies to either; while p goes from low to high, the place moves.
-        # This makes of 1, low and high what is left of the half step, and how far a place stays within its region.
+        # This makes of m, low and high what is left of the half step, and how far a place stays within its region.
         (step_a, step_b), (c, d), region = (cells.level[1:] - cells.level[:-1]).T, cells.place.T, cells.region
         self.to_room = np.stack([step_a, np.maximum(step_b, 0) + 2 * d, np.minimum(step_b, 0) - 2 * d]) / 2
         one = np.ones(len(c))
@@ -87,56 +85,63 @@ class Row:
                                    [[-1.0], [0.0], [0.0]])
         # A prefix sum is off by at most so many roundings of the whole. The levels rise from 0 to m, so that together
         # the cells' Σ r count m times, twice; and an interval's two ends may be off to different sides.
-        (_, s1, s2), additions = self.prefix[-1].astype(float), min(len(self.r), 1024 + len(self.r) / 1024)
-        rounding = additions * float(np.finfo(self.prefix.dtype).eps) + 16 * float(np.finfo(float).eps)
-        self.slack = 4 * rounding * float(s2 + 2 * self.r[-1] * s1)
+        s1, s2 = prefix[:, -1].T.astype(float)
+        additions = min(self.size, 1024 + self.size / 1024)
+        rounding = additions * float(np.finfo(prefix.dtype).eps) + 16 * float(np.finfo(float).eps)
+        self.slack = 4 * rounding * (s2 + 2 * self.m * s1)
 
-    def places(self, p: np.ndarray) -> np.ndarray:
-        """Where the magnitudes change their level, (..., J-1), rising; tails begin at p."""
-        places = self.cells.place[:, 0] + self.cells.place[:, 1] * p[..., None]
-        if self.cells.overlapping:
+    def counts(self, p: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """How many magnitudes are below each place, from 0 to all of them; p (P, K), counts (P, K, J+1)."""
+        c, d = self.cells.place.T
+        places = c * self.m[owner, None, None] + d * p[..., None]
+        if self.cells.overlapping:  # |r| = p is below the tails
             np.maximum(places, p[..., None], out=places, where=self.cells.region > 0)
-        return places
-
-    def below(self, p: np.ndarray) -> np.ndarray:
-        """Σ 1, Σ r and Σ r² of the magnitudes below each place, from 0 to all of them; (..., J+1, 3)."""
-        places = self.places(p)
-        if self.cells.overlapping:
             places[places == p[..., None]] = np.nextafter(places, np.inf)[places == p[..., None]]
         counts = np.empty((*p.shape, len(self.cells.level) + 1), np.int64)
-        counts[..., 0], counts[..., -1] = 0, len(self.r)
-        counts[..., 1:-1] = self.r.searchsorted(places)
-        return self.prefix[counts]
+        counts[..., 0], counts[..., -1] = 0, self.size
+        ends = np.searchsorted(owner, np.arange(self.channels + 1))
+        for r, start, end in zip(self.r, ends, ends[1:]):
+            counts[start:end, :, 1:-1] = r.searchsorted(places[start:end])
+        return counts + owner[:, None, None] * (self.size + 1)
 
-    def parabolas(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """α, β, γ of Σ (r - level)² = α - 2β·p + γ·p² over magnitudes from start to end of each level; (..., 3)."""
-        return (end - start).reshape(*start.shape[:-2], -1).astype(np.float64, copy=False) @ self.to_parabola
+    def parabolas(self, owner: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """α, β, γ of Σ (r - level)² = α - 2β·p + γ·p² over magnitudes from start to end of each level.
 
-    def errors(self, p: np.ndarray, below: np.ndarray) -> np.ndarray:
-        """n·E(p) for each of p, from prefix sums."""
-        return _at(self.parabolas(below[..., :-1, :], below[..., 1:, :]), p)
+        owner shaped (P, ...) and start, end (P, ..., J) give three arrays in one, (3, P, ...).
+        """
+        (a, b), m = self.cells.level.T, self.m[owner]
+        number = (end - start).astype(np.float64) @ np.stack([a * a, a * b, b * b], axis=1)
+        sums = (self.prefix.take(end, axis=0) - self.prefix.take(start, axis=0)).astype(np.float64, copy=False)
+        r1 = sums[..., 0] @ np.stack([a, b], axis=1)
+        return np.stack([sums[..., 1].sum(axis=-1) + m * (m * number[..., 0] - 2 * r1[..., 0]),
+                         r1[..., 1] - m * number[..., 1], number[..., 2]])
 
-    def bounds(self, p: np.ndarray, below: np.ndarray) -> np.ndarray:
-        """A lower bound of n·E for each interval; p: its ends, (P, 2), below: (P, 2, J+1, 3)."""
-        first, last = below[:, 0], below[:, 1]
+    def errors(self, p: np.ndarray, owner: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """n·E(p) for each of p (P, K)."""
+        return _at(self.parabolas(np.broadcast_to(owner[:, None], p.shape), counts[..., :-1], counts[..., 1:]), p)
+
+    def bounds(self, p: np.ndarray, owner: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """A lower bound of n·E for each interval; p: its ends, (P, 2), counts: (P, 2, J+1)."""
+        first, last = counts[:, 0], counts[:, 1]
         start, end = last[:, :-1], first[:, 1:]
-        value = _least(self.parabolas(np.where(start[..., :1] > end[..., :1], end, start), end), *p.T)[1]
-        ends = np.stack([np.ones(len(p)), *p.T], axis=1)
+        value = _least(self.parabolas(owner, np.minimum(start, end), end), *p.T)[1]
+        ends = np.stack([self.m[owner], *p.T], axis=1)
         room = np.maximum(ends @ self.to_room, 0.0)
         if self.cells.region.any():  # a magnitude that changes its region may come near to any level of the other
             room[ends @ self.to_margin < 0] = 0.0
-        changing = (last[:, 1:-1, 0] - first[:, 1:-1, 0]).astype(np.float64, copy=False)
+        changing = (last[:, 1:-1] - first[:, 1:-1]).astype(np.float64)
         return value + np.einsum("pj,pj,pj->p", changing, room, room)
 
-    def pieces(self, p: np.ndarray, below: np.ndarray) -> np.ndarray:
-        """The intervals, cut at every p at which a magnitude changes its level; (pieces, 2)."""
-        counts = below[:, :, 1:-1, 0].astype(np.int64)
+    def pieces(self, p: np.ndarray, owner: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The intervals, cut at every p at which a magnitude changes its level: (pieces, 2), and owners."""
+        counts = counts[:, :, 1:-1] - owner[:, None, None]
         first, size = counts[:, 0], (counts[:, 1] - counts[:, 0]).ravel()
         where = np.repeat(np.arange(size.size), size)
-        r = self.r[np.arange(len(where)) - np.repeat(np.cumsum(size) - size, size) + np.repeat(first.ravel(), size)]
+        r = self.r.ravel()[np.arange(len(where)) - np.repeat(np.cumsum(size) - size, size)
+                           + np.repeat(first.ravel(), size)]
         interval, place = np.divmod(where, first.shape[1])
         c, d = self.cells.place[place].T
-        cuts = np.divide(r - c, d, out=r.copy(), where=d > 0)
+        cuts = np.divide(r - c * self.m[owner[interval]], d, out=r.copy(), where=d > 0)
         if self.cells.overlapping:  # where p and not the place of a tail was met
             cuts, interval = np.concatenate([cuts, r]), np.concatenate([interval, interval])
         inside = (p[interval, 0] < cuts) & (cuts < p[interval, 1])
@@ -144,7 +149,8 @@ class Row:
         interval = np.concatenate([np.repeat(np.arange(len(p)), 2), interval[inside]])
         order = np.lexsort((ends, interval))
         ends, interval = ends[order], interval[order]
-        return np.stack([ends[:-1], ends[1:]], axis=1)[(ends[:-1] < ends[1:]) & (interval[:-1] == interval[1:])]
+        kept = (ends[:-1] < ends[1:]) & (interval[:-1] == interval[1:])
+        return np.stack([ends[:-1], ends[1:]], axis=1)[kept], owner[interval[:-1][kept]]
 
 
 class Optimum(NamedTuple):
@@ -155,39 +161,65 @@ class Optimum(NamedTuple):
     lower_bound: float
 
 
-def optimum_of(magnitudes: np.ndarray, m: float, bits: int, variant: str, signed: bool = True) -> Optimum:
-    """The breakpoint of least measured error over 0 < p < m; magnitudes: sorted, float64, the last one m."""
-    row = Row(magnitudes, cells_of(bits, variant, m, signed))
-    best, points = np.inf, np.linspace(0.0, m, _START + 1)[None]
-    points[0, 0], points[0, -1] = m * 2.0**-40, np.nextafter(m, 0)
-    below = row.below(points)
+def optima_of(magnitudes: np.ndarray, bits: int, variant: str, signed: bool = True) -> list[Optimum]:
+    """The breakpoint of least measured error over 0 < p < m, of each row; magnitudes: (C, n), float64, sorted, m last.
+
+    >>> optima_of(np.array([[0.1, 0.2, 0.3, 1.7, 2.9, 3.0]]), 3, "non_overlapping")[0].breakpoint.round(3)
+    0.95
+    """
+    together = max(1, TOGETHER // magnitudes.shape[1])
+    return [optimum for start in range(0, len(magnitudes), together)
+            for optimum in _optima(magnitudes[start:start + together], bits, variant, signed)]
+
+
+def _optima(magnitudes: np.ndarray, bits: int, variant: str, signed: bool) -> list[Optimum]:
+    rows = Rows(magnitudes, cells_of(bits, variant, signed))
+    m, owner = rows.m[:, None], np.arange(rows.channels)
+    points = np.concatenate([m * 2.0**-40, m * (np.arange(1, _START) / _START), np.nextafter(m, 0)], axis=1)
+    counts, best, found = rows.counts(points, owner), np.full(rows.channels, np.inf), []
     while True:
-        best = min(best, row.errors(points, below).min())
+        np.minimum.at(best, owner, rows.errors(points, owner, counts).min(axis=1))
         p = np.stack([points[:, :-1], points[:, 1:]], axis=-1).reshape(-1, 2)
-        below = np.stack([below[:, :-1], below[:, 1:]], axis=2).reshape(len(p), 2, -1, 3)
-        kept = row.bounds(p, below) - row.slack <= best
-        p, below = p[kept], below[kept]
+        owner = np.repeat(owner, points.shape[1] - 1)
+        counts = np.stack([counts[:, :-1], counts[:, 1:]], axis=2).reshape(len(p), 2, -1)
+        kept = rows.bounds(p, owner, counts) - rows.slack[owner] <= best[owner]
+        p, owner, counts = p[kept], owner[kept], counts[kept]
         # Where rounding hides which interval is better, more of them would not help: 2 changes in each are few.
-        if (below[:, 1, :, 0] - below[:, 0, :, 0]).sum() <= max(_CHANGES, 2 * len(p)):
+        changes = np.bincount(owner, (counts[:, 1] - counts[:, 0]).sum(axis=1), rows.channels)
+        ready = (changes <= np.maximum(_CHANGES, 2 * np.bincount(owner, minlength=rows.channels)))[owner]
+        found.append((p[ready], owner[ready], counts[ready]))
+        if ready.all():
             break
+        p, owner, counts = p[~ready], owner[~ready], counts[~ready]
         between = p[:, :1] + (p[:, 1:] - p[:, :1]) * (np.arange(1, _SPLIT) / _SPLIT)
         points = np.concatenate([p[:, :1], between, p[:, 1:]], axis=1)
-        below = np.concatenate([below[:, :1], row.below(between), below[:, 1:]], axis=1)
-    pieces = row.pieces(p, below)
+        counts = np.concatenate([counts[:, :1], rows.counts(between, owner), counts[:, 1:]], axis=1)
+    p, owner, counts = (np.concatenate(parts) for parts in zip(*found))
+    order = np.argsort(owner, kind="stable")
+    pieces, owner = rows.pieces(p[order], owner[order], counts[order])
     middle = pieces.mean(axis=1)
-    below = row.below(middle)
-    value = _least(row.parabolas(below[:, :-1], below[:, 1:]), *pieces.T)[1]
+    counts = rows.counts(middle[:, None], owner)[:, 0]
+    value = _least(rows.parabolas(owner, counts[:, :-1], counts[:, 1:]), *pieces.T)[1]
+    ends = np.searchsorted(owner, np.arange(rows.channels + 1))
+    return [_last(rows, channel, pieces[part], middle[part], counts[part], value[part], bits, variant, signed)
+            for channel, part in enumerate(map(slice, ends, ends[1:]))]
+
+
+def _last(rows: Rows, channel: int, pieces: np.ndarray, middle: np.ndarray, counts: np.ndarray, value: np.ndarray,
+          bits: int, variant: str, signed: bool) -> Optimum:
+    """The best of the pieces of one channel, whose least values are known but for rounding."""
+    r, m, slack = rows.r[channel], float(rows.m[channel]), rows.slack[channel]
     # The prefix sums are too coarse to choose among the last few pieces: each is summed anew, element by element.
-    near = np.flatnonzero(value - row.slack <= value.min() + row.slack)
-    anew = [_summed(row, middle[k], below[k, :, 0], pieces[k]) for k in near]
-    least, p, middle = min(zip(*zip(*anew), middle[near]))
-    others = (np.delete(value, near).min(initial=np.inf) - row.slack) / len(row.r)
-    error = measured(row.r, p, m, bits, variant, signed)
+    near = np.flatnonzero(value - slack <= value.min() + slack)
+    anew = [_summed(r, rows.cells.level, middle[k], counts[k], pieces[k]) for k in near]
+    least, p, centre = min(zip(*zip(*anew), middle[near]))
+    others = (np.delete(value, near).min(initial=np.inf) - slack) / len(r)
+    error = measured(r, p, m, bits, variant, signed)
     for step in 2.0 ** np.arange(12):  # a minimum at a jump is met from within its piece alone
         if error <= least * (1 + 5e-10):
             break
-        nudged = p + np.sign(middle - p) * step * np.spacing(p)
-        error, p = min((error, p), (measured(row.r, nudged, m, bits, variant, signed), nudged))
+        nudged = p + np.sign(centre - p) * step * np.spacing(p)
+        error, p = min((error, p), (measured(r, nudged, m, bits, variant, signed), nudged))
     # Each of these sums rounds some thousand times less than 1e-12 of itself.
     return Optimum(float(p), error, float(min(error, least * (1 - 1e-12), others)))
 
@@ -203,37 +235,37 @@ def measured(magnitudes: np.ndarray, p: float, m: float, bits: int, variant: str
     return float(np.mean(error * error))
 
 
-def _summed(row: Row, middle: float, counts: np.ndarray, ends: np.ndarray) -> tuple[float, float]:
+def _summed(r: np.ndarray, levels: np.ndarray, middle: float, counts: np.ndarray,
+            ends: np.ndarray) -> tuple[float, float]:
     """The least error of one piece and where it is, from every element's error at the middle."""
-    sizes = np.diff(counts).astype(np.int64)
-    level, speed = (np.repeat(v, sizes) for v in
-                    (row.cells.level[:, 0] + row.cells.level[:, 1] * middle, row.cells.level[:, 1]))
-    error = row.r - level
+    sizes, m = np.diff(counts), r[-1]
+    error = r - np.repeat(levels[:, 0] * m + levels[:, 1] * middle, sizes)
+    speed = np.repeat(levels[:, 1], sizes)
     at, value = _least(np.array([error @ error, speed @ error, speed @ speed]), *(ends - middle))
-    return float(value) / len(row.r), middle + float(at)
+    return float(value) / len(r), middle + float(at)
 
 
 def _at(parabola: np.ndarray, p: np.ndarray) -> np.ndarray:
-    return parabola[..., 0] + p * (parabola[..., 2] * p - 2 * parabola[..., 1])
+    alpha, beta, gamma = parabola
+    return alpha + p * (gamma * p - 2 * beta)
 
 
 def _least(parabola: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where α - 2β·p + γ·p² is least within [low, high], and its value there."""
-    beta, gamma = parabola[..., 1], parabola[..., 2]
+    _, beta, gamma = parabola
     p = np.minimum(np.maximum(np.divide(beta, gamma, out=np.array(low), where=gamma > 0), low), high)
     return p, _at(parabola, p)
 
 
 def _prefix_sums(r: np.ndarray) -> np.ndarray:
-    """Σ 1, Σ r, Σ r² of the first 0, 1, 2, ... of r, (n+1, 3); in blocks, so that few roundings add up."""
-    kind = np.longdouble if len(r) > _LONG else np.float64
-    padded = np.zeros((2, -(-len(r) // 1024), 1024), kind)
-    powers = padded.reshape(2, -1)[:, :len(r)]
+    """Σ r, Σ r² of the first 0, 1, 2, ... of each row, (C, n+1, 2); in blocks, so that few roundings add up."""
+    (channels, size), kind = r.shape, np.longdouble if r.shape[1] > _LONG else np.float64
+    padded = np.zeros((2, channels, -(-size // 1024), 1024), kind)
+    powers = padded.reshape(2, channels, -1)[..., :size]
     powers[0] = r
     np.multiply(r, r, out=powers[1])
-    np.cumsum(padded, axis=2, out=padded)
-    padded[:, 1:] += np.cumsum(padded[:, :-1, -1], axis=1)[..., None]
-    sums = np.zeros((len(r) + 1, 3), kind)
-    sums[:, 0] = np.arange(len(r) + 1)
-    sums[1:, 1:] = powers.T
+    np.cumsum(padded, axis=-1, out=padded)
+    padded[..., 1:, :] += np.cumsum(padded[..., :-1, -1], axis=-1)[..., None]
+    sums = np.zeros((channels, size + 1, 2), kind)
+    sums[:, 1:] = np.moveaxis(powers, 0, -1)
     return sums
