@@ -12,7 +12,6 @@ measured error on three grids of p/m (Algorithm 1). ``optimal``: the least measu
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from functools import partial
 from math import sqrt
 from typing import Any
@@ -21,7 +20,7 @@ import numpy as np
 from scipy.optimize import brentq, minimize
 
 from refquant.integers.checks import finite, integer, one_of
-from refquant.pwlq.optimal import TOGETHER, Optimum, Rows, cells_of, measured, optima_of
+from refquant.pwlq.optimal import Optimum, Rows, cells_of, channels_together, measured, optima_of
 from refquant.pwlq.quantizer import VARIANTS
 from refquant.pwlq.theory import (
     DISTRIBUTIONS,
@@ -65,9 +64,8 @@ def breakpoint(w: Any, bits: int, method: str = "one_shot", variant: str = "non_
         usable = (reach == m) & (spread > 1e-9 * m)
         p[usable] = spread[usable] * _of_density(method, m[usable] / spread[usable], bits, variant, distribution)
     else:
-        of_rows = {"empirical": _empirical, "coarse_to_fine": _coarse_to_fine,
-                   "optimal": lambda *v: [found.breakpoint for found in optima_of(*v)]}[method]
-        together = max(1, TOGETHER // rows.shape[1])
+        of_rows = {"empirical": _empirical, "coarse_to_fine": _coarse_to_fine, "optimal": _optimal}[method]
+        together = channels_together(rows.shape[1], bits)
         for start in range(0, len(rows), together):
             r = np.sort(np.abs(rows[start:start + together]), axis=1).astype(np.float64, copy=False)
             usable = np.flatnonzero((r[:, -1] == m[start:start + together]) & (r[:, 0] < r[:, -1]))
@@ -192,36 +190,46 @@ def exact_ratio(m: float, bits: int, variant: str = "non_overlapping", distribut
     return float(brentq(slope, 1e-9 * m, highest, xtol=1e-12 * m))
 
 
-def _empirical(r: np.ndarray, bits: int, variant: str) -> list[float]:
-    """The least Eq. 4 with each row's own distribution; r: sorted rows."""
-    return [_empirical_of_row(row, float(row[-1]), bits, variant) for row in r]
-
-
-def _empirical_of_row(r: np.ndarray, m: float, bits: int, variant: str) -> float:
-    """The least Eq. 4 with G = part of the magnitudes r <= p, exactly, from few candidates.
+def _empirical(r: np.ndarray, bits: int, variant: str) -> np.ndarray:
+    """The least Eq. 4 with G = part of the magnitudes r <= p, exactly, from few candidates; r: sorted rows.
 
     Between two magnitudes it is a parabola in p, whose vertex falls with G; so it is met between one pair alone.
     There, before it, E falls with p, after it E rises. A magnitude that joins the centre lowers E below ``even``,
     where both regions have steps of one length, and raises it above.
     """
-    n = len(r)
+    (_, n), m, owner = r.shape, r[:, -1:], np.arange(len(r))
     centre, tail = constants(bits, variant)
     overlapping = variant == "overlapping"  # whose tails' error does not depend on p
-    even = m if overlapping else m * sqrt(tail) / (sqrt(centre) + sqrt(tail))
+    even = m if overlapping else m * (sqrt(tail) / (sqrt(centre) + sqrt(tail)))
+    outside = tail * np.arange(n - 1, 0, -1.0) * (not overlapping)
+    vertex = m * (outside / (centre * np.arange(1, n) + outside))  # where 1, 2, ... are in the centre
+    k = 1 + (vertex < r[:, 1:]).argmax(axis=1)
+    met = np.maximum(r[owner, k - 1], vertex[owner, k - 1])
+    below = np.array([row.searchsorted(p, side="right") for row, p in zip(r, even[:, 0])])
+    best, least = m[:, 0] / 2, np.full(len(r), np.inf)
 
-    def vertex(k: int) -> float:
-        return 0.0 if overlapping else m * tail * (n - k) / (centre * k + tail * (n - k))
+    def take(p: np.ndarray, mass: np.ndarray, among: Any = True) -> None:
+        errors = error_of_mass(p, m, mass / n, bits, variant)
+        errors[~(among & (p > 0) & (p < m))] = np.inf
+        at = errors.argmin(axis=1)
+        better = errors[owner, at] < least
+        best[better], least[better] = p[owner, at][better], errors[owner, at][better]
 
-    k = bisect_left(range(1, n), True, key=lambda k: vertex(k) < r[k]) + 1
-    met = max(r[k - 1], vertex(k))
-    below = int(np.searchsorted(r, even, side="right"))
-    joined = slice(k, max(k, below))  # after the vertex, at magnitudes below ``even``
-    left = slice(min(below, k), k)  # before it, just below magnitudes above
-    p = np.concatenate([[met], r[joined], np.nextafter(r[left], 0.0)])
-    mass = np.concatenate([[k], np.arange(joined.start + 1, joined.stop + 1), np.arange(left.start, left.stop)]) / n
-    errors = error_of_mass(p, m, mass, bits, variant)
-    errors[(p <= 0) | (p >= m)] = np.inf
-    return float(p[np.argmin(errors)]) if np.isfinite(errors).any() else m / 2
+    take(met[:, None], k[:, None])
+    for start, stop in ((k, below), (below, k)):
+        columns = np.arange(start.min(), max(start.min(), stop.max()))
+        among = (start[:, None] <= columns) & (columns < stop[:, None])
+        if among.any():  # after the vertex, magnitudes below ``even``; or before it, just below magnitudes above
+            p = r[:, columns[0]:columns[-1] + 1]
+            if start is k:
+                take(p, columns + 1, among)
+            else:
+                take(np.nextafter(p, 0.0), columns, among)
+    return best
+
+
+def _optimal(r: np.ndarray, bits: int, variant: str) -> np.ndarray:
+    return np.array([found.breakpoint for found in optima_of(r, bits, variant)])
 
 
 def _coarse_to_fine(r: np.ndarray, bits: int, variant: str) -> np.ndarray:

@@ -23,11 +23,11 @@ import numpy as np
 from refquant.pwlq.quantizer import grid_of
 
 # Intervals to begin with, into how many one is split, and how many weights may change in what is left at the end.
-_START, _SPLIT, _CHANGES = 32, 8, 200
+_START, _SPLIT, _CHANGES = 32, 4, 150
 # Rows of more elements are summed in long doubles, where the machine has them, so that rounding hides less.
 _LONG = 1 << 16
 # So many elements are searched together: a short row alone would spend its time in calls.
-TOGETHER = 1 << 17
+_TOGETHER = 1 << 17
 
 
 class Cells(NamedTuple):
@@ -161,13 +161,18 @@ class Optimum(NamedTuple):
     lower_bound: float
 
 
-def optima_of(magnitudes: np.ndarray, bits: int, variant: str, signed: bool = True) -> list[Optimum]:
-    """The breakpoint of least measured error over 0 < p < m, of each row; magnitudes: (C, n), float64, sorted, m last.
+def channels_together(size: int, bits: int) -> int:
+    """How many rows of ``size`` magnitudes are searched at once, so that they, and their levels, stay in cache."""
+    return max(1, _TOGETHER // max(size, _START << bits))
 
-    >>> optima_of(np.array([[0.1, 0.2, 0.3, 1.7, 2.9, 3.0]]), 3, "non_overlapping")[0].breakpoint.round(3)
+
+def optima_of(magnitudes: np.ndarray, bits: int, variant: str, signed: bool = True) -> list[Optimum]:
+    """The breakpoint of least measured error over 0 < p < m, of each row; magnitudes: (C, n), float64, rising to m.
+
+    >>> optima_of(np.array([[0.1, 0.2, 0.3, 1.7, 2.9, 3.0]]), 3, "non_overlapping")[0].breakpoint
     0.95
     """
-    together = max(1, TOGETHER // magnitudes.shape[1])
+    together = channels_together(magnitudes.shape[1], bits)
     return [optimum for start in range(0, len(magnitudes), together)
             for optimum in _optima(magnitudes[start:start + together], bits, variant, signed)]
 
@@ -225,14 +230,15 @@ def _last(rows: Rows, channel: int, pieces: np.ndarray, middle: np.ndarray, coun
 
 
 def measured(magnitudes: np.ndarray, p: float, m: float, bits: int, variant: str, signed: bool = True) -> float:
-    """Σ (pw(r) - r)²/n of magnitudes, element by element."""
+    """Σ (pw(r) - r)²/n of sorted magnitudes, element by element."""
     grid = grid_of(p, m, bits, variant, signed)
-    (centre, tail), r = (float(step) for step in grid.steps), magnitudes
-    in_tail = r >= p if variant == "non_overlapping_authors" else r > p
-    offset, step = np.where(in_tail, float(grid.offset), 0.0), np.where(in_tail, tail, centre)
-    error = r - offset
-    error -= step * np.minimum(np.floor(error / step + 0.5), grid.largest)  # at a tie either level is as far
-    return float(np.mean(error * error))
+    tails = magnitudes.searchsorted(p, "left" if variant == "non_overlapping_authors" else "right")
+    total = 0.0
+    for r, offset, step in zip((magnitudes[:tails], magnitudes[tails:]), (0.0, grid.offset), grid.steps):
+        from_offset = r - offset
+        levels = np.floor(from_offset / step + 0.5)  # at a tie either level is as far
+        total += float(np.square(from_offset - step * np.minimum(levels, grid.largest)).sum())
+    return total / len(magnitudes)
 
 
 def _summed(r: np.ndarray, levels: np.ndarray, middle: float, counts: np.ndarray,
@@ -259,13 +265,12 @@ def _least(parabola: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.
 
 def _prefix_sums(r: np.ndarray) -> np.ndarray:
     """Σ r, Σ r² of the first 0, 1, 2, ... of each row, (C, n+1, 2); in blocks, so that few roundings add up."""
-    (channels, size), kind = r.shape, np.longdouble if r.shape[1] > _LONG else np.float64
-    padded = np.zeros((2, channels, -(-size // 1024), 1024), kind)
-    powers = padded.reshape(2, channels, -1)[..., :size]
-    powers[0] = r
-    np.multiply(r, r, out=powers[1])
-    np.cumsum(padded, axis=-1, out=padded)
-    padded[..., 1:, :] += np.cumsum(padded[..., :-1, -1], axis=-1)[..., None]
-    sums = np.zeros((channels, size + 1, 2), kind)
-    sums[:, 1:] = np.moveaxis(powers, 0, -1)
-    return sums
+    (channels, size), kind = r.shape, np.clongdouble if r.shape[1] > _LONG else np.complex128
+    blocks = np.zeros((channels, -(-size // 1024), 1024), kind)
+    pairs = blocks.reshape(channels, -1)[:, :size]
+    pairs.real, pairs.imag = r, r * r  # complex numbers, so that both sums are made in one go
+    np.cumsum(blocks, axis=2, out=blocks)
+    blocks[:, 1:] += np.cumsum(blocks[:, :-1, -1], axis=1)[..., None]
+    sums = np.zeros((channels, size + 1), kind)
+    sums[:, 1:] = pairs
+    return sums.view(pairs.real.dtype).reshape(channels, size + 1, 2)
