@@ -81,7 +81,6 @@ def _write(files: dict[str, bytes], directory: Path) -> list[Path]:
 
 
 def _add_quantize(commands: Any) -> None:
-    from refquant.integers.dialects import DIALECTS
     from refquant.recipes.settings import BREAKPOINTS, COUPLINGS, GRANULARITIES, RECIPES
     from refquant.scales.thresholds import ESTIMATORS
 
@@ -128,10 +127,19 @@ def _add_quantize(commands: Any) -> None:
                                "(default: the first 100)")
     quantize.add_argument("--workers", type=int, default=1, metavar="N",
                           help="processes, of one thread each, that share the work (default: %(default)s)")
-    quantize.add_argument("--dialect", choices=DIALECTS, default="single_round", metavar="NAME",
-                          help="how sums are requantized, one of those that `refquant dialects` explains "
-                               "(default: %(default)s)")
+    quantize.add_argument("--dialect", type=_dialect, default="single_round", metavar="NAME",
+                          help="how sums are requantized: a name or words that `refquant dialects` explains, "
+                               "as in m31,wrap,half_up,half_away (default: %(default)s)")
     quantize.set_defaults(run=_quantize)
+
+
+def _dialect(text: str) -> str:
+    from refquant.integers.devices import name_of
+
+    try:
+        return name_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _bounds(arguments: argparse.Namespace) -> None:
@@ -253,7 +261,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
     _add_quantize(commands)
     _add_bounds(commands)
-    dialects = commands.add_parser("dialects", help="the nine ways to requantize: formulas, and who computes so")
+    dialects = commands.add_parser("dialects", help="the ways to requantize: formulas, words, and who computes so")
     dialects.set_defaults(run=_dialects)
     return parser
 

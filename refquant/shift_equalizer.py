@@ -21,7 +21,8 @@ import numpy as np
 
 from refquant.convolution.geometry import Geometry, taps
 from refquant.integers.checks import as_integers, fitting_int64, float32_or_float64, integer, one_of
-from refquant.integers.dialects import Dialect, dialect_of, legal_shifts
+from refquant.integers.devices import dialect_of
+from refquant.integers.dialects import Dialect, legal_shifts
 from refquant.integers.formats import IntFormat, saturate, wrap
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize

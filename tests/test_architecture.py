@@ -15,7 +15,8 @@ PACKAGE = Path(refquant.__file__).parent
 # ``batchnorm`` stands above ``float_forward``, whose gain and shift it shares; both interpreters stand above
 # ``proof``, so that QuantizedNetwork can prove its ranges and run.
 ORDER = """
-integers.checks integers.formats integers.rounding integers.multiplier integers.dialects integers.far_from_ties
+integers.checks integers.formats integers.rounding integers.multiplier integers.dialects integers.devices
+integers.far_from_ties
 integers.requantization integers.several_sums integers.stages integers.simd integers.accumulation integers workers
 scales.float32_codes scales.linear scales.metrics scales.statistics scales.kl scales.thresholds scales
 convolution.geometry

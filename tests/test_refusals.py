@@ -44,6 +44,8 @@ HALF, COUNTS = Multiplier.from_real(0.5), Histogram(np.array([1, 2]), 0, 1.0)
 INTEGER = "must be an integer"
 INTEGERS = "must hold integers of at most 64 bits, got dtype"
 FLOATS = "must hold floats of at most 64 bits, got dtype"
+DIALECT = ("dialect must be a name, such as single_round, or 4 to 6 words, such as m31,wrap,half_up,half_away "
+           "(see refquant dialects)")
 REFUSALS = [
     # formats and policies
     (lambda: IntFormat(0), f"bits {INTEGER} from 1 to 64, got 0"),
@@ -90,9 +92,12 @@ REFUSALS = [
     (lambda: requantize([1], HALF, IntFormat(34)), "requantization takes formats of at most 33 bits, got int34"),
     (lambda: requantize([1], HALF, EIGHT, zero_point=1.0), f"zero_point {INTEGER}, got 1.0"),
     (lambda: requantize([1], HALF, EIGHT, zero_point=128), "zero_point must be a code of int8 (-128..127), got 128"),
-    (lambda: requantize([1], HALF, EIGHT, "A"), f"dialect must be one of {', '.join(DIALECTS)}, got 'A'"),
-    (lambda: requantize([1], HALF, EIGHT, None), f"dialect must be one of {', '.join(DIALECTS)}, got None"),
-    (lambda: scale_by(np.ones(1), HALF, "A"), "simulated inference does not know the dialect 'A'"),
+    (lambda: requantize([1], HALF, EIGHT, "A"), f"{DIALECT}, got 'A'"),
+    (lambda: requantize([1], HALF, EIGHT, None), f"{DIALECT}, got None"),
+    (lambda: requantize([1], HALF, EIGHT, "m31,wrap,half_up"), f"{DIALECT}, got 'm31,wrap,half_up'"),
+    (lambda: requantize([1], HALF, EIGHT, "m31,left,none,floor"),
+     "left must be one of merged, wrap, saturate, got 'left'"),
+    (lambda: scale_by(np.ones(1), HALF, "A"), f"{DIALECT}, got 'A'"),
     (lambda: requantize(np.ones((2, 4), int), Multiplier.from_real([0.1, 0.2, 0.3]), EIGHT),
      "the multiplier must broadcast against acc, got shapes (3,) and (2, 4)"),
     *[(lambda name=name: requantize([2**31, 1], HALF, EIGHT, name),

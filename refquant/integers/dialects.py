@@ -8,7 +8,7 @@
     zero        after, before                 the zero point is added after, or before, the last rounding
     end         saturate, wrap                the code is clamped to its format, or wraps
 
-Nine have names, A to I of the tables that circulate; they differ in words, not in functions.
+Nine have names, A to I of the tables that circulate; they differ in words, not in functions. ``devices`` names more.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
@@ -162,11 +161,3 @@ def _clipped(values: Iterable[int]) -> np.ndarray:
 def legal_shifts(dialect: Dialect) -> tuple[int, int] | None:
     """The least and greatest shift that the dialect takes; None where it reads M itself, and takes any."""
     return (-31, dialect.width - 1) if dialect.shifts else None
-
-
-def dialect_of(dialect: Any) -> Dialect:
-    """A ``Dialect`` as it is, or one of the nine by name; ValueError for anything else."""
-    if isinstance(dialect, Dialect):
-        return dialect
-    one_of(dialect, DIALECTS, "dialect")
-    return NAMED[dialect]

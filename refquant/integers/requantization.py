@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from refquant.integers.checks import as_integers, fitting_int64
-from refquant.integers.dialects import INT32, Dialect, dialect_of, evaluate, legal_shifts
+from refquant.integers.devices import dialect_of
+from refquant.integers.dialects import INT32, Dialect, evaluate, legal_shifts
 from refquant.integers.far_from_ties import NEAREST, round_far_from_ties
 from refquant.integers.formats import IntFormat, check_zero_point, wrap
 from refquant.integers.multiplier import Multiplier
@@ -29,7 +30,7 @@ def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, dialect: str | 
     acc: integers, any shape; within int32 where the dialect's left shift is not merged.
     multiplier: broadcasts against acc.
     fmt: of the codes; at most 33 bits.
-    dialect: one of DIALECTS by name, or a ``Dialect``.
+    dialect: a name, the words in one text, or a ``Dialect`` (``devices.dialect_of``).
     zero_point: a code of fmt.
     Returns ``fmt.dtype``. ValueError for floats, sums beyond int32, shapes that do not broadcast, unknown
     dialects, and shifts that the dialect does not take (-31..30, or up to W - 1 for a multiplier of W bits).
@@ -74,7 +75,7 @@ def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, dialect: str | 
 
     channel = np.broadcast_to(np.arange(shift.size).reshape(padded[:steady]), shape[:steady]).reshape(rows, 1)
     parameters = [p.ravel() for p in (multiplier.real, multiplier.m, shift)]
-    of_block = _exact if words.multiplier == "real" else evaluate
+    of_block = _exact if words.multiplier == "real" and words.end == "saturate" else evaluate
     codes = np.empty((rows, width), fmt.dtype)
 
     def decide(where: Any, channels: np.ndarray) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from refquant.integers.checks import fitting_int64, positive
-from refquant.integers.dialects import DIALECTS, dialect_of
+from refquant.integers.devices import dialect_of
+from refquant.integers.dialects import DIALECTS
 from refquant.integers.formats import IntFormat, check_zero_point, saturate, wrap
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.rounding import round_fraction, round_values, shift_right

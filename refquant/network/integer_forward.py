@@ -11,7 +11,7 @@ import numpy as np
 from refquant.convolution.direct import exact_sums
 from refquant.convolution.geometry import pad, taps
 from refquant.integers.checks import as_integers
-from refquant.integers.dialects import dialect_of
+from refquant.integers.devices import dialect_of
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
 from refquant.integers.rounding import shift_right

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from refquant.convolution.geometry import Geometry
-from refquant.integers.checks import as_integers, fitting_int64, integer, one_of, positive
-from refquant.integers.dialects import DIALECTS
+from refquant.integers.checks import as_integers, fitting_int64, integer, positive
+from refquant.integers.devices import name_of
 from refquant.integers.formats import IntFormat, check_codes, check_zero_point, frozen_copy
 from refquant.integers.multiplier import Multiplier
 from refquant.scales.linear import dequantize, quantize
@@ -309,7 +309,8 @@ class QuantizedFlatten(Layer):
 class IntegerProgram:
     """Integer layers in order, and the qparams of every tensor they read and write.
 
-    input_shape: without the batch axis. dialect: how every requantization rounds.
+    input_shape: without the batch axis. dialect: how every requantization rounds, as
+    ``integers.dialect_of`` takes it; kept as one of the nine names, or as words.
     """
 
     input: str
@@ -320,7 +321,7 @@ class IntegerProgram:
     dialect: str = "single_round"
 
     def __post_init__(self) -> None:
-        one_of(self.dialect, DIALECTS, "dialect")
+        object.__setattr__(self, "dialect", name_of(self.dialect))
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "qparams", dict(self.qparams))
         written = {self.input}

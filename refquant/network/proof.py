@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from refquant.convolution.bounds import dot_product_range
-from refquant.integers.dialects import dialect_of, legal_shifts
+from refquant.integers.devices import dialect_of
+from refquant.integers.dialects import legal_shifts
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
@@ -213,9 +214,10 @@ def _sum_of_products(layer: QuantizedConv, context: Context, ends: list[tuple[np
 
 def _guarded_range(context: Context, low: np.ndarray, high: np.ndarray, multiplier: Multiplier) -> tuple[int, int]:
     """The range of operands at the output's scale with guard bits; rounding is monotone in the sum."""
+    saturating = replace(dialect_of(context.dialect), end="saturate")  # so that what does not fit shows
     ends = []
     for bound, pick in ((low, np.min), (high, np.max)):
-        code = int(pick(requantize(bound, multiplier, IntFormat(ADD_FORMAT.bits + 1), context.dialect)))
+        code = int(pick(requantize(bound, multiplier, IntFormat(ADD_FORMAT.bits + 1), saturating)))
         if not ADD_FORMAT.min <= code <= ADD_FORMAT.max:
             raise ValueError(f"an operand of the sum can reach {pick(bound * multiplier.real):.4g}, "
                              f"which does not fit {ADD_FORMAT}")

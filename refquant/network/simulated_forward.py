@@ -15,6 +15,7 @@ import numpy as np
 
 from refquant.convolution.direct import convolve
 from refquant.convolution.geometry import pad, taps
+from refquant.integers.devices import dialect_of
 from refquant.integers.multiplier import Multiplier
 from refquant.network.forward import forward
 from refquant.network.program import (
@@ -41,14 +42,23 @@ class Context:
         self.inputs = [program.qparams[name] for name in layer.inputs]
         self.output: TensorParams = program.qparams[layer.output]
         self.dialect = program.dialect
+        self._wraps = dialect_of(self.dialect).end == "wrap"
 
     def to_output(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
         """Sums at the output's scale, rounded, zero point not yet added."""
-        return scale_by(acc, multiplier, self.dialect, self.output.zero_point)
+        return self._held(scale_by(acc, multiplier, self.dialect, self.output.zero_point))
 
     def of_several(self, sums: list[np.ndarray], multipliers: list[Multiplier]) -> np.ndarray:
         """Several sums, each with its multiplier, at the output's scale, rounded once."""
-        return scale_several(sums, multipliers, self.dialect, self.output.zero_point)
+        return self._held(scale_several(sums, multipliers, self.dialect, self.output.zero_point))
+
+    def _held(self, whole: np.ndarray) -> np.ndarray:
+        """Where the dialect wraps, what a register of the output holds of whole + zero point, less the zero point."""
+        if not self._wraps:
+            return whole
+        fmt, zero_point = self.output.register, self.output.zero_point
+        low = -(2.0 ** (fmt.bits - 1)) if fmt.signed else 0.0
+        return (whole + zero_point - low) % 2.0**fmt.bits + low - zero_point
 
     def to_guarded(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
         """Sums at the output's scale with GUARD_BITS fractional bits."""

@@ -1,61 +1,99 @@
-"""The nine requantization dialects a second time, in float64, for simulated inference.
+"""Every requantization dialect a second time, in float64, for simulated inference.
 
-Nothing here calls ``requantization`` or ``rounding``; only the recorded multipliers are shared. Every step is
-exact in float64: an integer of at most 53 bits, or one divided by a power of two, or, where that
-cannot be had (the two exact dialects near a tie), a ``Fraction``.
+Nothing here calls ``requantization`` or ``rounding``; only the recorded multipliers and the words are shared. Every
+step is exact in float64: an integer of at most 53 bits, or one divided by a power of two; where that cannot be had,
+a ``Fraction``. All rules are made of floor(v), ceil(v) = -floor(-v), and the two nearest integers
+floor(v + 1/2) and -floor(-v + 1/2), which differ at a tie alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
+from math import floor
+from typing import Any
 
 import numpy as np
 
+from refquant.integers.devices import dialect_of
+from refquant.integers.dialects import Dialect
 from refquant.integers.multiplier import Multiplier
 
 
-def scale_by(acc: np.ndarray, multiplier: Multiplier, dialect: str, zero_point: int = 0) -> np.ndarray:
+def scale_by(acc: np.ndarray, multiplier: Multiplier, dialect: str | Dialect, zero_point: int = 0) -> np.ndarray:
     """acc·M rounded as ``dialect`` says, before the zero point is added, as integer-valued float64.
 
     acc: integer-valued float64 within ±2^53; multiplier broadcasts against it. ValueError for an unknown dialect.
     """
-    m, shift = multiplier.m.astype(np.float64), multiplier.shift.astype(np.float64)
-    left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
-    if dialect in ("single_round", "shift_floor", "multiplier16") and np.abs(acc).max(initial=0) > 2.0**36:
-        return _in_rationals(acc, multiplier, dialect)
-    if dialect == "single_round":
-        return _floor_of_products([acc], [m], 31 - shift, 0.5)
-    if dialect == "shift_floor":
-        return _floor_of_products([acc], [m], 31 - shift, 0.0)
-    if dialect in ("gemmlowp_double", "neon_double"):
-        high = _floor_of_products([_wrap32(acc * _two_to(left))], [m], np.float64(31), 0.5)
-        return _half_away(high / _two_to(right)) if dialect == "gemmlowp_double" else np.floor(
-            high / _two_to(right) + 0.5)
-    if dialect == "multiplier16":
-        m16 = np.minimum(np.floor(m / 65536 + 0.5), 32767)
-        return np.floor(acc * m16 / _two_to(15 - shift) + 0.5)
-    if dialect in ("float32_half_even", "float32_half_away"):
+    words = dialect_of(dialect)
+    early = zero_point if words.zero == "before" else 0
+    if words.multiplier == "real":
+        return _exact([acc], [multiplier.real], words, early)
+    if words.multiplier == "float32":
         # Two 24-bit factors: float64 holds their product, so that only the cast to float32 rounds.
         factors = acc.astype(np.float32).astype(np.float64), multiplier.real.astype(np.float32).astype(np.float64)
-        product = np.clip(factors[0] * factors[1], -(2.0**33), 2.0**33).astype(np.float32).astype(np.float64)
-        return np.rint(product) if dialect == "float32_half_even" else _half_away(product)
-    if dialect == "exact_half_even":
-        return _exact([acc], [multiplier.real], 0)
-    if dialect == "zero_point_first":
-        return _exact([acc], [multiplier.real], zero_point)
-    raise ValueError(f"simulated inference does not know the dialect {dialect!r}")
+        value = np.clip(factors[0] * factors[1], -(2.0**66), 2.0**66).astype(np.float32)
+        if early:  # the sum is rounded to float32 too, and then holds the zero point
+            value = (value.astype(np.float64) + early).astype(np.float32)
+        value = np.clip(value, -(2.0**33), 2.0**33).astype(np.float64)
+        return _rounded(lambda sign, half: np.floor(sign * value + half), words.last, 0) - early
+    shift = multiplier.shift.astype(np.float64)
+    if np.abs(acc).max(initial=0) > 2.0**36 or (words.end == "wrap" and shift.max(initial=-99) > 0):
+        return _in_rationals(acc, multiplier, words, early)
+    left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
+    width = float(words.multiplier[1:])
+    m = multiplier.m.astype(np.float64)
+    if width < 31:
+        m = np.minimum(np.floor(m / 2.0 ** (31 - width) + 0.5), 2.0**width - 1)
+    if words.left != "merged":
+        shifted = acc * _two_to(left)
+        acc = _wrap32(shifted) if words.left == "wrap" else np.clip(shifted, -(2.0**31), 2.0**31 - 1)
+        left = np.zeros_like(left)
+    t = width - left + (right if words.first == "none" else 0.0)
+
+    def product(sign: int, half: float) -> np.ndarray:
+        return _floor_of_products([sign * acc], [m], t, half)
+
+    if words.first == "none":
+        return _rounded(product, words.last, early)
+    high = _rounded(product, words.first, 0) / _two_to(right)
+    return _rounded(lambda sign, half: np.floor(sign * high + half), words.last, early)
 
 
-def scale_several(sums: list[np.ndarray], multipliers: list[Multiplier], dialect: str, zero_point: int = 0
+def scale_several(sums: list[np.ndarray], multipliers: list[Multiplier], dialect: str | Dialect, zero_point: int = 0
                   ) -> np.ndarray:
     """Σ sums_i·M_i rounded once, as ``dialect`` says, before the zero point is added, as integer-valued float64."""
-    if dialect in ("single_round", "shift_floor"):
-        shift = multipliers[0].shift.astype(np.float64)
-        return _floor_of_products(sums, [M.m.astype(np.float64) for M in multipliers], 31 - shift,
-                                  0.5 if dialect == "single_round" else 0.0)
-    if dialect in ("exact_half_even", "zero_point_first"):
-        return _exact(sums, [M.real for M in multipliers], zero_point if dialect == "zero_point_first" else 0)
-    raise ValueError(f"simulated inference does not add several sums in the dialect {dialect!r}")
+    words = dialect_of(dialect)
+    early = zero_point if words.zero == "before" else 0
+    if words.multiplier == "real":
+        return _exact(sums, [M.real for M in multipliers], words, early)
+    if (words.multiplier, words.left, words.first) != ("m31", "merged", "none"):
+        raise ValueError(f"simulated inference does not add several sums in the dialect {dialect!r}")
+    shift, ms = multipliers[0].shift.astype(np.float64), [M.m.astype(np.float64) for M in multipliers]
+    return _rounded(lambda sign, half: _floor_of_products([sign * one for one in sums], ms, 31 - shift, half),
+                    words.last, early)
+
+
+def _rounded(floor_of: Callable[[int, float], np.ndarray], rule: str, early: int) -> np.ndarray:
+    """v rounded by ``rule`` from floor_of(sign, half) = floor(sign·v + half); early: added to v where a rule asks for
+    the sign or the parity."""
+    if rule == "floor":
+        return floor_of(1, 0.0)
+    if rule == "half_up":
+        return floor_of(1, 0.5)
+    if rule == "half_down":
+        return -floor_of(-1, 0.5)
+    if rule == "ceil":
+        return -floor_of(-1, 0.0)
+    if rule in ("toward_zero", "away_from_zero", "to_odd"):
+        below, above = floor_of(1, 0.0), -floor_of(-1, 0.0)
+        takes_below = ((below + early) % 2 == 1 if rule == "to_odd" else
+                       (below + early >= 0) == (rule == "toward_zero"))
+        return np.where(takes_below, below, above)
+    up, down = floor_of(1, 0.5), -floor_of(-1, 0.5)
+    takes_up = {"half_even": (up + early) % 2 == 0, "half_away": up + early > 0,
+                "half_toward_zero": up + early <= 0}[rule]
+    return np.where(takes_up, up, down)
 
 
 def _floor_of_products(sums: list[np.ndarray], ms: list[np.ndarray], t: np.ndarray | np.float64, half: float
@@ -79,13 +117,35 @@ def _floor_of_products(sums: list[np.ndarray], ms: list[np.ndarray], t: np.ndarr
     return np.where(t > 16, coarse, fine)
 
 
-def _in_rationals(acc: np.ndarray, multiplier: Multiplier, dialect: str) -> np.ndarray:
-    """The three dialects of one shift for sums whose products float64 does not hold, one by one."""
+def _rounded_fraction(value: Fraction, rule: str, early: int) -> int:
+    def floor_of(sign: int, half: float) -> np.ndarray:
+        return np.asarray(floor(sign * value + Fraction(half)), object)
+
+    return int(_rounded(floor_of, rule, early))
+
+
+def _far(code: int, words: Dialect) -> float:
+    """A code of any size as float64: its sign where codes saturate, its last 41 bits where they wrap."""
+    return float((code + 2**40) % 2**41 - 2**40 if words.end == "wrap" else min(max(code, -(2**40)), 2**40))
+
+
+def _in_rationals(acc: np.ndarray, multiplier: Multiplier, words: Dialect, early: int) -> np.ndarray:
+    """Dialects of m and shift for sums whose products float64 does not hold, one by one; far codes as they wrap."""
+    width = int(words.multiplier[1:])
+
     def one(x: float, m: int, shift: int) -> float:
-        if dialect == "multiplier16":
-            return float((2 * int(x) * min((m + 2**15) >> 16, 32767) // 2 ** (15 - shift) + 1) // 2)
-        scaled = Fraction(int(x) * m, 2 ** (31 - shift))
-        return float((scaled if dialect == "shift_floor" else scaled + Fraction(1, 2)) // 1)
+        whole, left, right = int(x), max(shift, 0), max(-shift, 0)
+        m = min(floor(Fraction(m, 2 ** (31 - width)) + Fraction(1, 2)), 2**width - 1) if width < 31 else m
+        if words.left != "merged":
+            whole = whole << left
+            whole = (whole + 2**31) % 2**32 - 2**31 if words.left == "wrap" else min(max(whole, -(2**31)), 2**31 - 1)
+            left = 0
+        if words.first == "none":
+            code = _rounded_fraction(Fraction(whole * m, 2 ** (width - left + right)), words.last, early)
+        else:
+            high = _rounded_fraction(Fraction(whole * m, 2 ** (width - left)), words.first, 0)
+            code = _rounded_fraction(Fraction(high, 2**right), words.last, early)
+        return _far(code, words)
 
     parts = np.broadcast_arrays(acc, multiplier.m, multiplier.shift)
     values = [one(*v) for v in zip(*(part.ravel().tolist() for part in parts))]
@@ -102,24 +162,25 @@ def _wrap32(x: np.ndarray) -> np.ndarray:
     return x - 2.0**32 * np.floor((x + 2.0**31) / 2.0**32)
 
 
-def _half_away(x: np.ndarray) -> np.ndarray:
-    return np.copysign(np.floor(np.abs(x) + 0.5), x)
-
-
-def _exact(sums: list[np.ndarray], reals: list[np.ndarray], zero_point: int) -> np.ndarray:
-    """round_half_even(Σ acc·real + zero_point) - zero_point of the exact sum."""
+def _exact(sums: list[np.ndarray], reals: list[np.ndarray], words: Dialect, early: int) -> np.ndarray:
+    """round(Σ acc·real + early) - early of the exact sum."""
     with np.errstate(over="ignore"):
         products = [np.clip(acc * real, -(2.0**1000), 2.0**1000) for acc, real in zip(sums, reals)]
-    # float64 rounds each product and addition by at most 2^-53 of itself; only that near to a tie can it mislead.
+    # float64 rounds each product and addition by at most 2^-53 of itself; only that near to an integer or a tie can
+    # it mislead. Beyond 2^33 only the sign matters, or, where codes wrap, all bits.
     slack = sum((np.abs(product) for product in products), np.float64(0)) * len(products) * 2.0**-52
-    value = np.clip(sum(products, np.float64(0)), -(2.0**33), 2.0**33)  # beyond that only the sign matters
-    nearest = np.array(np.rint(value))
-    doubtful = np.abs(np.abs(value - nearest) - 0.5) <= slack
+    value: Any = sum(products, np.float64(0))
+    far = np.abs(value) > 2.0**33
+    value = np.clip(value, -(2.0**33), 2.0**33)
+    found = np.array(_rounded(lambda sign, half: np.floor(sign * value + half), words.last, early))
+    edges = np.abs(2 * value - np.rint(2 * value)) / 2
+    if words.last.startswith("half"):
+        edges = np.where(np.rint(2 * value) % 2 == 1, edges, 1.0)
+    doubtful = (edges <= slack) & ~far | (far & (words.end == "wrap"))
     if doubtful.any():
         accs, factors = ([np.broadcast_to(v, value.shape)[doubtful].tolist() for v in values]
                          for values in (sums, reals))
-        exact = (sum(Fraction(a) * Fraction(b) for a, b in zip(acc, real)) for acc, real in
+        exact = (sum((Fraction(a) * Fraction(b) for a, b in zip(acc, real)), Fraction(0)) for acc, real in
                  zip(zip(*accs), zip(*factors)))
-        nearest[doubtful] = [float(max(min(round(total + zero_point) - zero_point, 2**33), -(2**33)))
-                             for total in exact]
-    return nearest
+        found[doubtful] = [_far(_rounded_fraction(total, words.last, early), words) for total in exact]
+    return found

@@ -121,7 +121,7 @@ def assemble(network: Network, qparams: Mapping[str, TensorParams], weights: Map
         input's, and a Clip that alone reads a computed tensor is fused into the node before it.
     weights: one per Conv and Linear.
     accumulator: the format that holds the sums of convolutions, linear layers and average pools.
-    dialect: one of ``integers.DIALECTS``.
+    dialect: as ``integers.dialect_of`` takes it.
 
     Multipliers are M = S_y / (S_x·S_w) in float64; bias codes round(b·S_x·S_w), half away from zero. Piecewise codes
     and matched moments make a layer of several terms; the bias is added in the first.

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from refquant.integers.dialects import Dialect
 from refquant.integers.formats import IntFormat
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import check_images
@@ -34,7 +35,7 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
                      cross_layer_equalization: bool = False, correct_output_mean: bool | None = None,
                      breakpoints: str | None = None, match_moments: bool | None = None,
                      widen: bool = False, layer_inputs: str = "quantized", accumulator_bits: int = 32,
-                     dialect: str = "single_round", executor: Executor | None = None,
+                     dialect: str | Dialect = "single_round", executor: Executor | None = None,
                      progress: Progress | None = None) -> QuantizedNetwork:
     """Quantize a float network after training.
 
@@ -71,7 +72,7 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     layer_inputs: EasyQuant sees the inputs of a layer as the layers already ``quantized`` give them, or as the
         ``float`` network does.
     accumulator_bits: 16, 24, 32, 48 or 64.
-    dialect: how sums are requantized, one of ``integers.DIALECTS``.
+    dialect: how sums are requantized: a name or words, as ``integers.dialect_of`` takes them.
     executor: where slices of the images are calibrated on and searched, as ``workers.worker_processes`` gives one;
         scales and integers are the same.
     progress: called with a step's name, what of it is done, and the fraction of it that is done.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from refquant.integers.checks import is_integer, one_of
+from refquant.integers.devices import name_of
 from refquant.integers.dialects import DIALECTS
 from refquant.integers.several_sums import takes_several_sums
 from refquant.pwlq.breakpoints import METHODS
@@ -117,11 +118,12 @@ def settings(recipe: str, **options: Any) -> Settings:
               "coupling": default.coupling, "correct_output_mean": default.correct_output_mean,
               "breakpoints": default.breakpoints, "match_moments": default.match_moments,
               **{name: value for name, value in options.items() if value is not None}}
+    values["dialect"] = name_of(values["dialect"])
     chosen = Settings(recipe, **values)
     for name, choices in (("granularity", GRANULARITIES), ("coupling", COUPLINGS), ("shift_bits", range(6)),
                           ("activations", (*ACTIVATIONS, "piecewise")), ("estimator", ESTIMATORS),
                           ("breakpoints", BREAKPOINTS), ("layer_inputs", LAYER_INPUTS),
-                          ("accumulator_bits", (16, 24, 32, 48, 64)), ("dialect", DIALECTS),
+                          ("accumulator_bits", (16, 24, 32, 48, 64)),
                           ("weight_bits", range(2, 17)), ("activation_bits", range(2, 17))):
         value = values[name]
         if value not in choices or not (is_integer(value) or isinstance(value, str)):

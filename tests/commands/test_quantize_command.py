@@ -107,7 +107,7 @@ def test_one_recipe_writes_the_documented_report_plots_and_a_network_that_loads(
 def test_several_recipes_share_one_report_and_have_a_folder_each(files, tmp_path, capsys):
     code, said = run(capsys, *files, "--recipe", "max-int8", "--recipe", "channelwise-int8", "--recipe", "max-int8",
                      "--images", 5, "--calibration-images", 8, "--weight-bits", 4, "--activation-bits", 6, "--signed",
-                     "--granularity", "channel", "--dialect", "gemmlowp_double", "--out", tmp_path / "out")
+                     "--granularity", "channel", "--dialect", "m31,wrap,half_up,half_away", "--out", tmp_path / "out")
     assert code == 0, said.err
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [entry["recipe"] for entry in report["recipes"]] == ["max-int8", "channelwise-int8"]
@@ -483,7 +483,7 @@ def test_bad_input_is_one_sentence_exit_code_2_and_leaves_nothing(files, tmp_pat
     (["--out", "o"], "the following arguments are required: --recipe"),
     (["--recipe", "max-int8"], "the following arguments are required: --out"),
     (["--recipe", "max-int8", "--out", "o", "--signed", "--unsigned"], "not allowed with argument --signed"),
-    (["--recipe", "max-int8", "--out", "o", "--dialect", "banker"], "argument --dialect: invalid choice"),
+    (["--recipe", "max-int8", "--out", "o", "--dialect", "banker"], "argument --dialect: dialect must be a name"),
     (["--recipe", "max-int8", "--out", "o", "--check-images", "some"],
      "must be a number of images, or all, got some"),
     (["--recipe", "max-int8", "--out", "o", "--workers", "two"], "argument --workers: invalid int value: 'two'"),

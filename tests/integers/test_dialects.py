@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from refquant import quantize_network
 from refquant.convolution.geometry import Geometry
+from refquant.integers.devices import dialect_of
 from refquant.integers.dialects import DIALECTS
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
@@ -28,6 +29,7 @@ from refquant.network.program import QuantizedAdd, QuantizedConv, QuantParams, T
 from refquant.network.proof import QuantizedNetwork
 from refquant.network.simulated_forward import run_simulated_tensors
 from refquant.network.simulated_scaling import scale_by
+from refquant.network.storage import load_quantized, quantized_to_bytes
 from refquant.recipes.settings import ACTIVATIONS, GRANULARITIES
 from refquant.strategies import images, networks
 
@@ -685,9 +687,22 @@ def test_an_addition_is_the_same_both_ways_and_within_its_proven_range_or_refuse
     both_ways(network, np.array(list(itertools.product(*samples))).reshape(-1, 2, 1, 1))
 
 
-def test_the_dialect_of_a_network_is_one_of_the_nine():
+@pytest.mark.parametrize("words", ["m31,merged,half_up,half_away", "m15,wrap,none,floor", "rvv_rod", "nvdla_sdp",
+                                   "real,merged,none,half_down,before", "float32,merged,none,to_odd,before",
+                                   "m31,saturate,none,toward_zero,before,wrap"])
+def test_a_network_runs_in_any_words(words, tmp_path):
     network, batch = every_kind_of_layer()
-    message = f"dialect must be one of {', '.join(oracle.NAMES)}, got 'double_round'"
+    quantized = quantize_network(network, batch, dialect=words, activations="affine")
+    assert dialect_of(quantized.dialect) == dialect_of(words)
+    both_ways(quantized, quantized.quantize_images(batch))
+    (tmp_path / "network.npz").write_bytes(quantized_to_bytes(quantized))
+    assert load_quantized(tmp_path / "network.npz").dialect == quantized.dialect
+
+
+def test_the_dialect_of_a_network_is_a_name_or_words():
+    network, batch = every_kind_of_layer()
+    message = ("dialect must be a name, such as single_round, or 4 to 6 words, such as m31,wrap,half_up,half_away "
+               "(see refquant dialects), got 'double_round'")
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         quantize_network(network, batch, dialect="double_round")
     quantized = quantize_network(network, batch)

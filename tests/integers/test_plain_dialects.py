@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from fractions import Fraction
 
 import dialects_oracle as oracle
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from refquant.integers.dialects import DIALECTS, NAMED, Dialect, evaluate, legal_shifts
@@ -16,6 +17,7 @@ from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
 from refquant.integers.rounding import RULES, round_fraction
+from refquant.network.simulated_scaling import scale_by
 
 FIRST = ("none", "floor", "half_up", "half_even", "to_odd")
 DESCRIPTIONS = [
@@ -62,6 +64,23 @@ def test_any_description_is_what_its_words_mean(data):
     found = int(evaluate(dialect, np.array([x]), multiplier.real, multiplier.m, multiplier.shift, z)[0])
     assert oracle.clamp(found, -2**33, 2**33) == oracle.clamp(expected, -2**33, 2**33)
     assert int(requantize(x, multiplier, IntFormat(8), dialect, z)) == oracle.clamp(expected, -128, 127)
+
+
+@given(st.data(), st.sampled_from(["saturate", "wrap"]))
+def test_simulation_does_what_the_words_mean(data, end):
+    dialect = dataclasses.replace(data.draw(st.sampled_from(DESCRIPTIONS)), end=end)
+    low, high = legal_shifts(dialect) or (-31, 30)
+    m = data.draw(st.one_of(st.integers(2**30, 2**31 - 1), st.sampled_from([2**30, 2**31 - 1, 3 * 2**29])))
+    s = data.draw(st.one_of(st.integers(low, high), st.integers(max(low, -4), min(high, 2))))
+    x = data.draw(st.one_of(st.integers(-2**31, 2**31 - 1), st.integers(-300, 300)))
+    z = data.draw(st.integers(-128, 127))
+    multiplier, fmt = Multiplier.from_real(m * 2.0 ** (s - 31)), IntFormat(8)
+    expected = by_meaning(dialect, x, float(multiplier.real), m, s, z)
+    assume(end == "saturate" or dialect.multiplier != "float32" or abs(expected) < 2**33)
+    expected = oracle.clamp(expected, -128, 127) if end == "saturate" else (expected + 128) % 256 - 128
+    found = int(scale_by(np.array([float(x)]), multiplier, dialect, z)[0]) + z
+    assert (oracle.clamp(found, -128, 127) if end == "saturate" else (found + 128) % 256 - 128) == expected
+    assert int(requantize(x, multiplier, fmt, dialect.words, z)) == expected
 
 
 @pytest.mark.parametrize("name", DIALECTS)

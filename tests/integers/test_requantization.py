@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from refquant.integers import requantization
-from refquant.integers.dialects import DIALECTS, Dialect, dialect_of, evaluate
+from refquant.integers.devices import dialect_of
+from refquant.integers.dialects import DIALECTS, Dialect, evaluate
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize

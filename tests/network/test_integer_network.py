@@ -761,7 +761,8 @@ W = np.ones((2, 1, 1, 1), int)
     (lambda: program(conv(term([[1]], lookup_table=np.ones(256, int)))),
      "layer 'y': a lookup table must map the zero point to 0, as padding needs"),
     (lambda: dataclasses.replace(NETWORK, dialect="nearest"),
-     f"dialect must be one of {', '.join(DIALECTS)}, got 'nearest'"),
+     "dialect must be a name, such as single_round, or 4 to 6 words, such as m31,wrap,half_up,half_away "
+     "(see refquant dialects), got 'nearest'"),
 ])
 def test_parts_that_do_not_fit_each_other_are_refused(build, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
