@@ -1,4 +1,4 @@
-"""The command line: ``refquant demo``, ``refquant quantize``, ``refquant bounds``, ``refquant dialects``."""
+"""The command line: ``refquant demo``, ``refquant quantize``, ``bounds``, ``dialects``, ``identify``."""
 
 from __future__ import annotations
 
@@ -248,7 +248,41 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _dialects(arguments: argparse.Namespace) -> None:
     from refquant.commands import report
 
-    print(report.dialects_table())
+    if len(arguments.two) not in (0, 2):
+        raise ValueError(f"dialects takes no dialect or two, got {len(arguments.two)}")
+    print(report.difference_text(*arguments.two) if arguments.two else report.dialects_table())
+
+
+def _identify(arguments: argparse.Namespace) -> int:
+    from refquant.commands.identify import run_identify
+    from refquant.commands.report import check_directory
+    from refquant.integers.formats import IntFormat
+
+    check_directory(arguments.out)
+    fmt = IntFormat(arguments.bits, signed=not arguments.unsigned)
+    text, files, code = run_identify(arguments.table, fmt, arguments.probes or 0, arguments.json)
+    written = _write(files, arguments.out)
+    print(text)
+    if written and not arguments.json:
+        print("\nWrote " + ", ".join(str(path) for path in written))
+    return code
+
+
+def _add_identify(commands: Any) -> None:
+    identify = commands.add_parser(
+        "identify", help="which dialects fit a table of what a device answered, and what to ask it next",
+        description="Exit code 0 where a description fits, 1 where none does, 2 for bad input.")
+    identify.add_argument("table", type=Path, metavar="TABLE.csv", help="a row for each answer, under the header "
+                          "x,m,shift,zero_point,y or x,M,zero_point,y")
+    identify.add_argument("--bits", type=_between(3, 16), default=8, metavar="B",
+                          help="of the codes y, 3 to 16 (default: %(default)s)")
+    identify.add_argument("--unsigned", action="store_true", help="codes y from 0 to 2^B - 1")
+    identify.add_argument("--json", action="store_true", help="print JSON")
+    identify.add_argument("--probes", type=_between(1, 100000), metavar="N",
+                          help="write the N rows to run on the device next, as probes.csv and one .hex per column")
+    identify.add_argument("--out", type=_directory, default=Path("."), metavar="DIR",
+                          help="where the probes go (default: here)")
+    identify.set_defaults(run=_identify)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -261,18 +295,25 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
     _add_quantize(commands)
     _add_bounds(commands)
+    _add_identify(commands)
     dialects = commands.add_parser("dialects", help="the ways to requantize: formulas, words, and who computes so")
+    dialects.add_argument("two", nargs="*", type=_dialect, metavar="DIALECT",
+                          help="two names, or words: the smallest input on which they differ")
     dialects.set_defaults(run=_dialects)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns its exit code: 0, or 2 for a caller's mistake, told in one sentence."""
+    """Run the command line; returns its exit code.
+
+    0; 1 where ``identify`` finds that no description fits; 2 for a caller's mistake, told in one sentence.
+    """
+    code: int | None = 0
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a letter shows its escape
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         arguments = _parser().parse_args(argv)
-        arguments.run(arguments)
+        code = arguments.run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         _close_output()
@@ -287,7 +328,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OverflowError, ModuleNotFoundError, BrokenExecutor) as error:
         print(f"refquant: {error}", file=sys.stderr)
         return 2
-    return 0
+    return code or 0
 
 
 def console() -> NoReturn:

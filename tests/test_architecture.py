@@ -33,9 +33,10 @@ recipes.calibration recipes.lowering recipes.walk recipes.settings recipes.weigh
 recipes.network_search recipes.quantize recipes
 readers.onnx_translation readers.onnx_operators readers.onnx_file readers
 digits.data digits.architecture digits.gradients digits.weights digits.disparity digits.training digits
+vectors.descriptions vectors.probes vectors.identify vectors
 strategies
 refquant
-commands.evaluation commands.kernel_check commands.report commands.demo commands.quantize commands
+commands.evaluation commands.kernel_check commands.report commands.demo commands.quantize commands.identify commands
 own_network
 cli
 __main__

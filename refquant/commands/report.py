@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from refquant.integers.devices import DEVICES, dialect_of
 from refquant.integers.dialects import FORMULAS, NAMED, NOTATION
 from refquant.integers.formats import IntFormat, smallest_format
 from refquant.integers.stages import headroom_bits
+from refquant.vectors.probes import smallest_difference
 
 
 def check_directory(directory: Path) -> None:
@@ -220,10 +222,25 @@ def bounds_table(result: dict[str, Any]) -> str:
 def dialects_table() -> str:
     """The table of ``refquant dialects``."""
     rows = [(name, *texts) for name, texts in FORMULAS.items()]
+    devices = [(name, device.words.words, device.source, device.run or "-") for name, device in DEVICES.items()]
     words = [(name, *dialect.words.split(",")) for name, dialect in NAMED.items()]
     return (f"Value before zero point and clamping\n\n{table(('dialect', 'value', 'who computes so'), rows)}\n\n"
             f"{NOTATION}\n\nThe same in six words (refquant.integers.dialects)\n\n"
-            f"{table(('dialect', 'multiplier', 'left', 'first', 'last', 'zero', 'end'), words)}")
+            f"{table(('dialect', 'multiplier', 'left', 'first', 'last', 'zero', 'end'), words)}\n\n"
+            "Devices and libraries, and what was run of them here; the others' sources were read\n\n"
+            f"{table(('name', 'words', 'source', 'run'), devices)}")
+
+
+def difference_text(one: str, other: str) -> str:
+    """The smallest input on which two dialects differ, for ``refquant dialects ONE OTHER``."""
+    found = smallest_difference(dialect_of(one), dialect_of(other), IntFormat(8))
+    if found is None:
+        return f"No input was found on which {one} and {other} differ, for int8 codes."
+    rows, *codes = found
+    x, m, shift, zero_point = (int(column[0]) for column in rows[:4])
+    lines = [(name, dialect_of(name).words, str(code)) for name, code in zip((one, other), codes)]
+    return (f"x = {x}, m = {m}, shift = {shift}, zero point {zero_point}: x·M = {x * float(rows.real[0]):.8g} "
+            f"(the smallest x that was found, for int8 codes)\n\n{table(('dialect', 'words', 'code'), lines)}")
 
 
 def draw_layer_sqnr(entry: dict[str, Any]) -> Figure:

@@ -120,12 +120,12 @@ FORMULAS = {
 
 
 def evaluate(dialect: Dialect, x: np.ndarray, real: np.ndarray, m: np.ndarray, shift: np.ndarray,
-             zero_point: int = 0) -> np.ndarray:
+             zero_point: int | np.ndarray = 0) -> np.ndarray:
     """round(x·M) + zero_point as the words of ``dialect`` say, before the word ``end``.
 
     x: int64; where left is not "merged", within int32. real, m, shift: of a ``Multiplier``, broadcasting against x,
-    with a legal shift (``legal_shifts``). Returns int64, far values clipped to ±2^62. For ``real`` it works in
-    rationals, one element at a time; ``requantize`` has a faster way for those.
+    with a legal shift (``legal_shifts``). zero_point: one, or int64 of x's shape. Returns int64, far values clipped
+    to ±2^62. For ``real`` it works in rationals, one element at a time; ``requantize`` has a faster way for those.
 
     >>> x, real, m, shift = np.array([5, -5]), np.float64(0.5), np.int64(2**30), np.int64(0)
     >>> evaluate(SINGLE_ROUND, x, real, m, shift), evaluate(EXACT_HALF_EVEN, x, real, m, shift)
@@ -133,13 +133,13 @@ def evaluate(dialect: Dialect, x: np.ndarray, real: np.ndarray, m: np.ndarray, s
     """
     early, late = (zero_point, 0) if dialect.zero == "before" else (0, zero_point)
     if dialect.multiplier == "real":
-        pairs = zip(*(v.ravel().tolist() for v in np.broadcast_arrays(x, real)))
-        rounded = [round_fraction(Fraction(a) * Fraction(b) + early, dialect.last) for a, b in pairs]
+        triples = zip(*(v.ravel().tolist() for v in np.broadcast_arrays(x, real, early)))
+        rounded = [round_fraction(Fraction(a) * Fraction(b) + z, dialect.last) for a, b, z in triples]
         return _clipped(rounded).reshape(np.broadcast_shapes(x.shape, real.shape)) + late
     if dialect.multiplier == "float32":
         with np.errstate(over="ignore"):
             product = x.astype(np.float32) * real.astype(np.float32)
-            product = product + np.float32(early) if early else product
+            product = product + np.asarray(early, np.float32) if np.any(early) else product
         # Codes have at most 33 bits: beyond 2^33 only the sign still matters.
         return round_values(np.clip(product, -(2.0**33), 2.0**33), dialect.last).astype(np.int64) + late
     width, m = dialect.width, dialect.rounded(m)

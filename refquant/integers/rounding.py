@@ -84,11 +84,11 @@ def _adjust(quotient: Any, remainder: Any, divisor: Any, rule: str) -> Any:
     return quotient + ((twice > divisor) | ((twice == divisor) & upper_wins))
 
 
-def shift_right(x: Any, shift: Any, rule: str = "half_up", offset: int = 0) -> np.ndarray:
+def shift_right(x: Any, shift: Any, rule: str = "half_up", offset: Any = 0) -> np.ndarray:
     """``x / 2^shift + offset`` rounded by ``rule``, in int64, without a wider intermediate.
 
     x: integers, any shape. shift: integers 0..62 that broadcast against x. Nothing is added before
-    the shift, so no x overflows, int64's extremes included. offset: an integer; it matters beyond its own value
+    the shift, so no x overflows, int64's extremes included. offset: integers; it matters beyond its own value
     where a rule asks for the parity or the sign of the result.
 
     >>> shift_right(np.array([-5, -3, 1, 3]), 1, "half_even")
@@ -104,15 +104,15 @@ def shift_right(x: Any, shift: Any, rule: str = "half_up", offset: int = 0) -> n
     if rule == "half_up" and shift.size and shift.min() >= 2:
         # The same in three passes: floor(x/2^n + 1/2) = floor((floor(x/2^(n-1)) + 1) / 2).
         half_up = ((x >> (shift - 1)) + 1) >> 1
-        return half_up + offset if offset else half_up
+        return half_up + offset if np.any(offset) else half_up
     quotient = x >> shift
-    if offset:
+    if np.any(offset):
         quotient = quotient + offset
     divisor = np.left_shift(np.int64(1), shift)
     return _adjust(quotient, x & (divisor - 1), divisor, rule)
 
 
-def shifted_product(x: np.ndarray, m: np.ndarray, shift: Any, rule: str = "half_up", offset: int = 0) -> np.ndarray:
+def shifted_product(x: np.ndarray, m: np.ndarray, shift: Any, rule: str = "half_up", offset: Any = 0) -> np.ndarray:
     """``x·m / 2^shift + offset`` rounded by ``rule``: ``shift_right`` of a product that int64 may not hold.
 
     x, m: int64, broadcasting; m >= 0. Where 63 bits do not hold a product, it is computed in Python's integers, and
