@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import identification
 import numpy as np
 import pwlq
 import scales
@@ -194,6 +195,7 @@ def _demo_figures() -> dict[str, Figure]:
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "formats": draw_formats, "rounding": draw_rounding, "dialects": draw_dialects, "lanes": draw_lanes,
+    "identification": identification.draw_identification,
     "quantization_error": draw_error, "channels": draw_channels, "thresholds": scales.draw_thresholds,
     "kl_constants": scales.draw_kl_constants,
     "easyquant_candidates": scales.draw_candidates, "easyquant_half_steps": scales.draw_half_steps,

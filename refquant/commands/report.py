@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from refquant.integers.devices import DEVICES, dialect_of
+from refquant.integers.devices import DEVICES, RUN, dialect_of
 from refquant.integers.dialects import FORMULAS, NAMED, NOTATION
 from refquant.integers.formats import IntFormat, smallest_format
 from refquant.integers.stages import headroom_bits
@@ -222,13 +222,21 @@ def bounds_table(result: dict[str, Any]) -> str:
 def dialects_table() -> str:
     """The table of ``refquant dialects``."""
     rows = [(name, *texts) for name, texts in FORMULAS.items()]
-    devices = [(name, device.words.words, device.source, device.run or "-") for name, device in DEVICES.items()]
     words = [(name, *dialect.words.split(",")) for name, dialect in NAMED.items()]
     return (f"Value before zero point and clamping\n\n{table(('dialect', 'value', 'who computes so'), rows)}\n\n"
             f"{NOTATION}\n\nThe same in six words (refquant.integers.dialects)\n\n"
             f"{table(('dialect', 'multiplier', 'left', 'first', 'last', 'zero', 'end'), words)}\n\n"
-            "Devices and libraries, and what was run of them here; the others' sources were read\n\n"
-            f"{table(('name', 'words', 'source', 'run'), devices)}")
+            "Devices and libraries by name: what was run of each in refquant's tests, or else whose text was read\n\n"
+            f"{devices_table()}")
+
+
+def devices_table() -> str:
+    """The nine and the devices, with their words, and what was run or read."""
+    rows = [(name, dialect.words, f"run: {RUN[name]}" if name in RUN else f"read: {FORMULAS[name][1]}")
+            for name, dialect in NAMED.items()]
+    rows += [(name, device.words.words, f"run: {device.run}" if device.run else f"read: {device.source}")
+             for name, device in DEVICES.items()]
+    return table(("name", "words", "run or read"), rows)
 
 
 def difference_text(one: str, other: str) -> str:

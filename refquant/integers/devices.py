@@ -26,6 +26,10 @@ def _m31(first: str, last: str, left: str = "wrap") -> Dialect:
     return Dialect("m31", left, first, last)
 
 
+_RVV = "the instructions, in QEMU"
+
+# Of the nine: what was run beside formulas written anew in Python and C. What LiteRT computes was measured elsewhere.
+RUN = {"neon_double": "SQRDMULH and SRSHL, in QEMU", "float32_half_even": "ONNX Runtime's QLinearConv"}
 DEVICES = {
     "tosa_double_round": Device(_m31("half_up", "half_away", "merged"),
                                 "TOSA specification, apply_scale_32 with double_round; its shift is one right shift"),
@@ -35,10 +39,10 @@ DEVICES = {
     "qnnpack_precise": Device(_m31("none", "half_away", "merged"), "QNNPACK, requantization/precise"),
     "xnnpack_rndnu": Device(_m31("none", "half_up", "merged"), "XNNPACK, requantization rndnu on NEON"),
     "gemmini": Device(Dialect("float32", last="half_even"), "Gemmini's generator; its comment says ties away"),
-    "rvv_rnu": Device(_m31("half_up", "half_up"), "RISC-V V, vsmul then vssra, vxrm rnu"),
-    "rvv_rne": Device(_m31("half_even", "half_even"), "RISC-V V, vsmul then vssra, vxrm rne"),
-    "rvv_rdn": Device(_m31("floor", "floor"), "RISC-V V, vsmul then vssra, vxrm rdn"),
-    "rvv_rod": Device(_m31("to_odd", "to_odd"), "RISC-V V, vsmul then vssra, vxrm rod"),
+    "rvv_rnu": Device(_m31("half_up", "half_up"), "RISC-V V, vsmul then vssra, vxrm rnu", _RVV),
+    "rvv_rne": Device(_m31("half_even", "half_even"), "RISC-V V, vsmul then vssra, vxrm rne", _RVV),
+    "rvv_rdn": Device(_m31("floor", "floor"), "RISC-V V, vsmul then vssra, vxrm rdn", _RVV),
+    "rvv_rod": Device(_m31("to_odd", "to_odd"), "RISC-V V, vsmul then vssra, vxrm rod", _RVV),
     "nvdla_sdp": Device(Dialect("m15", last="half_away"), "NVDLA, the SDP's converter"),
     "vitis_dpu": Device(Dialect("m1"), "Vitis AI's DPU: powers of two"),
     "cmsis_dsp_q31": Device(_m31("none", "floor", "merged"), "CMSIS-DSP, arm_scale_q31, right shifts"),

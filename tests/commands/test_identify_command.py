@@ -2,12 +2,15 @@
 
 import csv
 import json
+import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from refquant.cli import main
+from refquant.commands.report import devices_table
 from refquant.integers import IntFormat
 from refquant.integers.devices import dialect_of
 from refquant.vectors import near_ties
@@ -113,6 +116,16 @@ def test_rows_of_two_devices_get_one_sentence(tmp_path, capsys):
     code, out, err = run(capsys, table)
     assert code == 2 and out == "" and "these do not go together" in err and err.count("\n") == 1
     assert run(capsys, tmp_path / "none.csv")[0] == 2
+
+
+def test_readme_shows_this_commands_answer_and_table(tmp_path, capsys):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    pattern = (r"```text\n(x,m,shift,.*?)```\n\n"
+               r"```console\nrefquant identify device.csv --probes 20\n```\n```text\n(.*?)```")
+    table, shown = re.search(pattern, readme, re.DOTALL).groups()
+    (tmp_path / "device.csv").write_text(table)
+    assert run(capsys, tmp_path / "device.csv") == (0, shown, "")
+    assert f"```text\n{devices_table()}\n```" in readme
 
 
 def test_two_dialects_and_their_smallest_difference(capsys):
