@@ -79,7 +79,7 @@ def test_arguments_outside_their_choices_are_refused(arguments, message):
 
 
 def test_unknown_dialects_are_refused():
-    with pytest.raises(ValueError, match=r"^dialect must be one of .*single_round.*, got 'nearest'$"):
+    with pytest.raises(ValueError, match=r"^dialect must be a name, such as single_round, or .*, got 'nearest'$"):
         quantize_network(NETWORK, IMAGES, dialect="nearest")
 
 
