@@ -42,3 +42,10 @@ def draw_identification() -> Figure:
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
+
+
+if __name__ == "__main__":
+    for device_name in DEVICES:
+        left, by_probes = remaining(device_name)
+        print(f"{device_name}: {left[199]} classes after 200 random sums, {left[-1]} after {len(left)}; "
+              f"{by_probes[-1]} after {len(by_probes)} probes")

@@ -258,7 +258,8 @@ def _identify(arguments: argparse.Namespace) -> int:
     from refquant.commands.report import check_directory
     from refquant.integers.formats import IntFormat
 
-    check_directory(arguments.out)
+    if arguments.probes:
+        check_directory(arguments.out)
     fmt = IntFormat(arguments.bits, signed=not arguments.unsigned)
     text, files, code = run_identify(arguments.table, fmt, arguments.probes or 0, arguments.json)
     written = _write(files, arguments.out)
@@ -297,7 +298,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bounds(commands)
     _add_identify(commands)
     dialects = commands.add_parser("dialects", help="the ways to requantize: formulas, words, and who computes so")
-    dialects.add_argument("two", nargs="*", type=_dialect, metavar="DIALECT",
+    dialects.add_argument("two", nargs="*", metavar="DIALECT",
                           help="two names, or words: the smallest input on which they differ")
     dialects.set_defaults(run=_dialects)
     return parser

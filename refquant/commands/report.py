@@ -232,7 +232,8 @@ def dialects_table() -> str:
 
 def devices_table() -> str:
     """The nine and the devices, with their words, and what was run or read."""
-    rows = [(name, dialect.words, f"run: {RUN[name]}" if name in RUN else f"read: {FORMULAS[name][1]}")
+    rows = [(name, dialect.words, f"run: {RUN[name]}" if name in RUN else
+             "a definition" if name in ("shift_floor", "exact_half_even") else f"read: {FORMULAS[name][1]}")
             for name, dialect in NAMED.items()]
     rows += [(name, device.words.words, f"run: {device.run}" if device.run else f"read: {device.source}")
              for name, device in DEVICES.items()]

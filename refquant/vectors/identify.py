@@ -37,10 +37,12 @@ class Nearest(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Identification:
-    """fits: the descriptions that agree with every row. classes: how many of them can be told apart, by their place
-    in ``classes(fmt, derived)``. confirmed: one class is left, and at least CHECKS rows near ties agree. first_rows:
-    the least number of first rows that no description fits; 0 where one fits. nearest, suggestions: where none fits.
-    rows, codes: all that was compared.
+    """What is known of a device.
+
+    fits: the descriptions that agree with every row. left: their classes, as places in ``classes(fmt, derived)``.
+    near_ties: how many rows are near a tie. first_rows: the least number of first rows that no description fits; 0
+    where one fits. nearest: at most three refuted descriptions, and suggestions: usual faults that would explain all
+    rows; both where none fits. rows, codes: all that was compared.
     """
 
     fits: list[Dialect]

@@ -133,6 +133,9 @@ def test_two_dialects_and_their_smallest_difference(capsys):
     text = capsys.readouterr().out
     assert text.startswith("x = 1, m = 1073741824, shift = -1, zero point 0: x·M = 0.25")
     assert main(["dialects", "rvv_rnu", "neon_double"]) == 0
-    assert "No input was found" in capsys.readouterr().out
+    assert capsys.readouterr().out == (
+        "No input was found on which rvv_rnu and neon_double differ, for int8 codes.\n")
+    assert main(["dialects", "rvv", "neon_double"]) == 2
+    assert capsys.readouterr().err.startswith("refquant: dialect must be a name, such as")
     assert main(["dialects", "rvv_rnu"]) == 2
     assert capsys.readouterr().err == "refquant: dialects takes no dialect or two, got 1\n"
