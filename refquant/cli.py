@@ -1,4 +1,5 @@
-"""The command line: ``refquant demo``, ``refquant quantize``, ``bounds``, ``dialects``, ``identify``."""
+"""The command line: ``refquant demo``, ``refquant quantize``, ``bounds``, ``dialects``, ``identify``,
+``vectors``."""
 
 from __future__ import annotations
 
@@ -8,11 +9,13 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from refquant.commands.arguments import between, dialect, directory, kernel, number_or_all, tile
 
 if TYPE_CHECKING:
     from refquant.workers import Progress
@@ -92,7 +95,7 @@ def _add_quantize(commands: Any) -> None:
                           "preprocessed; optional labels; optional calibration_inputs")
     quantize.add_argument("--recipe", action="append", required=True, choices=list(RECIPES), metavar="NAME",
                           help=f"one of {', '.join(RECIPES)}; may be given several times")
-    quantize.add_argument("--out", type=_directory, required=True, metavar="DIR", help="where the results go")
+    quantize.add_argument("--out", type=directory, required=True, metavar="DIR", help="where the results go")
     quantize.add_argument("--weight-bits", type=int, metavar="B", help="2 to 16 (default: the recipe's)")
     quantize.add_argument("--activation-bits", type=int, metavar="B", help="2 to 16 (default: the recipe's)")
     quantize.add_argument("--granularity", choices=GRANULARITIES,
@@ -122,24 +125,15 @@ def _add_quantize(commands: Any) -> None:
     quantize.add_argument("--calibration-images", type=int, metavar="N",
                           help="how many images calibrate (default: all calibration_inputs, or else 50 inputs)")
     quantize.add_argument("--images", type=int, metavar="N", help="evaluate only so many images (default: all)")
-    quantize.add_argument("--check-images", type=_number_or_all, metavar="N",
+    quantize.add_argument("--check-images", type=number_or_all, metavar="N",
                           help="simulate too, and compare all codes, on the first N of these, or on all "
                                "(default: the first 100)")
     quantize.add_argument("--workers", type=int, default=1, metavar="N",
                           help="processes, of one thread each, that share the work (default: %(default)s)")
-    quantize.add_argument("--dialect", type=_dialect, default="single_round", metavar="NAME",
+    quantize.add_argument("--dialect", type=dialect, default="single_round", metavar="NAME",
                           help="how sums are requantized: a name or words that `refquant dialects` explains, "
                                "as in m31,wrap,half_up,half_away (default: %(default)s)")
     quantize.set_defaults(run=_quantize)
-
-
-def _dialect(text: str) -> str:
-    from refquant.integers.devices import name_of
-
-    try:
-        return name_of(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _bounds(arguments: argparse.Namespace) -> None:
@@ -161,55 +155,22 @@ def _bounds(arguments: argparse.Namespace) -> None:
 def _add_bounds(commands: Any) -> None:
     bounds = commands.add_parser("bounds", help="prove what every stage of direct, int16-lane and Winograd "
                                  "convolution can reach")
-    bounds.add_argument("--bits", type=_between(2, 32), required=True, metavar="B", help="of activations and weights")
-    bounds.add_argument("--weight-bits", type=_between(2, 32), metavar="B", help="of the weights, if other")
+    bounds.add_argument("--bits", type=between(2, 32), required=True, metavar="B", help="of activations and weights")
+    bounds.add_argument("--weight-bits", type=between(2, 32), metavar="B", help="of the weights, if other")
     bounds.add_argument("--full-range", action="store_true", help="codes from -2^(b-1), not from -(2^(b-1)-1)")
     bounds.add_argument("--unsigned", action="store_true", help="activations from 0 to 2^b-1")
-    bounds.add_argument("--tile", type=_tile, metavar="M,R",
+    bounds.add_argument("--tile", type=tile, metavar="M,R",
                         help="of Winograd's F(M, R), as in 2,3; or the name of a preset, as in 'F(4,3) ncnn' "
                              "(default: direct convolution alone)")
-    bounds.add_argument("--kernel", type=_kernel, metavar="R,S",
+    bounds.add_argument("--kernel", type=kernel, metavar="R,S",
                         help="of direct convolution; 1,1 for a fully connected layer (default: 3,3)")
-    bounds.add_argument("--channels", type=_between(1, 2**31 - 1), required=True, metavar="C", help="input channels")
-    bounds.add_argument("--accumulator-bits", type=_between(2, 64), default=32, metavar="B",
+    bounds.add_argument("--channels", type=between(1, 2**31 - 1), required=True, metavar="C", help="input channels")
+    bounds.add_argument("--accumulator-bits", type=between(2, 64), default=32, metavar="B",
                         help="of the register that sums must fit (default: %(default)s)")
-    bounds.add_argument("--bias-bits", type=_between(2, 63), metavar="B",
+    bounds.add_argument("--bias-bits", type=between(2, 63), metavar="B",
                         help="of a signed bias code that is added to the sum (default: no bias)")
     bounds.add_argument("--json", action="store_true", help="print JSON, with the witnesses as codes")
     bounds.set_defaults(run=_bounds)
-
-
-def _kernel(text: str) -> tuple[int, int]:
-    parts = text.split(",")
-    if len(parts) != 2 or not all(p.isdecimal() and 1 <= int(p) <= 1024 for p in parts):
-        raise argparse.ArgumentTypeError(f"must be two numbers from 1 to 1024, as in 3,3, got {text}")
-    return int(parts[0]), int(parts[1])
-
-
-def _between(least: int, most: int) -> Callable[[str], int]:
-    """A type for argparse: a whole number from ``least`` to ``most``."""
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"must be from {least} to {most}, got {text}")
-        return int(text)
-    return parse
-
-
-def _tile(text: str) -> Any:
-    parts = text.split(",")
-    return (int(parts[0]), int(parts[1])) if len(parts) == 2 and all(p.isdecimal() for p in parts) else text
-
-
-def _number_or_all(text: str) -> int | str:
-    if text != "all" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a number of images, or all, got {text}")
-    return text if text == "all" else int(text)
-
-
-def _directory(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("must name a directory")
-    return Path(text)
 
 
 @contextmanager
@@ -275,28 +236,31 @@ def _add_identify(commands: Any) -> None:
         description="Exit code 0 where a description fits, 1 where none does, 2 for bad input.")
     identify.add_argument("table", type=Path, metavar="TABLE.csv", help="a row for each answer, under the header "
                           "x,m,shift,zero_point,y or x,M,zero_point,y")
-    identify.add_argument("--bits", type=_between(3, 16), default=8, metavar="B",
+    identify.add_argument("--bits", type=between(3, 16), default=8, metavar="B",
                           help="of the codes y, 3 to 16 (default: %(default)s)")
     identify.add_argument("--unsigned", action="store_true", help="codes y from 0 to 2^B - 1")
     identify.add_argument("--json", action="store_true", help="print JSON")
-    identify.add_argument("--probes", type=_between(1, 100000), metavar="N",
+    identify.add_argument("--probes", type=between(1, 100000), metavar="N",
                           help="write the N rows to run on the device next, as probes.csv and one .hex per column")
-    identify.add_argument("--out", type=_directory, default=Path("."), metavar="DIR",
+    identify.add_argument("--out", type=directory, default=Path("."), metavar="DIR",
                           help="where the probes go (default: here)")
     identify.set_defaults(run=_identify)
 
 
 def _parser() -> argparse.ArgumentParser:
+    from refquant.commands.vectors import add_vectors
+
     parser = _Parser(prog="refquant", description="The bit-exact reference for post-training quantization.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     demo = commands.add_parser("demo", help="quantize the bundled CNN and run it in integers on the bundled digits")
-    demo.add_argument("--out", type=_directory, default=Path("refquant-demo"), metavar="DIR",
+    demo.add_argument("--out", type=directory, default=Path("refquant-demo"), metavar="DIR",
                       help="where report.json and the figures go (default: %(default)s)")
     demo.add_argument("--all", action="store_true", help="also the widths that the short table leaves out")
     demo.set_defaults(run=_demo)
     _add_quantize(commands)
     _add_bounds(commands)
     _add_identify(commands)
+    add_vectors(commands)
     dialects = commands.add_parser("dialects", help="the ways to requantize: formulas, words, and who computes so")
     dialects.add_argument("two", nargs="*", metavar="DIALECT",
                           help="two names, or words: the smallest input on which they differ")
@@ -307,7 +271,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns its exit code.
 
-    0; 1 where ``identify`` finds that no description fits; 2 for a caller's mistake, told in one sentence.
+    0; 1 where ``identify`` finds that no description fits, or ``vectors check`` a mismatch; 2 for a caller's mistake,
+    told in one sentence; 3 where ``vectors check`` misses outputs.
     """
     code: int | None = 0
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a letter shows its escape

@@ -33,10 +33,14 @@ recipes.calibration recipes.lowering recipes.walk recipes.settings recipes.weigh
 recipes.network_search recipes.quantize recipes
 readers.onnx_translation readers.onnx_operators readers.onnx_file readers
 digits.data digits.architecture digits.gradients digits.weights digits.disparity digits.training digits
-vectors.descriptions vectors.probes vectors.identify vectors
-strategies
 refquant
-commands.evaluation commands.kernel_check commands.report commands.demo commands.quantize commands.identify commands
+vectors.descriptions vectors.probes vectors.identify vectors.streams vectors.cases vectors.operations
+vectors.code_faults vectors.layer_faults vectors.winograd_faults vectors.faults vectors.suites
+vectors.layer_suites vectors.winograd_suites vectors.network_cases
+vectors.build vectors.reading vectors.diagnosis vectors.check vectors
+strategies
+commands.arguments commands.evaluation commands.kernel_check commands.report commands.demo
+commands.quantize commands.identify commands.vectors commands
 own_network
 cli
 __main__

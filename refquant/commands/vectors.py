@@ -1,0 +1,111 @@
+"""``refquant vectors``: golden suites built, listed, made of one's own network, and a device's outputs checked."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from refquant.commands.arguments import between, dialect, directory
+
+
+def add_vectors(commands: Any) -> None:
+    """The parser of ``vectors`` and of its four commands."""
+    vectors = commands.add_parser("vectors", help="golden test vectors for hardware, and a checker that says where a "
+                                  "device differs and like what")
+    of = vectors.add_subparsers(dest="vectors_command", required=True)
+    build = of.add_parser("build", help="write suites of golden cases")
+    build.add_argument("--out", type=directory, required=True, metavar="DIR", help="each suite gets a folder there")
+    build.add_argument("--suite", action="append", nargs="+", metavar="NAME",
+                       help="only these, of `refquant vectors list` (default: all)")
+    build.add_argument("--dialect", type=dialect, default="single_round", metavar="NAME",
+                       help="how sums are requantized, as `refquant dialects` explains (default: %(default)s)")
+    build.add_argument("--small", action="store_true", help="fewer cases")
+    build.set_defaults(run=_build)
+    listing = of.add_parser("list", help="the suites, and what each is for")
+    listing.set_defaults(run=_list)
+    check = of.add_parser("check", help="compare a device's outputs with a suite",
+                          description="Exit code 0: pass. 1: some outputs differ. 2: a file is malformed. 3: outputs "
+                          "are missing.")
+    check.add_argument("suite", type=Path, metavar="SUITE_DIR")
+    check.add_argument("device", type=Path, metavar="DUT_DIR",
+                       help="the device's outputs, CASE/expected.npy or CASE/expected.hex, and stages likewise")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(run=_check)
+    network = of.add_parser("network", help="golden cases of a network that `refquant quantize` wrote")
+    network.add_argument("network", type=Path, metavar="NETWORK.npz")
+    network.add_argument("data", type=Path, metavar="DATA.npz", help="inputs (N, C, H, W) float32")
+    network.add_argument("--images", type=between(1, 10**6), required=True, metavar="N", help="the first N inputs")
+    network.add_argument("--out", type=directory, required=True, metavar="DIR", help="gets a folder named network")
+    network.add_argument("--layers", nargs="+", metavar="NAME", help="only these (default: all, and the whole)")
+    network.set_defaults(run=_network)
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    from refquant.commands.report import check_directory
+    from refquant.vectors.build import SUITES, build_suite, write_suite
+
+    chosen = list(dict.fromkeys(name for names in arguments.suite or [list(SUITES)] for name in names))
+    unknown = [name for name in chosen if name not in SUITES]
+    if unknown:
+        raise ValueError(f"suite must be one of {', '.join(SUITES)}, got {unknown[0]!r}")
+    check_directory(arguments.out)
+    for name in chosen:
+        files = build_suite(name, arguments.dialect, arguments.small)
+        write_suite(files, arguments.out / name)
+        _tell(files, arguments.out / name)
+
+
+def _tell(files: dict[str, bytes], place: Path) -> None:
+    """One line of what was written."""
+    described, table = json.loads(files["manifest.json"]), json.loads(files["kills.json"])
+    alive = sum(not killed for killed in table.values())
+    left = f" ({alive} of them not killed)" if alive else ""
+    size = sum(map(len, files.values())) / 1e6
+    print(f"{place}: {described['count']} cases, {described['dialect']['name']}, {len(table)} bugs{left}, "
+          f"{size:.1f} MB, digest {described['digest'][:16]}", flush=True)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from refquant.commands.report import table
+    from refquant.vectors.build import SUITES
+
+    print(table(("suite", "what it is for"), [(name, suite.about) for name, suite in SUITES.items()]))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from refquant.vectors.check import CODES, check, entry, text
+
+    try:
+        found = check(arguments.suite, arguments.device)
+    except ValueError as error:
+        if arguments.json:
+            print(json.dumps({"result": "malformed", "missing": [], "cases": [], "error": str(error)}, indent=1))
+            return CODES["malformed"]
+        raise
+    print(json.dumps(entry(found), indent=1) if arguments.json else text(found))
+    return found.code
+
+
+def _network(arguments: argparse.Namespace) -> None:
+    from refquant.commands.report import check_directory
+    from refquant.integers.devices import dialect_of
+    from refquant.network.storage import array_names, load_quantized, read_arrays
+    from refquant.vectors.build import kills, suite_files, write_suite
+    from refquant.vectors.network_cases import network_cases
+
+    check_directory(arguments.out)
+    network = load_quantized(arguments.network)
+    arrays = read_arrays(arguments.data, ("inputs",))
+    if "inputs" not in arrays:
+        raise ValueError(f"{arguments.data} must hold 'inputs', got "
+                         f"{', '.join(array_names(arguments.data)) or 'nothing'}")
+    if len(arrays["inputs"]) < arguments.images:
+        raise ValueError(f"{arguments.data} must hold {arguments.images} inputs, got {len(arrays['inputs'])}")
+    x_q = network.quantize_images(arrays["inputs"][:arguments.images])
+    cases = list(network_cases(network, x_q, arguments.layers))
+    files = suite_files("network", f"{arguments.network.stem} on {arguments.images} images.",
+                        dialect_of(network.dialect), cases, kills(cases))
+    write_suite(files, arguments.out / "network")
+    _tell(files, arguments.out / "network")
