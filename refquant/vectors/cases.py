@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ FORMAT, VERSION = "refquant golden vectors", 1
 # What a bench fills its output memory with before it runs, byte by byte: a word that still holds it was not written.
 POISON = 0xA5
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_MOST_IN_HEADER = 1 << 16
 KINDS = ("corner", "witness", "twin", "tie", "edge", "shape", "probe", "random", "network")
 
 
@@ -119,23 +121,42 @@ def hex_bytes(tensor: Tensor) -> bytes:
 
 
 def header_bytes(case: Case) -> bytes:
-    """``case.h``: every tensor as NAME[NAME_count], in C order; integer parameters as enum constants or arrays."""
-    lines = [f"/* {case.id}: {case.why} */", "#include <stdint.h>", ""]
+    """``case.h``: OPERATION_name and words of parameters as macros, integers as constants, tensors as arrays.
+
+    A tensor is NAME[NAME_count] in C order, with NAME_shape; a float32 its bits, NAME_bits. Tensors of more than
+    _MOST_IN_HEADER elements stand in the other files alone.
+    """
+    lines = [f"/* {case.id}: {case.why} */", "#include <stdint.h>", "", f"#define OPERATION_{case.operation} 1"]
+    answer = case.tensors["expected"].format
+    if answer is not None and answer.bits <= 32:  # of a word of expected.hex
+        lines += [f"#define DIGITS {hex_digits(answer)}", f"#define MASK 0x{(1 << answer.bits) - 1:x}u"]
     for name, value in case.parameters.items():
-        if isinstance(value, int) and not isinstance(value, bool):
-            lines.append(f"enum {{ {name} = {value} }};")
-        elif isinstance(value, list) and value and all(isinstance(v, int) for v in value):
-            lines.append(f"static const int64_t {name}[{len(value)}] = {{{', '.join(map(_literal, value))}}};")
+        lines += _constants(name, value)
     for name, tensor in case.tensors.items():
         name = name.replace(".", "_").replace("-", "_")
         dtype, values = tensor.dtype, tensor.values.ravel()
+        lines += [f"#define {name}_count {len(values)}",
+                  f"static const int32_t {name}_shape[] = {{{', '.join(map(str, tensor.values.shape or (1,)))}}};"]
+        if len(values) > _MOST_IN_HEADER:
+            continue
         if tensor.format is None:  # the bits of a float, so that no compiler reads a decimal in its own way
             dtype, values, name = np.dtype(np.uint32), words(tensor), f"{name}_bits"
         literals = [_literal(v) for v in values.tolist()]
         rows = [", ".join(literals[start:start + 16]) for start in range(0, len(literals), 16)]
-        lines += [f"enum {{ {name}_count = {len(literals)} }};",
-                  f"static const {dtype.name}_t {name}[{len(literals)}] = {{", ",\n".join(rows), "};"]
+        lines += [f"static const {dtype.name}_t {name}[{len(literals)}] = {{", ",\n".join(rows), "};"]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _constants(name: str, value: Any) -> list[str]:
+    """A parameter in C: an int, a format by its ends, a list of ints, a word."""
+    if isinstance(value, dict) and "bits" in value:
+        fmt = format_of(value)
+        return [] if fmt.bits > 31 else [f"enum {{ {name}_min = {fmt.min}, {name}_max = {fmt.max} }};"]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [f"enum {{ {name} = {_literal(value)} }};"]
+    if isinstance(value, list) and value and all(isinstance(v, int) for v in value):
+        return [f"static const int64_t {name}[{len(value)}] = {{{', '.join(map(_literal, value))}}};"]
+    return [f"#define {name}_{value} 1"] if isinstance(value, str) and value.isidentifier() else []
 
 
 def _literal(value: int) -> str:
@@ -171,6 +192,15 @@ def case_files(case: Case, suite: str) -> dict[str, bytes]:
 def json_bytes(value: Any) -> bytes:
     """JSON, an item a line, UTF-8."""
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The JSON Schema of ``manifest``, ``case`` or ``result``.
+
+    >>> schema("manifest")["properties"]["format_version"]
+    {'const': 1}
+    """
+    return dict(json.loads((Path(__file__).parent / "schemas" / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def format_of(described: Mapping[str, Any]) -> IntFormat:

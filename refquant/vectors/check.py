@@ -22,7 +22,7 @@ class CaseResult:
 
     mismatches: how many elements of ``tensor`` differ, of ``size``: of ``expected``, or where that agrees of the
     first stage that does not. index, expected, got: of the first of them, with operands. first_stage: the first
-    output that differs, where stages were dumped. likely: the names of bugs that give all of these answers.
+    output that differs, where stages were dumped. likely: by keyword, what would give all of these answers.
     """
 
     id: str
@@ -38,8 +38,7 @@ class CaseResult:
     got: int = 0
     first_stage: str | None = None
     operands: dict[str, Any] = field(default_factory=dict)
-    likely: list[str] = field(default_factory=list)
-    looks: list[str] = field(default_factory=list)
+    likely: dict[str, str] = field(default_factory=dict)
     diagnosis: str | None = None
 
 
@@ -117,14 +116,13 @@ def _compare(case: Read, folder: Path) -> CaseResult | None:
     if len(answers) > 1:
         result.first_stage = different[0]
     t, p, operation = case.inputs, case.json["parameters"], case.json["operation"]
-    result.looks = list(by_looks(tensor, got))
+    result.likely = by_looks(tensor, got)
     if operation in OPERATIONS and name == "expected":
         result.operands = OPERATIONS[operation].operands(t, p, result.index)
         acc = answers.get("expected_acc", wanted["expected_acc"].values if "expected_acc" in wanted else None)
-        if not result.looks:
-            result.likely = by_models(operation, t, p, tensor.values, got)
-        if not result.looks and not result.likely and (dialect := by_dialect(operation, t, p, acc, got)):
-            result.likely = [dialect]
+        result.likely |= {bug: bug for bug in by_models(operation, t, p, tensor.values, got)}
+        if not result.likely and (dialect := by_dialect(operation, t, p, acc, got)):
+            result.likely = {dialect: dialect}
     return result
 
 
@@ -134,21 +132,14 @@ def _killed(suite: Path) -> dict[str, set[str]]:
 
 
 def _diagnose(wrong: list[CaseResult], answered: list[CaseResult], killed: dict[str, set[str]]) -> None:
-    """Of the bugs that explain a case, keep those that explain most: all wrong cases, and none that agrees."""
+    """Of what explains a case, keep what is contradicted least: by other wrong cases, and by cases that agree."""
     agreeing = {one.id for one in answered if not one.mismatches}
     for one in wrong:
-        if one.looks:
-            one.diagnosis = " or ".join(one.looks)
-            continue
-        others = [other for other in wrong if other.operation == one.operation and not other.looks]
-
-        def contradictions(bug: str, one: CaseResult = one, others: list[CaseResult] = others) -> int:
-            return (sum(bug not in other.likely for other in others)
-                    + len(killed.get(f"{one.operation}: {bug}", set()) & agreeing))
-
-        if one.likely:
-            least = min(map(contradictions, one.likely))
-            best = [bug for bug in one.likely if contradictions(bug) == least]
+        others = [other for other in wrong if other.operation == one.operation]
+        against = {key: sum(key not in other.likely for other in others)
+                   + len(killed.get(f"{one.operation}: {key}", set()) & agreeing) for key in one.likely}
+        best = [one.likely[key] for key in against if against[key] == min(against.values())]
+        if best:
             one.diagnosis = " or ".join(best[:4]) + (f" or {len(best) - 4} more" if len(best) > 4 else "")
 
 

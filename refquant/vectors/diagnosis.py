@@ -5,7 +5,6 @@ Said only where a model gives every answer of the case. Where several do, all ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,41 +29,38 @@ def poison_word(fmt: IntFormat) -> int:
     return word - (1 << fmt.bits) if fmt.signed and word >> (fmt.bits - 1) else word
 
 
-def by_looks(expected: Tensor, got: np.ndarray) -> Iterator[str]:
-    """What the answers alone tell: nothing written, zeros, an order of elements or bytes."""
-    fmt, wanted = expected.format, expected.values
+def by_looks(expected: Tensor, got: np.ndarray) -> dict[str, str]:
+    """What the answers alone tell, by a keyword: nothing written, zeros, an order of elements or bytes."""
+    fmt, found = expected.format, dict[str, str]()
     if fmt is None or not got.size:
-        return
-    got, wanted = got.astype(np.int64), wanted.astype(np.int64)
-    wrong = got != wanted
-    if (got[wrong] == poison_word(fmt)).all():
-        yield (f"{int(wrong.sum())} words still hold the poison {poison_word(fmt)} ({POISON:02x} in every byte): "
-               "they were never written")
-        return
+        return found
+    got, wanted = got.astype(np.int64), expected.values.astype(np.int64)
+    wrong, flat = got != wanted, wanted.ravel()
+    if (got[wrong] == poison_word(fmt)).all() and fmt.bits > 2:
+        found["poison"] = (f"{int(wrong.sum())} of {wrong.size} words still hold the poison {poison_word(fmt)} "
+                           f"({POISON:02x} in every byte): never written")
     if not got.any():
-        yield "all answers are 0"
-        return
-    flat = wanted.ravel()
+        found["zeros"] = "all answers are 0"
     for lanes in (2, 4, 8, 16):
-        if np.array_equal(swapped(flat, lanes), got.ravel()):
-            yield f"lanes swapped: every {lanes} neighbours are in reverse order"
-            break
+        if "lanes" not in found and np.array_equal(swapped(flat, lanes), got.ravel()):
+            found["lanes"] = f"lanes swapped: every {lanes} neighbours are in reverse order"
     if fmt.bits == 8 and np.array_equal(((flat & 15) << 4) | (flat >> 4 & 15), got.ravel() & 255):
-        yield "nibbles swapped in every byte"
+        found["nibbles"] = "nibbles swapped in every byte"
     if fmt.bits in (16, 32, 64) and np.array_equal(wanted.astype(fmt.dtype).byteswap(), got.astype(fmt.dtype)):
-        yield "bytes in the other order (endianness)"
+        found["bytes"] = "bytes in the other order (endianness)"
     if got.ndim == 4 and np.array_equal(wanted.transpose(0, 2, 3, 1).ravel(), got.ravel()):
-        yield "written channels last (N H W C)"
+        found["layout"] = "written channels last (N H W C)"
     if got.ndim >= 2 and np.array_equal(wanted.swapaxes(-1, -2).ravel(), got.ravel()):
-        yield "rows and columns exchanged"
+        found["transposed"] = "rows and columns exchanged"
     for places in (1, -1):
         if flat.size > 2 and np.array_equal(np.roll(flat, places), got.ravel()):
-            yield f"every answer is {'late' if places > 0 else 'early'} by one element"
+            found["moved"] = f"every answer is {'late' if places > 0 else 'early'} by one element"
     if np.array_equal(-wanted, got):
-        yield "the sign is inverted"
+        found["sign"] = "the sign is inverted"
     difference = np.unique(got - wanted)
-    if len(difference) == 1:
-        yield f"every answer is off by {int(difference[0]):+d}"
+    if len(difference) == 1 and got.size > 1:
+        found["off"] = f"every answer is off by {int(difference[0]):+d}"
+    return found
 
 
 def products(operation: str, t: Arrays, size: int) -> int:

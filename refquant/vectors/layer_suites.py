@@ -150,7 +150,8 @@ def conv_depthwise_suite(dialect: Dialect) -> Iterator[Case]:
         yield conv_case(f"ties-zero-point-{zero_point}", layer(dialect, (INT8, INT8, INT8), 0, zero_point,
                                                                groups=len(sums)),
                         np.tile(np.array([0, 1]), (1, len(sums), 1, 1)),
-                        np.ones((len(sums), 1, 1, 1), np.int64), sums, CARRIED, "tie", ("dialect", "rounding"), zero_point == 3, (m, shift))
+                        np.ones((len(sums), 1, 1, 1), np.int64), sums, CARRIED, "tie",
+                        ("dialect", "rounding"), zero_point == 3, (m, shift))
 
 
 def shift_scaler_suite(dialect: Dialect) -> Iterator[Case]:

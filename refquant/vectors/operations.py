@@ -249,6 +249,8 @@ def _rows(*names: str) -> Callable[[Arrays, Parameters, tuple[int, ...]], dict[s
 
 def _window(t: Arrays, p: Parameters, index: tuple[int, ...]) -> dict[str, Any]:
     """What one output of a convolution or a pool sees."""
+    if len(index) not in (2, 4):
+        return {}
     x = t["x"][:, :, None, None] if t["x"].ndim == 2 else t["x"]
     n, o, row, column = (*index, 0, 0)[:4]
     kernel, padding = (t["w"].shape[2:] if "w" in t else tuple(p["kernel"])), p["padding"]

@@ -7,6 +7,7 @@ Every case is built from structured corners, from operands that attain proven bo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,12 @@ def legal(rows: Rows, dialect: Dialect, fmt: IntFormat) -> Rows:
     return rows.at(np.flatnonzero(answers(dialect, rows, fmt) != NO_ANSWER))
 
 
+@lru_cache
+def separating(fmt: IntFormat) -> Rows:
+    """60 rows: those on which every two classes of descriptions answer differently, then rows near ties."""
+    return next_probes(list(range(len(classes(fmt)))), 60, fmt)
+
+
 def requantize_suite(dialect: Dialect) -> Iterator[Case]:
     """Sums to codes, with the probes that separate every description of ``identify``."""
     def case(id: str, rows: Rows, fmt: IntFormat, why: str, kind: str, flags: tuple[str, ...], small: bool = False
@@ -116,8 +123,7 @@ def requantize_suite(dialect: Dialect) -> Iterator[Case]:
     for fmt in (INT8, UINT8, IntFormat(4), IntFormat(8, narrow=True), INT16):
         name, wide = str(fmt).replace(" ", "-"), IntFormat(fmt.bits, fmt.signed)
         if fmt in (INT8, UINT8):
-            probes = next_probes(list(range(len(classes(wide)))), 60, wide)
-            yield case(f"probes-{name}", probes, fmt, "Rows on which every two classes of descriptions of devices "
+            yield case(f"probes-{name}", separating(wide), fmt, "Rows on which every two classes of descriptions of devices "
                        "answer differently, then rows near ties.", "probe", ("dialect",), fmt == INT8)
         yield case(f"near-ties-{name}", near_ties(fmt, 500, (low, high)), fmt, "Sums that lie as near to a tie, or "
                    "to an integer, as the multiplier allows.", "tie", ("dialect", "rounding"), fmt == INT8)
