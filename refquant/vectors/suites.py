@@ -123,8 +123,8 @@ def requantize_suite(dialect: Dialect) -> Iterator[Case]:
     for fmt in (INT8, UINT8, IntFormat(4), IntFormat(8, narrow=True), INT16):
         name, wide = str(fmt).replace(" ", "-"), IntFormat(fmt.bits, fmt.signed)
         if fmt in (INT8, UINT8):
-            yield case(f"probes-{name}", separating(wide), fmt, "Rows on which every two classes of descriptions of devices "
-                       "answer differently, then rows near ties.", "probe", ("dialect",), fmt == INT8)
+            yield case(f"probes-{name}", separating(wide), fmt, "Rows on which every two classes of descriptions of "
+                       "devices answer differently, then rows near ties.", "probe", ("dialect",), fmt == INT8)
         yield case(f"near-ties-{name}", near_ties(fmt, 500, (low, high)), fmt, "Sums that lie as near to a tie, or "
                    "to an integer, as the multiplier allows.", "tie", ("dialect", "rounding"), fmt == INT8)
         x, z = np.arange(-40, 41), np.array([fmt.min, fmt.max, min(max(3, fmt.min), fmt.max)])
