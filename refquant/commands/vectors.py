@@ -52,17 +52,16 @@ def _build(arguments: argparse.Namespace) -> None:
         raise ValueError(f"suite must be one of {', '.join(SUITES)}, got {unknown[0]!r}")
     check_directory(arguments.out)
     for name in chosen:
-        files = build_suite(name, arguments.dialect, arguments.small)
-        write_suite(files, arguments.out / name)
-        _tell(files, arguments.out / name)
+        write_suite(build_suite(name, arguments.dialect, arguments.small).items(), arguments.out / name)
+        _tell(arguments.out / name)
 
 
-def _tell(files: dict[str, bytes], place: Path) -> None:
+def _tell(place: Path) -> None:
     """One line of what was written."""
-    described, table = json.loads(files["manifest.json"]), json.loads(files["kills.json"])
+    described, table = (json.loads((place / f"{name}.json").read_bytes()) for name in ("manifest", "kills"))
     alive = sum(not killed for killed in table.values())
     left = f" ({alive} of them not killed)" if alive else ""
-    size = sum(map(len, files.values())) / 1e6
+    size = sum(path.stat().st_size for path in place.rglob("*.*")) / 1e6
     print(f"{place}: {described['count']} cases, {described['dialect']['name']}, {len(table)} bugs{left}, "
           f"{size:.1f} MB, digest {described['digest'][:16]}", flush=True)
 
@@ -92,7 +91,7 @@ def _network(arguments: argparse.Namespace) -> None:
     from refquant.commands.report import check_directory
     from refquant.integers.devices import dialect_of
     from refquant.network.storage import array_names, load_quantized, read_arrays
-    from refquant.vectors.build import kills, suite_files, write_suite
+    from refquant.vectors.build import suite_files, write_suite
     from refquant.vectors.network_cases import network_cases
 
     check_directory(arguments.out)
@@ -104,8 +103,7 @@ def _network(arguments: argparse.Namespace) -> None:
     if len(arrays["inputs"]) < arguments.images:
         raise ValueError(f"{arguments.data} must hold {arguments.images} inputs, got {len(arrays['inputs'])}")
     x_q = network.quantize_images(arrays["inputs"][:arguments.images])
-    cases = list(network_cases(network, x_q, arguments.layers))
     files = suite_files("network", f"{arguments.network.stem} on {arguments.images} images.",
-                        dialect_of(network.dialect), cases, kills(cases))
+                        dialect_of(network.dialect), network_cases(network, x_q, arguments.layers))
     write_suite(files, arguments.out / "network")
-    _tell(files, arguments.out / "network")
+    _tell(arguments.out / "network")

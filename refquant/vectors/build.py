@@ -173,23 +173,27 @@ def build_suite(name: str, dialect: str | Dialect = "single_round", small: bool 
         cases = [case for case in cases if case.small]
         table = {bug: [id for id in killed if id in {case.id for case in cases}] for bug, killed in table.items()}
     used = {case.parameters["dialect"] for case in cases if "dialect" in case.parameters}
-    return suite_files(name, SUITES[name].about, dialect_of(used.pop()) if len(used) == 1 else words, cases, table)
+    dialect = dialect_of(used.pop()) if len(used) == 1 else words
+    return dict(suite_files(name, SUITES[name].about, dialect, cases, table))
 
 
-def suite_files(name: str, about: str, dialect: Dialect, cases: Iterable[Case], table: dict[str, list[str]]
-                ) -> dict[str, bytes]:
-    """The files of some cases, their manifest and their kill table."""
-    files: dict[str, bytes] = {}
+def suite_files(name: str, about: str, dialect: Dialect, cases: Iterable[Case],
+                table: dict[str, list[str]] | None = None) -> Iterator[tuple[str, bytes]]:
+    """The files of some cases, one after another, then the kill table, by default their own, and the manifest."""
     listed: list[dict[str, str]] = []
+    own: dict[str, list[str]] = {}
     for case in cases:
         assert case.id not in {entry["id"] for entry in listed}, case.id
         of_case = case_files(case, name)
-        files |= {f"{case.id}/{file}": content for file, content in of_case.items()}
+        yield from ((f"{case.id}/{file}", content) for file, content in of_case.items())
         listed.append({"id": case.id, "operation": case.operation, "kind": case.kind,
                        "sha256": sha256(of_case["case.json"])})
-    files[KILLS] = json_bytes(table)
-    files[MANIFEST] = json_bytes(manifest(name, about, dialect, listed, sha256(files[KILLS])))
-    return files
+        if table is None:
+            for bug, killed in kills([case]).items():
+                own.setdefault(bug, []).extend(killed)
+    kill_table = json_bytes(own if table is None else table)
+    yield KILLS, kill_table
+    yield MANIFEST, json_bytes(manifest(name, about, dialect, listed, sha256(kill_table)))
 
 
 def manifest(name: str, about: str, dialect: Dialect, listed: list[dict[str, str]], kills_sha256: str
@@ -205,8 +209,8 @@ def manifest(name: str, about: str, dialect: Dialect, listed: list[dict[str, str
             "kills_sha256": kills_sha256, "poison": f"{POISON:02x}", "cases": listed}
 
 
-def write_suite(files: dict[str, bytes], directory: Path) -> None:
-    """Write a suite's folder, all of it or nothing; an older suite of that name is replaced.
+def write_suite(files: Iterable[tuple[str, bytes]], directory: Path) -> None:
+    """Write a suite's folder, file after file, all of it or nothing; an older suite of that name is replaced.
 
     ValueError where something else stands there.
     """
@@ -215,7 +219,7 @@ def write_suite(files: dict[str, bytes], directory: Path) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
     try:
-        for path, content in files.items():
+        for path, content in files:
             (temporary / path).parent.mkdir(exist_ok=True)
             (temporary / path).write_bytes(content)
         temporary.chmod(0o755)

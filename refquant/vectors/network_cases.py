@@ -11,7 +11,7 @@ import numpy as np
 from refquant.convolution.geometry import Geometry
 from refquant.integers.devices import dialect_of
 from refquant.integers.formats import IntFormat
-from refquant.network.integer_forward import run_integer_tensors
+from refquant.network.integer_forward import integer_tensors
 from refquant.network.program import (
     ClippedLayer,
     IntegerProgram,
@@ -47,16 +47,27 @@ def network_cases(network: IntegerProgram, x_q: np.ndarray, layers: Collection[s
     unknown = [name for name in layers or () if name not in known]
     if unknown:
         raise ValueError(f"layers must be of {', '.join(known)}, got {', '.join(unknown)}")
+    return _cases(network, x_q, known, set(known if layers is None else layers), layers is None)
+
+
+def _cases(network: IntegerProgram, x_q: np.ndarray, known: dict[str, Layer], wanted: set[str], whole: bool
+           ) -> Iterator[Case]:
+    """The cases, one layer after another; sums of one layer at a time."""
     sums: dict[tuple[str, str], np.ndarray] = {}
+    numbers = {layer.output: number for number, layer in enumerate(known.values(), 1)}
+    layer_of = {layer.output: layer for layer in known.values()}
 
     def trace(layer: str, stage: str, values: np.ndarray) -> None:
         sums[layer, stage] = np.array(values)
 
-    tensors = run_integer_tensors(network, x_q, trace)
-    for number, layer in enumerate(known.values(), 1):
-        if layers is None or layer.name in layers:
-            yield _layer_case(f"{number:02d}-{file_name(layer.name)}", network, layer, tensors, sums)
-    if layers is None:
+    tensors: dict[str, np.ndarray] = {}
+    for name, codes in integer_tensors(network, x_q, trace):
+        tensors[name] = codes
+        if name in numbers and layer_of[name].name in wanted:
+            layer = layer_of[name]
+            yield _layer_case(f"{numbers[name]:02d}-{file_name(layer.name)}", network, layer, tensors, sums)
+        sums.clear()
+    if whole:
         yield _whole(network, tensors, len(known) + 1)
 
 
@@ -160,4 +171,5 @@ def _traced_case(id: str, network: IntegerProgram, layer: Layer, tensors: dict[s
             fmt = INT32 if INT32.min <= low and high <= INT32.max else INT64
             found[f"expected_{file_name(stage)}"] = Tensor(values, fmt, "stage", _LAYOUTS.get(values.ndim, "N"))
     found["expected"] = _tensor(network, layer.output, tensors, "expected")
-    return Case(id, type(layer).__name__.removeprefix("Quantized").lower(), p, found, why, (), "network", small=True)
+    operation = f"{type(layer).__name__.removeprefix('Quantized').lower()}_terms"
+    return Case(id, operation, p, found, why, (), "network", small=True)

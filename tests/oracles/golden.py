@@ -22,7 +22,7 @@ def built(name: str, dialect: str = "single_round", small: bool = True) -> dict[
 
 def written(name: str, folder: Path, dialect: str = "single_round", small: bool = True) -> Path:
     """A suite's folder below ``folder``."""
-    write_suite(built(name, dialect, small), folder / name)
+    write_suite(built(name, dialect, small).items(), folder / name)
     return folder / name
 
 

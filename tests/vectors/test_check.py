@@ -318,7 +318,7 @@ def test_a_case_that_declares_a_gigantic_shape_is_refused_before_it_is_read(tmp_
     case = Case("huge", "clip", {"low": 0, "high": 1}, {
         "x": Tensor(np.array([1]), IntFormat(8), "input", "N"),
         "expected": Tensor(np.array([1]), IntFormat(8), "expected", "N")}, "One code.")
-    files = suite_files("by-hand", "One code.", dialect_of("single_round"), [case], {})
+    files = dict(suite_files("by-hand", "One code.", dialect_of("single_round"), [case], {}))
     found = json.loads(files["huge/case.json"])
     found["tensors"]["x"]["shape"] = [10**12, 10**12]
     files["huge/case.json"] = json_bytes(found)
@@ -326,7 +326,7 @@ def test_a_case_that_declares_a_gigantic_shape_is_refused_before_it_is_read(tmp_
     listed["cases"][0]["sha256"] = sha256(files["huge/case.json"])
     listed["digest"] = sha256((f"huge {listed['cases'][0]['sha256']}\n" + listed["kills_sha256"]).encode())
     files["manifest.json"] = json_bytes(listed)
-    write_suite(files, tmp_path / "by-hand")
+    write_suite(files.items(), tmp_path / "by-hand")
     with pytest.raises(ValueError, match=r"x\.npy must have shape \(1000000000000, 1000000000000\), got \(1,\)"):
         check(tmp_path / "by-hand", tmp_path / "by-hand")
 

@@ -170,7 +170,7 @@ def test_writing_replaces_a_suite_and_nothing_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["pwlq-dot"]
     (tmp_path / "other").mkdir()
     with pytest.raises(ValueError, match="must be a suite's folder or not exist, got something else there"):
-        write_suite(built("pwlq-dot"), tmp_path / "other")
+        write_suite(built("pwlq-dot").items(), tmp_path / "other")
 
 
 def test_an_unknown_suite_is_refused():
