@@ -13,6 +13,14 @@ For whoever tests something against refquant, or refquant against something else
 
 What random numbers alone never hit is drawn on purpose: the extremes of every format, all-zero
 tensors, dead channels, values that tie when they are rounded, padding wider than the input.
+
+    int_formats, codes               registers and what they hold
+    scales, multipliers, dialects    how reals and sums become codes
+    geometries, convolution_cases    convolutions of codes; winograd_cases for tiles
+    weights_with_disparity           for equalizers; bell_shaped_tensors for thresholds and breakpoints
+    reals, images, networks          small float networks, and what they read
+
+They shrink: what is left of a failure is about the smallest input that still shows it.
 """
 
 from __future__ import annotations
@@ -22,7 +30,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refquant.convolution.geometry import Geometry
+from refquant.integers.dialects import NAMED, Dialect, legal_shifts
 from refquant.integers.formats import IntFormat
+from refquant.integers.multiplier import Multiplier
 from refquant.network.graph import (
     Add,
     AveragePool,
@@ -38,6 +48,7 @@ from refquant.network.graph import (
     Node,
     Shape,
 )
+from refquant.vectors.descriptions import descriptions
 from refquant.winograd.transforms import PRESETS, Transforms, cook_toom
 
 try:
@@ -67,11 +78,15 @@ def int_formats(draw: st.DrawFn, min_bits: int = 1, max_bits: int = 64) -> IntFo
 def codes(fmt: IntFormat, shape: tuple[int, ...]) -> st.SearchStrategy[np.ndarray]:
     """Arrays of ``shape`` in ``fmt.dtype``, all elements codes of ``fmt``.
 
-    Either every element is drawn by itself, which shrinks well, or the whole array from a seed, which
-    fills it: then each element is, one time in two, the smallest or the largest code.
+    Up to 40 elements are drawn one by one, each one time in two from the ends of the format, 0 and ±1, or are mostly
+    equal. Larger arrays are mostly equal, or filled from a seed: then each element is, one time in two, the smallest
+    or the largest code.
     """
     corners = sorted({fmt.min, fmt.max, *(v for v in (-1, 0, 1) if fmt.min <= v <= fmt.max)}, key=abs)
     elements = st.sampled_from(corners) | st.integers(fmt.min, fmt.max)
+    if int(np.prod(shape)) <= 40:
+        return (arrays(fmt.dtype, shape, elements=elements, fill=st.nothing())
+                | arrays(fmt.dtype, shape, elements=elements))
 
     def dense(seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)
@@ -84,6 +99,32 @@ def codes(fmt: IntFormat, shape: tuple[int, ...]) -> st.SearchStrategy[np.ndarra
 
 def _seeds() -> st.SearchStrategy[int]:
     return st.integers(0, 2**32 - 1)
+
+
+def scales(least: float = 2.0**-20, greatest: float = 2.0**20) -> st.SearchStrategy[float]:
+    """Scales S > 0: 1, powers of two, under which ties are exact, numbers of few digits, and any float64."""
+    powers = st.integers(int(np.ceil(np.log2(least))), int(np.floor(np.log2(greatest)))).map(lambda k: 2.0**k)
+    simple = st.integers(1, 1000).map(lambda n: n / 8).filter(lambda S: least <= S <= greatest)
+    return powers | simple | st.floats(least, greatest, exclude_min=False)
+
+
+def dialects(named: bool = False) -> st.SearchStrategy[Dialect]:
+    """Descriptions of how devices requantize, the simplest first; named: of the nine with names alone."""
+    nine = st.sampled_from(sorted(NAMED.values(), key=lambda dialect: dialect != NAMED["single_round"]))
+    return nine if named else nine | st.sampled_from(descriptions())
+
+
+@st.composite
+def multipliers(draw: st.DrawFn, dialect: Dialect = NAMED["single_round"]) -> Multiplier:
+    """One multiplier m·2^(shift-31) with a shift that ``dialect`` takes; M is exactly that.
+
+    m: 2^30, 3·2^29, the ends of 16 and 31 bits, or any. 2^30 makes exact ties.
+    """
+    low, high = legal_shifts(dialect) or (-31, 30)
+    corners = (2**30, 3 * 2**29, 2**30 + 1, 2**31 - 2**16, 2**31 - 1)
+    m = draw(st.sampled_from(corners) | st.integers(2**30, 2**31 - 1))
+    shift = draw(st.sampled_from((0, -1, low, high)) | st.integers(low, high))
+    return Multiplier(np.ldexp(float(m), shift - 31), np.int64(m), np.int64(shift))
 
 
 @st.composite
@@ -152,17 +193,18 @@ def tiles() -> st.SearchStrategy[Transforms]:
 
 @st.composite
 def winograd_cases(draw: st.DrawFn, max_bits: int = 8, largest: int = 9,
-                   transforms: st.SearchStrategy[Transforms] | None = None) -> WinogradCase:
+                   transforms: st.SearchStrategy[Transforms] | None = None, channels: int = 3) -> WinogradCase:
     """Small convolutions of stride 1 for Winograd, padded unevenly; codes of 1 to ``max_bits`` bits.
 
-    largest: of the height and width. transforms: by default ``tiles()``.
+    largest: of the height and width. transforms: by default ``tiles()``. channels: the most images, input and output
+    channels.
     """
     t = draw(tiles() if transforms is None else transforms)
-    n, channels, outputs = (draw(st.integers(1, 3)) for _ in range(3))
+    n, inputs, outputs = (draw(st.integers(1, channels)) for _ in range(3))
     top, left, bottom, right = (draw(st.integers(0, 3)) for _ in range(4))
     height, width = (draw(st.integers(max(1, t.r - around), largest)) for around in (top + bottom, left + right))
-    x_q = draw(codes(draw(int_formats(1, max_bits)), (n, channels, height, width)))
-    w_q = draw(codes(draw(int_formats(1, max_bits)), (outputs, channels, t.r, t.r)))
+    x_q = draw(codes(draw(int_formats(1, max_bits)), (n, inputs, height, width)))
+    w_q = draw(codes(draw(int_formats(1, max_bits)), (outputs, inputs, t.r, t.r)))
     return WinogradCase(x_q, w_q, t, (top, left, bottom, right))
 
 
@@ -181,6 +223,31 @@ def reals(draw: st.DrawFn, shape: tuple[int, ...], dtype: Any = np.float32) -> n
         x = rng.normal(size=shape) if kind == "normal" else rng.integers(-32, 33, shape) / 16
     if draw(st.booleans()):
         x[draw(st.integers(0, shape[0] - 1))] = 0.0
+    return x.astype(dtype)
+
+
+@st.composite
+def weights_with_disparity(draw: st.DrawFn, shape: tuple[int, ...], octaves: int = 15) -> np.ndarray:
+    """Weights (O, ...) float32 whose channels differ by powers of two, up to 2^octaves; channel 0 is the largest.
+
+    What a shift equalizer is for: under one scale the smallest channels have no codes left.
+    """
+    rng = np.random.default_rng(draw(_seeds()))
+    halvings = [0, *(draw(st.integers(0, octaves)) for _ in range(shape[0] - 1))]
+    w = rng.uniform(0.5, 1.0, shape) * rng.choice([-1.0, 1.0], shape)
+    return np.ldexp(w, -np.reshape(halvings, (-1, *[1] * (len(shape) - 1)))).astype(np.float32)
+
+
+@st.composite
+def bell_shaped_tensors(draw: st.DrawFn, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+    """Tensors as trained weights look: normal, or with Laplace's long tails, and perhaps one outlier of 8 deviations.
+
+    What piecewise linear codes and clipping thresholds are for.
+    """
+    rng = np.random.default_rng(draw(_seeds()))
+    x = rng.normal(size=shape) if draw(st.booleans()) else rng.laplace(size=shape) / np.sqrt(2)
+    if draw(st.booleans()):
+        x.flat[draw(st.integers(0, x.size - 1))] = 8 * draw(st.sampled_from((1, -1)))
     return x.astype(dtype)
 
 

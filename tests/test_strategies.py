@@ -11,20 +11,30 @@ from hypothesis.errors import NoSuchExample
 
 from refquant import strategies
 from refquant.convolution.direct import convolve_exact
+from refquant.convolution.geometry import pad
+from refquant.integers.dialects import NAMED
 from refquant.integers.formats import IntFormat
+from refquant.integers.requantization import requantize
 from refquant.network import graph
 from refquant.network.float_forward import run_float_tensors
+from refquant.network.graph import Add
 from refquant.recipes.quantize import quantize_network
 from refquant.strategies import (
+    bell_shaped_tensors,
     codes,
     convolution_cases,
+    dialects,
     geometries,
     images,
     int_formats,
+    multipliers,
     networks,
     reals,
+    scales,
+    weights_with_disparity,
     winograd_cases,
 )
+from refquant.winograd.convolution import winograd_convolve
 from refquant.winograd.transforms import PRESETS
 
 SEARCH = settings(max_examples=1500, derandomize=True, database=None, deadline=None,
@@ -249,5 +259,73 @@ def test_every_public_strategy_has_a_docstring():
               if callable(value) and not name.startswith("_") and value.__module__ == strategies.__name__]
     assert {value.__name__ for value in public} == {
         "int_formats", "codes", "geometries", "ConvolutionCase", "convolution_cases", "WinogradCase", "tiles",
-        "winograd_cases", "reals", "images", "networks"}
+        "winograd_cases", "reals", "images", "networks", "scales", "dialects", "multipliers",
+        "weights_with_disparity", "bell_shaped_tensors"}
     assert all(value.__doc__ for value in public)
+
+
+# --- what is left of a planted bug ----------------------------------------------------------------------------
+
+def shrunk(strategy, bug):
+    """The smallest input that Hypothesis finds on which ``bug`` shows."""
+    return find(strategy, bug, settings=settings(max_examples=3000, derandomize=True, database=None, deadline=None,
+                                                 suppress_health_check=list(HealthCheck)))
+
+
+def test_formats_shrink_to_the_fewest_bits():
+    assert shrunk(int_formats(), lambda fmt: fmt.min != -(1 << (fmt.bits - 1))) == IntFormat(1, signed=False)
+    assert shrunk(int_formats(), lambda fmt: fmt.narrow) == IntFormat(2, narrow=True)
+
+
+def test_codes_shrink_to_the_one_element_that_matters():
+    assert shrunk(codes(IntFormat(8), (4,)), lambda x: -128 in x).tolist() == [0, 0, 0, -128]
+
+
+def test_scales_and_multipliers_shrink_to_the_simplest_number_that_matters():
+    assert shrunk(scales(), lambda S: S != 1) in (0.125, 0.5, 2.0)
+    cut = shrunk(multipliers(), lambda M: M.m & 0x7FFF)  # "m is cut to 16 bits"
+    assert (int(cut.m), int(cut.shift)) == (2**30 + 1, 0)
+    twice = shrunk(multipliers(), lambda M: requantize([1, -3, 5], M, IntFormat(8)).tolist()
+                   != requantize([1, -3, 5], M, IntFormat(8), "gemmlowp_double").tolist())
+    assert (int(twice.m), int(twice.shift)) == (2**30, -1)  # a quarter: the first rounding makes a tie
+
+
+def test_dialects_shrink_to_the_first_that_matters():
+    assert shrunk(dialects(), lambda dialect: dialect.multiplier == "m31") == NAMED["single_round"]
+    assert shrunk(dialects(named=True), lambda dialect: dialect.left == "wrap") == NAMED["gemmlowp_double"]
+    assert shrunk(dialects(), lambda dialect: dialect.end == "wrap").last == "floor"
+
+
+def test_a_convolution_padded_with_0_for_the_zero_point_shrinks_to_one_code_beside_its_padding():
+    def padded_with_0(case):
+        x = pad(case.x_q.astype(np.int64), case.geometry.padding, 0)
+        unpadded = case.geometry._replace(padding=(0, 0, 0, 0))
+        return (convolve_exact(x, case.w_q, **unpadded._asdict(), zero_point=case.zero_point)
+                != convolve_exact(case.x_q, case.w_q, **case.geometry._asdict(), zero_point=case.zero_point)).any()
+
+    case = shrunk(convolution_cases(), padded_with_0)
+    assert case.x_q.size == 1 and np.count_nonzero(case.w_q) == sum(case.geometry.padding) == 1
+    assert case.w_q.size <= 2 and case.zero_point != 0
+
+
+def test_a_winograd_stage_that_is_too_narrow_shrinks_to_one_weight_and_few_codes():
+    def too_narrow(case):
+        return (winograd_convolve(*case, policy="wrap", formats={"V": IntFormat(6)})
+                != winograd_convolve(*case)).any()
+
+    case = shrunk(winograd_cases(largest=3, channels=1, transforms=st.just(PRESETS["F(2,3)"])),
+                  lambda case: too_narrow((case.x_q, case.w_q, case.tile, case.padding)))
+    assert np.count_nonzero(case.w_q) == 1 and np.count_nonzero(case.x_q) <= 2
+
+
+def test_weights_shrink_to_the_channels_that_matter_and_bell_shapes_to_one_outlier():
+    w = shrunk(weights_with_disparity((3, 4)), lambda w: np.abs(w).max(axis=1).min() < 2.0**-7)
+    reach = np.abs(w).max(axis=1)
+    assert reach[0] > 0.5 and (reach[1:] < 2.0**-7).sum() == 1
+    x = shrunk(bell_shaped_tensors((20,)), lambda x: np.abs(x).max() == 8)
+    assert np.flatnonzero(np.abs(x) == 8).tolist() == [0]
+
+
+def test_a_network_shrinks_to_the_one_node_that_matters():
+    network = shrunk(networks(), lambda network: any(isinstance(node, Add) for node in network.nodes))
+    assert len(network.nodes) == 1 and network.input_shape == (1, 1, 1)
