@@ -1,12 +1,10 @@
 """Every scale, integer and table row is the same on any machine: other BLAS kernels, threads and vector units."""
 
 import os
-import platform
 import subprocess
 import sys
 
-import numpy as np
-import pytest
+from machines import MACHINES, on_x86
 
 from refquant import load_digits, quantize_network
 from refquant.network.storage import quantized_to_bytes
@@ -62,22 +60,6 @@ for name, network, data, recipes in cases:
         row = own_table(result).splitlines()[-1]
         print(name, recipe, json.dumps(scales), saved, digest(codes.tobytes()), row, sep="|")
 """
-
-# NumPy named its vector units differently before 2.4.
-NEW_NAMES = tuple(map(int, np.__version__.split(".")[:2])) >= (2, 4)
-WITHOUT_AVX512 = "X86_V4 AVX512_ICL AVX512_SPR" if NEW_NAMES else "AVX512F AVX512CD AVX512_SKX"
-WITHOUT_AVX2 = f"X86_V3 {WITHOUT_AVX512}" if NEW_NAMES else f"AVX2 FMA3 {WITHOUT_AVX512}"
-MACHINES = {
-    "as it is": {},
-    "an old one": {"OPENBLAS_CORETYPE": "Prescott", "OPENBLAS_NUM_THREADS": "1",
-                   "NPY_DISABLE_CPU_FEATURES": WITHOUT_AVX2},
-    "a middling one": {"OPENBLAS_CORETYPE": "Haswell", "OPENBLAS_NUM_THREADS": "2",
-                       "NPY_DISABLE_CPU_FEATURES": WITHOUT_AVX512},
-}
-
-
-on_x86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the stand-ins are x86 machines")
-
 
 @on_x86
 def test_two_machines_find_the_same_scales_codes_and_table_rows_from_the_same_network():
