@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import identification
+import kills
 import numpy as np
 import pwlq
 import scales
@@ -196,6 +197,7 @@ def _demo_figures() -> dict[str, Figure]:
 FIGURES: dict[str, Callable[[], Figure]] = {
     "formats": draw_formats, "rounding": draw_rounding, "dialects": draw_dialects, "lanes": draw_lanes,
     "identification": identification.draw_identification,
+    "kills": kills.draw_kills,
     "quantization_error": draw_error, "channels": draw_channels, "thresholds": scales.draw_thresholds,
     "kl_constants": scales.draw_kl_constants,
     "easyquant_candidates": scales.draw_candidates, "easyquant_half_steps": scales.draw_half_steps,

@@ -74,10 +74,10 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from refquant.vectors.check import CODES, check, entry, text
+    from refquant.vectors.check import CODES, check_answers, entry, text
 
     try:
-        found = check(arguments.suite, arguments.device)
+        found = check_answers(arguments.suite, arguments.device)
     except ValueError as error:
         if arguments.json:
             print(json.dumps({"result": "malformed", "missing": [], "cases": [], "error": str(error)}, indent=1))

@@ -171,7 +171,7 @@ def build_suite(name: str, dialect: str | Dialect = "single_round", small: bool 
         check_not_vacuous(name, cases)
     if small:
         cases = [case for case in cases if case.small]
-        table = {bug: [id for id in killed if id in {case.id for case in cases}] for bug, killed in table.items()}
+        table = kills(cases)  # of what applies to these
     used = {case.parameters["dialect"] for case in cases if "dialect" in case.parameters}
     dialect = dialect_of(used.pop()) if len(used) == 1 else words
     return dict(suite_files(name, SUITES[name].about, dialect, cases, table))

@@ -57,7 +57,7 @@ class SuiteResult:
         return CODES[self.result]
 
 
-def check(suite: Path, device: Path) -> SuiteResult:
+def check_answers(suite: Path, device: Path) -> SuiteResult:
     """Compare what lies in ``device/CASE/`` with the suite's expected outputs.
 
     ValueError for a suite that is not as it was built, and for answers that cannot be read: another width, unknown

@@ -17,7 +17,7 @@ from refquant.integers import IntFormat
 from refquant.integers.dialects import SINGLE_ROUND
 from refquant.vectors.build import suite_files, write_suite
 from refquant.vectors.cases import Case, described
-from refquant.vectors.check import check
+from refquant.vectors.check import check_answers
 from refquant.vectors.suites import make
 
 SEVEN, INT32 = IntFormat(7, narrow=True), IntFormat(32)
@@ -45,7 +45,7 @@ def wrong(device: str, runs: list[tuple[int, int, int]]) -> bool:
         suite, answers = write(golden(runs, "Drawn."), Path(folder)), Path(folder) / "device"
         (answers / "dot").mkdir(parents=True)
         subprocess.run([device, suite / "dot", answers / "dot"], check=True)
-        return check(suite, answers).result != "pass"
+        return check_answers(suite, answers).result != "pass"
 
 
 if __name__ == "__main__":

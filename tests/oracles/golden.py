@@ -10,7 +10,7 @@ import numpy as np
 from refquant.integers.formats import IntFormat, wrap
 from refquant.vectors.build import build_suite, write_suite
 from refquant.vectors.cases import npy_bytes
-from refquant.vectors.check import SuiteResult, check
+from refquant.vectors.check import SuiteResult, check_answers
 from refquant.vectors.reading import Read, read_suite
 
 
@@ -37,10 +37,10 @@ def answer(folder: Path, case: Read, values: np.ndarray, name: str = "expected")
 
 
 def judged(suite: Path, folder: Path, device: Callable[[Read], Iterable[int] | np.ndarray | None]) -> SuiteResult:
-    """What ``check`` says of a device, a function of a case; None where it cannot run one."""
+    """What ``check_answers`` says of a device, a function of a case; None where it cannot run one."""
     folder.mkdir(exist_ok=True)
     for case in read_suite(suite)[1]:
         values = device(case)
         if values is not None:
             answer(folder, case, np.asarray(values))
-    return check(suite, folder)
+    return check_answers(suite, folder)

@@ -16,7 +16,7 @@ from refquant.integers.devices import dialect_of
 from refquant.integers.formats import IntFormat
 from refquant.vectors.build import SUITES, suite_files, write_suite
 from refquant.vectors.cases import POISON, Case, Tensor, hex_bytes, json_bytes, npy_bytes, schema, sha256
-from refquant.vectors.check import check, entry, text
+from refquant.vectors.check import check_answers, entry, text
 from refquant.vectors.descriptions import NO_ANSWER
 from refquant.vectors.faults import faults
 from refquant.vectors.reading import read_suite
@@ -52,7 +52,7 @@ def spoiled(folder, case: str, change, name: str = "expected"):
 def test_a_copy_of_a_suite_passes(name, tmp_path):
     suite = written(name, tmp_path)
     shutil.copytree(suite, tmp_path / "device")
-    found = check(suite, tmp_path / "device")
+    found = check_answers(suite, tmp_path / "device")
     assert (found.result, found.code, found.missing) == ("pass", 0, []) and found.cases
 
 
@@ -62,7 +62,7 @@ def test_answers_in_hex_alone_pass_and_comments_of_writememh_are_passed_over(dev
         path.unlink()
     path = folder / "relu6" / "expected.hex"
     path.write_bytes(b"// 0x00000000\n" + path.read_bytes())
-    assert check(suites / "conv-direct", folder).result == "pass"
+    assert check_answers(suites / "conv-direct", folder).result == "pass"
 
 
 def test_the_first_difference_is_told_with_its_place_its_operands_and_both_numbers(device, suites):
@@ -75,7 +75,7 @@ def test_the_first_difference_is_told_with_its_place_its_operands_and_both_numbe
         return y
 
     spoiled(folder, "square-padded", later)
-    found = check(suites / "conv-direct", folder)
+    found = check_answers(suites / "conv-direct", folder)
     one, = (case for case in found.cases if case.mismatches)
     assert (found.result, one.id, one.mismatches, one.index) == ("mismatch", "square-padded", 2, (1, 2, 3, 4))
     assert one.got == one.expected + 1 and one.diagnosis is None
@@ -93,16 +93,17 @@ def test_the_first_stage_that_differs_is_told_where_stages_were_dumped(device, s
     folder = device("winograd-2-3")
     spoiled(folder, "odd", lambda v: np.where(np.arange(v.size).reshape(v.shape) == 7, v + 1, v), "expected_product")
     spoiled(folder, "odd", lambda v: v + 1)
-    found = check(suites / "winograd-2-3", folder)
+    found = check_answers(suites / "winograd-2-3", folder)
     assert [(one.id, one.first_stage) for one in found.cases if one.mismatches] == [("odd", "expected_product")]
     (folder / "odd" / "expected_product.npy").unlink()
-    assert [one.first_stage for one in check(suites / "winograd-2-3", folder).cases if one.mismatches] == ["expected"]
+    again = check_answers(suites / "winograd-2-3", folder)
+    assert [one.first_stage for one in again.cases if one.mismatches] == ["expected"]
 
 
 def test_a_stage_that_differs_is_a_mismatch_though_the_output_agrees(device, suites):
     folder = device("conv-direct")
     spoiled(folder, "relu6", lambda acc: acc + 1, "expected_acc")
-    found = check(suites / "conv-direct", folder)
+    found = check_answers(suites / "conv-direct", folder)
     one, = (case for case in found.cases if case.mismatches)
     assert one.tensor == one.first_stage == "expected_acc" and one.diagnosis == "every answer is off by +1"
 
@@ -123,7 +124,7 @@ def test_answers_that_look_like_a_known_mistake_are_named(device, suites, change
         shutil.rmtree(folder)
         shutil.copytree(suites / "conv-direct", folder)
         spoiled(folder, "square-padded", lambda y: change(y) if y.size % 4 == 0 else y)
-    found = check(suites / "conv-direct", folder)
+    found = check_answers(suites / "conv-direct", folder)
     one, = (case for case in found.cases if case.mismatches)
     assert re.search(diagnosis, one.diagnosis)
 
@@ -131,7 +132,7 @@ def test_answers_that_look_like_a_known_mistake_are_named(device, suites, change
 def test_poison_in_a_part_of_the_output_is_named(device, suites):
     folder = device("requantize")
     spoiled(folder, "halves-int8", lambda y: np.where(np.arange(y.size) > 200, POISON - 256, y))
-    one, = (case for case in check(suites / "requantize", folder).cases if case.mismatches)
+    one, = (case for case in check_answers(suites / "requantize", folder).cases if case.mismatches)
     assert "42 of 243 words still hold the poison" in one.diagnosis
 
 
@@ -158,7 +159,7 @@ def test_every_bug_of_the_kill_table_is_named_where_a_device_has_it(name, suites
             right = case.tensor("expected").values
             y = by_case.get(case.id, right)
             answer(folder, case, np.where(y == NO_ANSWER, right, y))
-        wrong = [one for one in check(suites / name, folder).cases if one.mismatches]
+        wrong = [one for one in check_answers(suites / name, folder).cases if one.mismatches]
         for one in wrong:
             y = by_case[one.id]
             fits = IntFormat(one.bits).min <= y.min() and y.max() <= IntFormat(one.bits, False).max
@@ -173,7 +174,7 @@ def test_missing_cases_are_listed_and_never_passed_over(device, suites):
     shutil.rmtree(folder / "halves-int8")
     for path in (folder / "near-ties-int8").glob("expected.*"):
         path.unlink()
-    found = check(suites / "requantize", folder)
+    found = check_answers(suites / "requantize", folder)
     assert (found.result, found.code, found.missing) == ("incomplete", 3, ["near-ties-int8", "halves-int8"])
     assert "missing: near-ties-int8, halves-int8" in text(found)
 
@@ -233,7 +234,7 @@ def test_answers_that_cannot_be_read_are_refused_in_one_sentence(what, device, s
     spoil(folder)
     tracemalloc.start()
     with pytest.raises(ValueError, match=sentence):
-        check(suites / "conv-direct", folder)
+        check_answers(suites / "conv-direct", folder)
     assert tracemalloc.get_traced_memory()[1] < 64 << 20
     tracemalloc.stop()
     assert main(["vectors", "check", str(suites / "conv-direct"), str(folder)]) == 2
@@ -250,13 +251,13 @@ def test_codes_beyond_their_bits_are_refused(tmp_path):
     path = tmp_path / "device" / "seven" / "expected.npy"
     path.write_bytes(npy_bytes(np.array([64, -2]), np.dtype("|i1")))
     with pytest.raises(ValueError, match=r"must hold 7 bits \(-64\.\.63\), got -2\.\.64"):
-        check(tmp_path / "by-hand", tmp_path / "device")
+        check_answers(tmp_path / "by-hand", tmp_path / "device")
     path.unlink()
     path.with_suffix(".hex").write_bytes(b"01\nfe\n")
     with pytest.raises(ValueError, match="word 2 must fit 7 bits, got fe"):
-        check(tmp_path / "by-hand", tmp_path / "device")
+        check_answers(tmp_path / "by-hand", tmp_path / "device")
     path.with_suffix(".hex").write_bytes(b"01\n7e\n")
-    assert check(tmp_path / "by-hand", tmp_path / "device").result == "pass"
+    assert check_answers(tmp_path / "by-hand", tmp_path / "device").result == "pass"
 
 
 def edited(path: str, change):
@@ -310,7 +311,7 @@ def test_a_suite_that_is_not_as_it_was_built_is_refused(what, device, suites):
     folder = device("conv-direct")
     spoil(folder)
     with pytest.raises(ValueError, match=sentence):
-        check(folder, suites / "conv-direct")
+        check_answers(folder, suites / "conv-direct")
 
 
 def test_a_case_that_declares_a_gigantic_shape_is_refused_before_it_is_read(tmp_path):
@@ -328,7 +329,7 @@ def test_a_case_that_declares_a_gigantic_shape_is_refused_before_it_is_read(tmp_
     files["manifest.json"] = json_bytes(listed)
     write_suite(files.items(), tmp_path / "by-hand")
     with pytest.raises(ValueError, match=r"x\.npy must have shape \(1000000000000, 1000000000000\), got \(1,\)"):
-        check(tmp_path / "by-hand", tmp_path / "by-hand")
+        check_answers(tmp_path / "by-hand", tmp_path / "by-hand")
 
 
 # --- the command -------------------------------------------------------------------------------------------------
@@ -343,7 +344,7 @@ def test_the_command_prints_what_its_schema_says(device, suites, capsys):
     found = json.loads(capsys.readouterr().out)
     jsonschema.validate(found, schema("result"))
     assert found["result"] == "mismatch" and found["missing"] == ["linear"]
-    assert found == entry(check(suites / "conv-direct", folder))
+    assert found == entry(check_answers(suites / "conv-direct", folder))
     wrong, = (one for one in found["cases"] if one["mismatches"])
     first = wrong["first"]
     assert set(first) == {"index", "expected", "got"} and first["got"] == 255 - first["expected"]
@@ -358,9 +359,9 @@ def test_the_command_prints_what_its_schema_says(device, suites, capsys):
 
 def test_a_device_that_is_no_folder_is_refused(suites, tmp_path):
     with pytest.raises(ValueError, match="must be a folder with the device's answers, got none"):
-        check(suites / "requantize", tmp_path / "nothing")
+        check_answers(suites / "requantize", tmp_path / "nothing")
     with pytest.raises(ValueError, match=r"manifest\.json must be readable, got: No such file"):
-        check(tmp_path, suites / "requantize")
+        check_answers(tmp_path, suites / "requantize")
 
 
 def test_ten_million_elements_are_checked_in_less_than_five_seconds(tmp_path):
@@ -373,5 +374,5 @@ def test_ten_million_elements_are_checked_in_less_than_five_seconds(tmp_path):
     (tmp_path / "device" / "large").mkdir(parents=True)
     (tmp_path / "device" / "large" / "expected.hex").write_bytes(hex_bytes(case.tensors["expected"]))
     start = time.perf_counter()
-    assert check(tmp_path / "by-hand", tmp_path / "device").result == "pass"
+    assert check_answers(tmp_path / "by-hand", tmp_path / "device").result == "pass"
     assert time.perf_counter() - start < 5

@@ -16,7 +16,7 @@ from qlinearconv_oracle import Layer, qlinearconv
 from tools import require_tool
 
 from refquant.convolution.geometry import Geometry
-from refquant.vectors.check import SuiteResult, check
+from refquant.vectors.check import SuiteResult, check_answers, text
 from refquant.vectors.reading import Read, read_suite
 
 CONSUMERS = Path(__file__).parents[1] / "consumers"
@@ -56,7 +56,7 @@ def requantized_in_verilog(simulators, folder: Path, *defines: str) -> SuiteResu
     program = compiled(simulators, folder, "requantizer_tb", "requantizer", *defines)
     for case in read_suite(suite)[1]:
         simulate(simulators, program, case, out, f"+rows={case.json['tensors']['x']['shape'][0]}")
-    return check(suite, out)
+    return check_answers(suite, out)
 
 
 def test_a_requantizer_in_verilog_passes(simulators, tmp_path):
@@ -70,6 +70,13 @@ def test_a_fault_in_the_verilog_requantizer_is_named(simulators, tmp_path, defin
     assert found.result == "mismatch" and diagnoses(found) == {diagnosis}
 
 
+def test_readme_shows_what_a_check_says_of_this_fault(simulators, tmp_path):
+    suite = written("requantize", tmp_path)
+    subprocess.run([VERILOG / "run.sh", suite, tmp_path / "answers", "-DPLANT_ZERO"], check=True, timeout=120)
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f"```text\n{text(check_answers(suite, tmp_path / 'answers'))}\n```" in readme
+
+
 def added_in_verilog(simulators, folder: Path, *defines: str) -> SuiteResult:
     suite, out = written("dot-sequential", folder, small=False), folder / "device"
     programs = {}
@@ -81,7 +88,7 @@ def added_in_verilog(simulators, folder: Path, *defines: str) -> SuiteResult:
         rows, length = case.json["tensors"]["x"]["shape"]
         words = [f"+{p['order']}"] + ["+flags"] * (p["policy"] == "trap")
         simulate(simulators, programs[options], case, out, f"+rows={rows}", f"+length={length}", *words)
-    return check(suite, out)
+    return check_answers(suite, out)
 
 
 def test_a_mac_in_verilog_passes_with_every_partial_sum(simulators, tmp_path):
@@ -113,7 +120,7 @@ def computed_in_c(name: str, folder: Path, *defines: str) -> SuiteResult:
         program = build(folder, f"{case.id}.exe", [gcc, *C_FLAGS, *defines, "-include", case.folder / "case.h"],
                         CONSUMERS / "c" / "device.c")
         subprocess.run([program, out / case.id / "expected.hex"], check=True, timeout=60)
-    return check(suite, out)
+    return check_answers(suite, out)
 
 
 @pytest.mark.parametrize("name", ["conv-direct", "conv-depthwise", "requantize", "shift-scaler", "pwlq-dot",

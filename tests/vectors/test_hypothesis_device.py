@@ -9,7 +9,7 @@ from pathlib import Path
 from consumers.c.binary_files import build
 from tools import require_tool
 
-from refquant.vectors.check import check
+from refquant.vectors.check import check_answers
 
 CONSUMERS = Path(__file__).parents[1] / "consumers"
 EXAMPLE = CONSUMERS / "find_overflow.py"
@@ -25,10 +25,10 @@ def test_an_int16_register_is_found_out_with_at_most_nine_products_and_kept_as_a
     assert done.stdout.startswith("9 products remain: 9·(63·63)")
     case = json.loads((tmp_path / "found" / "dot" / "case.json").read_bytes())
     assert case["why"] == "9·(63·63) = 35721 does not fit int16."
-    assert check(tmp_path / "found", tmp_path / "found").result == "pass"
+    assert check_answers(tmp_path / "found", tmp_path / "found").result == "pass"
     (tmp_path / "device" / "dot").mkdir(parents=True)
     subprocess.run([device, tmp_path / "found" / "dot", tmp_path / "device" / "dot"], check=True, timeout=60)
-    found = check(tmp_path / "found", tmp_path / "device")
+    found = check_answers(tmp_path / "found", tmp_path / "device")
     assert found.result == "mismatch" and (found.cases[0].expected, found.cases[0].got) == (35721, 35721 - 2**16)
 
 

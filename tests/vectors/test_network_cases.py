@@ -15,7 +15,7 @@ from refquant.cli import main
 from refquant.network.simulated_forward import simulated_tensors
 from refquant.network.storage import quantized_to_bytes
 from refquant.strategies import images, networks
-from refquant.vectors.check import check
+from refquant.vectors.check import check_answers
 from refquant.vectors.faults import faults
 from refquant.vectors.network_cases import file_name, network_cases
 from refquant.vectors.reading import read_suite
@@ -60,7 +60,7 @@ def test_the_simulation_passes_layer_by_layer_and_end_to_end(name, files, tmp_pa
             stages = [layer.output for layer in network.layers if layer.output != network.output]
             for stage, tensor in zip(case.stages[:-1], stages):
                 answer(tmp_path / "device", case, tensors[tensor], stage)
-    found = check(tmp_path / "network", tmp_path / "device")
+    found = check_answers(tmp_path / "network", tmp_path / "device")
     assert found.result == "pass" and len(found.cases) == len(written) + 1 == 15
 
 
@@ -77,7 +77,7 @@ def test_a_bug_in_one_layer_is_named_there_and_end_to_end_its_stage_is_the_first
     stage = next(name for name in whole.stages if "res_b" in name)
     for name in whole.stages[whole.stages.index(stage):]:
         answer(tmp_path / "device", whole, whole.tensor(name).values[::-1], name)
-    wrong = {one.id: one for one in check(tmp_path / "network", tmp_path / "device").cases if one.mismatches}
+    wrong = {one.id: one for one in check_answers(tmp_path / "network", tmp_path / "device").cases if one.mismatches}
     assert set(wrong) == {"08-res_b", "15-end-to-end"}
     assert wrong["08-res_b"].diagnosis == "kernel transposed" and wrong["15-end-to-end"].first_stage == stage
 
