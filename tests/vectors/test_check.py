@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -330,6 +331,25 @@ def test_a_case_that_declares_a_gigantic_shape_is_refused_before_it_is_read(tmp_
     write_suite(files.items(), tmp_path / "by-hand")
     with pytest.raises(ValueError, match=r"x\.npy must have shape \(1000000000000, 1000000000000\), got \(1,\)"):
         check_answers(tmp_path / "by-hand", tmp_path / "by-hand")
+
+
+def test_a_suite_of_format_1_stays_readable(tmp_path):
+    """As it was committed when format 1 was defined."""
+    suite = Path(__file__).with_name("format_1")
+    assert check_answers(suite, suite).result == "pass"
+    answer(tmp_path / "device", read_suite(suite)[1][0], np.array([35721 - 2**16]))
+    one, = check_answers(suite, tmp_path / "device").cases
+    assert (one.expected, one.got, one.why) == (35721, -29815, "9·(63·63) = 35721 does not fit int16.")
+
+
+def test_parameters_of_another_version_are_compared_without_a_diagnosis(tmp_path):
+    case = Case("other", "conv", {"made": "otherwise"}, {
+        "x": Tensor(np.array([1, 2]), IntFormat(8), "input", "N"),
+        "expected": Tensor(np.array([3, 5]), IntFormat(8), "expected", "N")}, "Two codes.")
+    write_suite(suite_files("by-hand", "Two codes.", dialect_of("single_round"), [case], {}), tmp_path / "by-hand")
+    answer(tmp_path / "device", read_suite(tmp_path / "by-hand")[1][0], np.array([3, 9]))
+    found = check_answers(tmp_path / "by-hand", tmp_path / "device")
+    assert (found.result, found.cases[0].diagnosis, found.cases[0].index) == ("mismatch", None, (1,))
 
 
 # --- the command -------------------------------------------------------------------------------------------------

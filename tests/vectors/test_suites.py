@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tools import require_module
 
+from refquant.cli import main
 from refquant.integers.devices import dialect_of
 from refquant.integers.formats import IntFormat
 from refquant.strategies import codes, int_formats
@@ -176,6 +177,38 @@ def test_writing_replaces_a_suite_and_nothing_else(tmp_path):
 def test_an_unknown_suite_is_refused():
     with pytest.raises(ValueError, match=r"suite must be one of quantize, .*, got 'convolution'"):
         build_suite("convolution")
+
+
+def test_the_command_builds_what_is_asked_for_and_lists_the_suites(tmp_path, capsys):
+    arguments = ["vectors", "build", "--out", str(tmp_path / "golden"), "--small", "--dialect", "gemmlowp_double"]
+    assert main([*arguments, "--suite", "pwlq-dot", "shift-scaler", "--suite", "dot-sequential"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0].rsplit("/", 1)[1] for line in lines] == ["pwlq-dot", "shift-scaler", "dot-sequential"]
+    assert ", gemmlowp_double, " in lines[1]
+    assert ", single_round, " in lines[0]  # which rounds several sums once; gemmlowp_double cannot
+    written = sorted(path.name for path in (tmp_path / "golden").iterdir())
+    assert written == ["dot-sequential", "pwlq-dot", "shift-scaler"]
+    assert main(["vectors", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"\n{name} " in listed for name in SUITES)
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    (["--suite", "convolution"], "suite must be one of quantize, "),
+    (["--dialect", "none"], "argument --dialect: "),
+    (["--out", ""], "argument --out: must name a directory"),
+    (["--out", "file/below"], "the output directory must be writable, got file/below: Not a directory"),
+    (["--smal"], "unrecognized arguments: --smal")])
+def test_a_mistake_in_a_build_is_one_sentence_and_nothing_is_written(options, sentence, tmp_path, monkeypatch,
+                                                                              capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("kept")
+    try:
+        assert main(["vectors", "build", "--out", "golden", *options]) == 2
+    except SystemExit as error:
+        assert error.code == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1 and [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_every_operation_says_what_one_element_is_made_of():
