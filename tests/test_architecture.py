@@ -32,7 +32,7 @@ network.simulated_scaling network.simulated_forward network.proof network.storag
 recipes.calibration recipes.lowering recipes.walk recipes.settings recipes.weights recipes.corrections
 recipes.network_search recipes.quantize recipes
 readers.onnx_translation readers.onnx_operators readers.onnx_file readers
-digits.data digits.architecture digits.gradients digits.weights digits.disparity digits.training digits
+digits.data digits.architecture digits.gradients digits.weights digits.disparity digits.training digits.qat digits
 refquant
 vectors.descriptions vectors.probes vectors.identify vectors.streams vectors.cases vectors.operations
 vectors.code_faults vectors.layer_faults vectors.winograd_faults vectors.faults vectors.suites
@@ -40,7 +40,7 @@ vectors.layer_suites vectors.winograd_suites vectors.network_cases
 vectors.build vectors.reading vectors.diagnosis vectors.check vectors
 strategies
 commands.arguments commands.evaluation commands.kernel_check commands.report commands.demo
-commands.quantize commands.identify commands.vectors commands
+commands.quantize commands.identify commands.vectors commands.qat commands
 own_network
 cli
 __main__
