@@ -1,5 +1,5 @@
 """The command line: ``refquant demo``, ``refquant quantize``, ``bounds``, ``dialects``, ``identify``,
-``vectors``."""
+``vectors``, ``exercise``."""
 
 from __future__ import annotations
 
@@ -248,6 +248,7 @@ def _add_identify(commands: Any) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from refquant.commands.exercise import add_exercise
     from refquant.commands.vectors import add_vectors
 
     parser = _Parser(prog="refquant", description="The bit-exact reference for post-training quantization.")
@@ -261,6 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bounds(commands)
     _add_identify(commands)
     add_vectors(commands)
+    add_exercise(commands)
     dialects = commands.add_parser("dialects", help="the ways to requantize: formulas, words, and who computes so")
     dialects.add_argument("two", nargs="*", metavar="DIALECT",
                           help="two names, or words: the smallest input on which they differ")
@@ -271,7 +273,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns its exit code.
 
-    0; 1 where ``identify`` finds that no description fits, or ``vectors check`` a mismatch; 2 for a caller's mistake,
+    0; 1 where ``identify`` finds that no description fits, ``vectors check`` a mismatch, or ``exercise`` a wrong
+    solution; 2 for a caller's mistake,
     told in one sentence; 3 where ``vectors check`` misses outputs.
     """
     code: int | None = 0

@@ -39,8 +39,9 @@ vectors.code_faults vectors.layer_faults vectors.winograd_faults vectors.faults 
 vectors.layer_suites vectors.winograd_suites vectors.network_cases
 vectors.build vectors.reading vectors.diagnosis vectors.check vectors
 strategies
+exercises.judging exercises.codes exercises.ranges exercises.layers exercises.methods exercises
 commands.arguments commands.evaluation commands.kernel_check commands.report commands.demo
-commands.quantize commands.identify commands.vectors commands.qat commands
+commands.quantize commands.identify commands.vectors commands.exercise commands.qat commands
 own_network
 cli
 __main__
@@ -48,8 +49,9 @@ __main__
 
 # What a plain ``import refquant`` may load beside the standard library.
 GROUND = {"numpy", "scipy"}
-EXTRAS = {"matplotlib": {"commands.report"}, "hypothesis": {"strategies"}, "tqdm": {"cli", "digits.training"},
-          "onnx": {"readers.onnx_file"}}
+EXERCISES = ("judging", "codes", "ranges", "layers", "methods")
+EXTRAS = {"matplotlib": {"commands.report"}, "tqdm": {"cli", "digits.training"}, "onnx": {"readers.onnx_file"},
+          "hypothesis": {"strategies", *(f"exercises.{name}" for name in EXERCISES)}}
 
 
 def module_name(path: Path) -> str:

@@ -148,9 +148,9 @@ def test_readme_shows_the_digits_of_its_table_of_scales(report):
 
 
 def test_the_demo_gives_the_same_rows_twice(report, monkeypatch):
-    monkeypatch.setattr(demo, "ROWS", ROWS[7::20])
+    monkeypatch.setattr(demo, "ROWS", (ROWS[0], ROWS[-1]))  # one of each network
     again = run_demo(everything=True)
-    assert json.loads(json.dumps(again["rows"])) == report["rows"][7::20]
+    assert json.loads(json.dumps(again["rows"])) == [report["rows"][0], report["rows"][-1]]
 
 
 @pytest.mark.parametrize("arguments, sentence", [

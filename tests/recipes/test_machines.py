@@ -43,7 +43,7 @@ if os.environ.get("REFQUANT_MODELS"):
     file = np.load(folder / "resnet8_cifar10_data.npz")
     calibration, images = (np.ascontiguousarray(file[key].transpose(0, 3, 1, 2), np.float32)
                            for key in ("calibration_images", "test_images"))
-    data = Data(calibration[:10], images[:150], file["test_labels"][:150])
+    data = Data(calibration[:5], images[:50], file["test_labels"][:50])
     network = load_onnx(folder / "resnet8_cifar10_bn.onnx")
     cases.append(("resnet8", network, data, ("tensorrt-int8", "easyquant-int7")))
 floats = np.random.default_rng(0).standard_normal((200, 300)).astype(np.float32)

@@ -1,0 +1,107 @@
+"""The exercises judge: right solutions pass, each wrong one fails with a counter-example, stubs fail kindly."""
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from pathlib import Path
+
+import pytest
+from solutions import RIGHT, WRONG
+
+from refquant.cli import main
+from refquant.exercises import EXERCISES, judge, load
+from refquant.exercises.judging import counter_example
+
+STUBS = Path(__file__).parents[2] / "exercises"
+
+
+def stub(number: str) -> Path:
+    path, = STUBS.glob(f"{number}_*.py")
+    return path
+
+
+def test_every_exercise_has_a_stub_a_solution_and_three_wrong_ones():
+    assert len(EXERCISES) >= 40
+    assert set(EXERCISES) == set(RIGHT) == set(WRONG) == {path.name[:2] for path in STUBS.glob("*.py")}
+    assert all(len(wrong) >= 3 for wrong in WRONG.values())
+
+
+@cache
+def kills(number: str) -> dict[str, dict[str, str]]:
+    """By property, the wrong solutions on which it fails, with what is said."""
+    return {one.name: {name: said for name, wrong in WRONG[number].items() if (said := counter_example(one, wrong))}
+            for one in EXERCISES[number].properties}
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_the_right_solution_passes_and_each_wrong_one_fails(number):
+    verdict = judge(EXERCISES[number], RIGHT[number])
+    assert verdict.property == "" and "is right" in verdict.text
+    found = kills(number)
+    assert {name for killed in found.values() for name in killed} == set(WRONG[number])
+    for killed in found.values():
+        assert all("your function" in said or "mutants" in said or "is no (x, m" in said for said in killed.values())
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_a_stub_says_the_whole_task_and_fails_kindly(number):
+    function = load(stub(number), EXERCISES[number].function)
+    assert function.__doc__ and "Tutorial, chapter" in function.__doc__
+    assert stub(number).name == f"{number}_{EXERCISES[number].function}.py"
+    assert len(inspect.signature(function).parameters) == len(inspect.signature(RIGHT[number]).parameters) or (
+        number in ("00", "21", "27"))
+    verdict = judge(EXERCISES[number], function)
+    assert verdict.text == "it is not written yet: replace the line that raises NotImplementedError"
+
+
+def test_the_smallest_counter_example_is_told_in_words():
+    verdict = judge(EXERCISES["04"], WRONG["04"]["ties up"])
+    assert verdict == ("ties go to even", "your function gave 1 for (1, 1), where 0 is right; 1 / 2^1 is 0.5: a tie "
+                       "goes to even")
+
+
+def test_the_table_of_properties_and_wrong_solutions_is_the_committed_one(request):
+    """Which property kills which wrong solution."""
+    lines = ["| exercise | property | kills |", "|---|---|---|"]
+    for number, exercise in EXERCISES.items():
+        for one in exercise.properties:
+            killed = ", ".join(kills(number)[one.name]) or "none of these"
+            lines.append(f"| {number} {exercise.function} | {one.name} | {killed} |")
+    path = STUBS / "README.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else "<!-- kills -->\n"
+    head = text.split("<!-- kills -->")[0]
+    if request.config.getoption("--rewrite-tutorial"):
+        path.write_text(f"{head}<!-- kills -->\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    else:
+        assert text == f"{head}<!-- kills -->\n" + "\n".join(lines) + "\n"
+
+
+def test_the_command_judges_a_file(tmp_path, capsys):
+    mine = tmp_path / "mine.py"
+    mine.write_text("def saturate(x, bits):\n    return max(-2**(bits - 1), min(2**(bits - 1) - 1, x))\n")
+    assert main(["exercise", "02", str(mine)]) == 0
+    assert capsys.readouterr().out == "Exercise 02, saturate, is right: both ends hold.\n"
+    mine.write_text("def saturate(x, bits):\n    return min(2**(bits - 1) - 1, x)\n")
+    assert main(["exercise", "02", str(mine)]) == 1
+    assert capsys.readouterr().out == (
+        "Exercise 02, saturate: not yet.\nboth ends hold: your function gave -2 for (-2, 1), where -1 is right; 1 "
+        "bits hold -1 to 0.\n")
+    assert main(["exercise", "02", str(stub("02"))]) == 1
+    assert main(["exercise"]) == 0
+    assert capsys.readouterr().out.count("\n") > 40
+
+
+@pytest.mark.parametrize(("text", "number", "sentence"), [
+    ("def wrap(x):\n", "01", "must run as Python, got IndentationError"),
+    ("import nothing_like_it\n", "01", "must run as Python, got ModuleNotFoundError"),
+    ("x = 1\n", "01", "must define the function wrap, got none"),
+    ("x = 1\n", "99", "the exercise must be one of 00, 01"),
+    (None, "01", "must be a Python file, got none")])
+def test_a_file_that_cannot_be_judged_is_one_sentence(text, number, sentence, tmp_path, capsys):
+    mine = tmp_path / "mine.py"
+    if text is not None:
+        mine.write_text(text)
+    assert main(["exercise", number, str(mine)]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1
+    assert main(["exercise", "01"]) == 2
