@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import data_way
 import identification
 import kills
 import numpy as np
@@ -196,6 +197,7 @@ def _demo_figures() -> dict[str, Figure]:
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "formats": draw_formats, "rounding": draw_rounding, "dialects": draw_dialects, "lanes": draw_lanes,
+    "data_way": data_way.draw_data_way,
     "identification": identification.draw_identification,
     "kills": kills.draw_kills,
     "quantization_error": draw_error, "channels": draw_channels, "thresholds": scales.draw_thresholds,
