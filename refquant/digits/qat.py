@@ -32,7 +32,7 @@ from refquant.network.proof import QuantizedNetwork
 from refquant.recipes.quantize import quantize_network
 from refquant.scales.linear import dequantize, max_scale, quantize
 
-EPOCHS, RATE = 6, 0.01
+EPOCHS, RATE = 12, 0.005
 
 
 class Staircase(NamedTuple):
@@ -109,7 +109,7 @@ def fine_tune(network: Network, images: np.ndarray, labels: np.ndarray, rng: np.
 
     The ranges of the activations are found anew before each epoch, on the first 50 images, as the recipe
     ``channelwise-int8`` does; so ``quantize_network`` with that recipe gives the integers that were trained. Steps
-    are those of ``training.train``, without decay, from the rate 0.01.
+    are those of ``training.train``, without decay, from the rate 0.005.
 
     network: trained. images, labels: as for ``training.train``. weight_bits, activation_bits: 2..16. on_step: called
     with each batch's loss.
