@@ -1,4 +1,4 @@
-"""Draw every figure of README.md and tutorial.md: ``python figures/make_figures.py [NAME ...]``."""
+"""Draw every figure of README.md and tutorial.md: ``python -m figures [NAME ...]``."""
 
 from __future__ import annotations
 

@@ -2,5 +2,6 @@
 
 Read in this order: ``demo``, ``quantize`` (a network and data of the reader's own), ``evaluation`` (what a report
 says of a quantized network), ``kernel_check`` (a network's layers once more through lanes and Winograd), ``report``
-(tables and figures).
+(tables and figures), ``identify``, ``vectors`` and ``exercise`` (the last two with their parsers), ``qat`` (training
+beside post-training quantization). ``arguments`` holds the types of command line arguments.
 """

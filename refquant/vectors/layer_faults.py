@@ -16,7 +16,6 @@ from refquant.vectors.code_faults import INT16, Fault, endless, requantizing, wr
 from refquant.vectors.descriptions import NO_ANSWER
 from refquant.vectors.operations import Arrays, Parameters, codes_of, per_channel
 
-# --- layers ----------------------------------------------------------------------------------------------------
 
 def conv_faults(t: Arrays, p: Parameters) -> Iterator[Fault]:
     """Of the operation ``conv``, its groups and its requantization."""
