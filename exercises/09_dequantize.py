@@ -1,3 +1,3 @@
 def dequantize(q, S, zero_point):
-    """The real number that the code q stands for. Tutorial, chapters 3 and 5."""
+    """The real number that the code q stands for. Tutorial, chapter 3 and chapter 5."""
     raise NotImplementedError

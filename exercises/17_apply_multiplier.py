@@ -1,6 +1,6 @@
 def apply_multiplier(x, m, shift):
     """round(x·m·2^(shift-31)), ties up, for integers x, m and shift; in integers alone.
 
-    Tutorial, chapter 9.
+    Tutorial, chapter 6.
     """
     raise NotImplementedError

@@ -1,3 +1,3 @@
 def cosine(a, b):
-    """a·b / (|a|·|b|) of two arrays; 1 where both are zero, 0 where one is. Tutorial, chapter 6."""
+    """a·b / (|a|·|b|) of two arrays; 1 where both are zero, 0 where one is. Tutorial, page easyquant."""
     raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Figure of chapter 13: which case of a suite kills which bug; those that random cases alone leave alive in red."""
+"""Figure of page golden-vectors: which case of a suite kills which bug; in red those that only built cases do."""
 
 from __future__ import annotations
 

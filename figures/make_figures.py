@@ -109,7 +109,7 @@ def draw_channels() -> Figure:
 
 
 def draw_lanes() -> Figure:
-    """Chapter 10: what an int16 lane holds after 1 to 9 products, at worst and in a real layer."""
+    """Page int7-lanes: what an int16 lane holds after 1 to 9 products, at worst and in a real layer."""
     figure = Figure(figsize=(7.6, 5.4), layout="constrained")
     axes = figure.subplots()
     products = np.arange(1, 10)
@@ -154,7 +154,7 @@ def _observed_lanes(count: int) -> tuple[list[int], list[int]]:
 
 
 def draw_dialects() -> Figure:
-    """Chapter 9: the nine dialects over accumulators around the ties of M = 1/4, zero point 1."""
+    """Chapter 6: the nine dialects over accumulators around the ties of M = 1/4, zero point 1."""
     acc = np.arange(-7, 8)
     multiplier, fmt = Multiplier.from_real(0.25), IntFormat(8)
     codes = np.array([requantize(acc, multiplier, fmt, name, zero_point=1) - 1 for name in DIALECTS])

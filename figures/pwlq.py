@@ -1,4 +1,4 @@
-"""Figures of chapter 8: PWLQ's levels, its error against the breakpoint, and where the best breakpoint lies."""
+"""Figures of page pwlq: PWLQ's levels, its error against the breakpoint, and where the best breakpoint lies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of chapters 4 and 6: ranges of activations, and EasyQuant's search."""
+"""Figures of chapter 4 and page easyquant: ranges of activations, and EasyQuant's search."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _search() -> ScaleSearch:
 
 
 def draw_candidates() -> Figure:
-    """Chapter 6: the cosine of every candidate scale in the first round."""
+    """Page easyquant: the cosine of every candidate scale in the first round."""
     found = _search()
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     for axes, step in zip(figure.subplots(1, 2, sharey=True), found.history[:2]):
@@ -99,7 +99,7 @@ def draw_candidates() -> Figure:
 
 
 def draw_half_steps() -> Figure:
-    """Chapter 6: the cosine after every half-step."""
+    """Page easyquant: the cosine after every half-step."""
     found = _search()
     cosines = [found.history[0].cosines[0], *(step.cosines[step.chosen] for step in found.history)]
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""Figures of chapter 7: what shifts do to a layer's channels, and how many bits of shift a network needs."""
+"""Figures of page shift-scaler: what shifts do to a layer's channels, and how many bits of shift a network needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of chapter 11: integer Winograd's ranges, and what a larger tile saves and costs."""
+"""Figures of page winograd: integer Winograd's ranges, and what a larger tile saves and costs."""
 
 from __future__ import annotations
 
