@@ -28,7 +28,7 @@ def _exercise(arguments: argparse.Namespace) -> int:
             for one in EXERCISES.values()]))
         return 0
     if arguments.number not in EXERCISES:
-        raise ValueError(f"the exercise must be one of {', '.join(EXERCISES)}, got {arguments.number!r}")
+        raise ValueError(f"the exercise must be from {min(EXERCISES)} to {max(EXERCISES)}, got {arguments.number!r}")
     if arguments.path is None:
         raise ValueError(f"exercise {arguments.number} needs a file that defines "
                          f"{EXERCISES[arguments.number].function}, got none")

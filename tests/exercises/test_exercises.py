@@ -96,7 +96,7 @@ def test_the_command_judges_a_file(tmp_path, capsys):
     ("def wrap(x):\n", "01", "must run as Python, got IndentationError"),
     ("import nothing_like_it\n", "01", "must run as Python, got ModuleNotFoundError"),
     ("x = 1\n", "01", "must define the function wrap, got none"),
-    ("x = 1\n", "99", "the exercise must be one of 00, 01"),
+    ("x = 1\n", "99", "the exercise must be from 00 to 39, got '99'"),
     (None, "01", "must be a Python file, got none")])
 def test_a_file_that_cannot_be_judged_is_one_sentence(text, number, sentence, tmp_path, capsys):
     mine = tmp_path / "mine.py"
