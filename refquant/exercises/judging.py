@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:
                               name=error.name) from error
 
 # One seed for all, so that a verdict depends on nothing but the solution.
-_SETTINGS = settings(max_examples=100, database=None, deadline=None,
+_SETTINGS = settings(max_examples=80, database=None, deadline=None,
                      suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate, Phase.shrink])
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,7 +53,7 @@ class Case:
 
     id: never used again for other content. operation: a name of ``operations``. parameters: what JSON holds.
     tensors: inputs first, then stages and the last ``expected``. why: one sentence that can be checked by hand.
-    flags: the bugs that it is there for. kind: one of KINDS.
+    flags: the bugs that it is there for. kind: one of KINDS. small: whether a small build has it too.
     """
 
     id: str
@@ -211,8 +210,3 @@ def format_of(described: Mapping[str, Any]) -> IntFormat:
 def described(fmt: IntFormat) -> dict[str, Any]:
     """A format as parameters hold it."""
     return {"bits": fmt.bits, "signed": fmt.signed, "narrow": fmt.narrow}
-
-
-def count(shape: list[int]) -> int:
-    """Elements of a shape."""
-    return math.prod(shape)

@@ -256,8 +256,8 @@ def _window(t: Arrays, p: Parameters, index: tuple[int, ...]) -> dict[str, Any]:
     kernel, padding = (t["w"].shape[2:] if "w" in t else tuple(p["kernel"])), p["padding"]
     geometry = Geometry.of(p.get("stride", 1), padding, p.get("dilation", 1), p.get("groups", 1))
     zero_point = p.get("x_zero_point", 0)
-    seen = np.stack([view[n, :, row, column] for _, view in taps(x[n:n + 1] - zero_point, kernel, geometry)
-                     for n in (0,)], axis=-1) + zero_point
+    views = [view[0, :, row, column] for _, view in taps(x[n:n + 1] - zero_point, kernel, geometry)]
+    seen = np.stack(views, axis=-1) + zero_point
     if "w" not in t:
         return {"x": seen[o].tolist()}
     per_group, outputs = t["w"].shape[1], len(t["w"]) // geometry.groups

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,6 @@ import numpy as np
 
 from refquant.integers.formats import IntFormat
 from refquant.vectors.cases import FORMAT, NAME, VERSION, Tensor, format_of, hex_digits, sha256
-from refquant.vectors.cases import count as count_of
 
 _MOST_JSON = 1 << 26
 _CHUNK = 1 << 22
@@ -48,7 +49,7 @@ class Read(NamedTuple):
         hexadecimal = self.folder / f"{name}.hex"
         if hexadecimal.exists():
             _check_digest(hexadecimal, entry["hex_sha256"])
-        return empty_with(empty, values)
+        return replace(empty, values=values)
 
     @property
     def inputs(self) -> dict[str, np.ndarray]:
@@ -59,11 +60,6 @@ class Read(NamedTuple):
                 tensor = self.tensor(name)
                 found[name] = tensor.values if tensor.format is None else tensor.values.astype(np.int64)
         return found
-
-
-def empty_with(tensor: Tensor, values: np.ndarray) -> Tensor:
-    """The same description around other values."""
-    return Tensor(values, tensor.format, tensor.role, tensor.layout)
 
 
 def read_suite(directory: Path) -> tuple[dict[str, Any], list[Read]]:
@@ -166,9 +162,9 @@ def read_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         raise ValueError(f"{path} must hold numbers, got pickled Python objects, which are never read")
     if found.newbyteorder("=") != dtype.newbyteorder("="):
         raise ValueError(f"{path} must hold {dtype.newbyteorder('=')}, got {found.newbyteorder('=')}")
-    if held not in (shape, (count_of(list(shape)),)):
+    if held not in (shape, (math.prod(shape),)):
         raise ValueError(f"{path} must have shape {shape}, got {held}")
-    expected = begin + count_of(list(shape)) * dtype.itemsize
+    expected = begin + math.prod(shape) * dtype.itemsize
     if size != expected:
         raise ValueError(f"{path} must have {expected} bytes for shape {shape}, got {size}: it is truncated or too "
                          "long")
@@ -178,7 +174,7 @@ def read_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def read_hex(path: Path, shape: tuple[int, ...], fmt: IntFormat | None, dtype: np.dtype) -> np.ndarray:
     """A .hex file of as many words, of exactly ceil(bits/4) digits each; comments of $writememh are passed over."""
-    digits, count = hex_digits(fmt), count_of(list(shape))
+    digits, count = hex_digits(fmt), math.prod(shape)
     bits = 32 if fmt is None else fmt.bits
     wanted = count * (digits + 1)
     try:

@@ -65,10 +65,11 @@ for name, network, data, recipes in cases:
 def test_two_machines_find_the_same_scales_codes_and_table_rows_from_the_same_network():
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("OPENBLAS_", "NPY_DISABLE"))}
     lines = []
-    for machine in ("an old one", "a middling one"):
-        done = subprocess.run([sys.executable, "-W", "ignore", "-c", RECIPES], env={**clean, **MACHINES[machine]},
-                              capture_output=True, text=True, check=True)
-        lines.append(done.stdout.splitlines())
+    running = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", RECIPES], env={**clean, **MACHINES[machine]},
+                                stdout=subprocess.PIPE, text=True) for machine in ("an old one", "a middling one")]
+    for process in running:
+        lines.append(process.communicate()[0].splitlines())
+        assert process.returncode == 0
     (old_float, *old), (new_float, *new) = lines
     assert old_float != new_float, "the two must differ in their floats for the test to mean anything"
     assert len(old) == (4 if os.environ.get("REFQUANT_MODELS") else 3)

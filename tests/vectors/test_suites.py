@@ -107,7 +107,7 @@ def test_the_kill_tables_hold_the_bugs_that_devices_are_known_for():
 @pytest.mark.parametrize("dialect", ["gemmlowp_double", "float32_half_even", "multiplier16"])
 @pytest.mark.parametrize("name", ["conv-direct", "conv-depthwise", "shift-scaler", "pool-add-concat"])
 def test_suites_of_other_dialects_kill_every_bug_too(name, dialect):
-    files = build_suite(name, dialect, small=True)
+    files = build_suite(name, dialect)
     assert json.loads(files["manifest.json"])["dialect"]["name"] == dialect
 
 
