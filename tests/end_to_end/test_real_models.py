@@ -78,7 +78,11 @@ def test_vww96_with_its_dead_channels_keeps_its_logits(kind, recipe):
         assert report["cosine"] >= 0.98
 
 
-@pytest.mark.parametrize("name, bits, most", [("resnet8", 8, 1.0), ("resnet8", 7, 1.5), ("dscnn", 8, 1.0)])
+slow = pytest.mark.skipif(not os.environ.get("REFQUANT_SLOW"), reason="set REFQUANT_SLOW=1 for all searches")
+
+
+@pytest.mark.parametrize("name, bits, most", [
+    ("resnet8", 8, 1.0), pytest.param("resnet8", 7, 1.5, marks=slow), pytest.param("dscnn", 8, 1.0, marks=slow)])
 def test_easyquant_stays_near_float_and_readme_shows_it(name, bits, most):
     if name == "resnet8":
         network, file = load("resnet8_cifar10_bn")
