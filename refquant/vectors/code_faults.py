@@ -14,13 +14,12 @@ from refquant.integers.devices import dialect_of
 from refquant.integers.dialects import DIALECTS, INT32, Dialect
 from refquant.integers.formats import IntFormat, saturate, wrap
 from refquant.integers.rounding import shift_right
+from refquant.integers.simd import INT16
 from refquant.scales.linear import quantize
 from refquant.vectors import operations as op
 from refquant.vectors.cases import described, format_of
 from refquant.vectors.descriptions import canonical
 from refquant.vectors.operations import Arrays, Parameters, codes_of
-
-INT16 = IntFormat(16)
 
 
 class Fault(NamedTuple):

@@ -10,9 +10,11 @@ import numpy as np
 from refquant.integers.devices import dialect_of
 from refquant.integers.formats import IntFormat
 from refquant.integers.rounding import shift_right
+from refquant.integers.simd import INT16
+from refquant.network.program import GUARD_BITS
 from refquant.vectors import operations as op
 from refquant.vectors.cases import format_of
-from refquant.vectors.code_faults import INT16, Fault, endless, requantizing, wrapped
+from refquant.vectors.code_faults import Fault, endless, requantizing, wrapped
 from refquant.vectors.descriptions import NO_ANSWER
 from refquant.vectors.operations import Arrays, Parameters, codes_of, per_channel
 
@@ -236,24 +238,24 @@ def add_faults(t: Arrays, p: Parameters) -> Iterator[Fault]:
 
     yield Fault("operands rounded to codes before they are added", _rounded_operands)
     yield Fault("sum shifted without rounding", lambda t, p: np.clip(
-        (op.add_case(t, p)["expected_sum"] >> op.GUARD_BITS) + p["y_zero_point"], p["low"], p["high"]))
+        (op.add_case(t, p)["expected_sum"] >> GUARD_BITS) + p["y_zero_point"], p["low"], p["high"]))
     yield Fault("multipliers of the operands exchanged", given(lambda t: {
         name: t[name][::-1] for name in ("m", "shift")}))
     yield Fault("zero points of the operands not subtracted",
                 given(dict, x_zero_points=[0] * len(p["x_zero_points"])))
     yield Fault("zero point of the sum forgotten", given(dict, y_zero_point=0))
     yield Fault("second operand subtracted", lambda t, p: np.clip(shift_right(
-        op.add_case(t, p)["expected_operand0"] - op.add_case(t, p)["expected_operand1"], op.GUARD_BITS, "half_up")
+        op.add_case(t, p)["expected_operand0"] - op.add_case(t, p)["expected_operand1"], GUARD_BITS, "half_up")
         + p["y_zero_point"], p["low"], p["high"]))
     yield Fault("wraps instead of saturating", lambda t, p: wrapped(
-        shift_right(op.add_case(t, p)["expected_sum"], op.GUARD_BITS, "half_up") + p["y_zero_point"], fmt))
+        shift_right(op.add_case(t, p)["expected_sum"], GUARD_BITS, "half_up") + p["y_zero_point"], fmt))
     yield Fault("guarded sum kept in 16 bits", lambda t, p: np.clip(shift_right(
-        wrapped(op.add_case(t, p)["expected_sum"], INT16), op.GUARD_BITS, "half_up") + p["y_zero_point"],
+        wrapped(op.add_case(t, p)["expected_sum"], INT16), GUARD_BITS, "half_up") + p["y_zero_point"],
         p["low"], p["high"]))
 
 
 def _rounded_operands(t: Arrays, p: Parameters) -> np.ndarray:
-    parts = [shift_right(part, op.GUARD_BITS, "half_up") for name, part in op.add_case(t, p).items()
+    parts = [shift_right(part, GUARD_BITS, "half_up") for name, part in op.add_case(t, p).items()
              if name.startswith("expected_operand")]
     return np.clip(sum(parts) + p["y_zero_point"], p["low"], p["high"])
 
@@ -261,7 +263,7 @@ def _rounded_operands(t: Arrays, p: Parameters) -> np.ndarray:
 def concat_faults(t: Arrays, p: Parameters) -> Iterator[Fault]:
     """Of the operation ``concat``."""
     fmt, y = format_of(p["y_format"]), op.concat_case(t, p)["expected"]
-    yield Fault("operands in reverse order", lambda t, p: _reversed_operands(t, p))
+    yield Fault("operands in reverse order", _reversed_operands)
     yield Fault("first operand's multiplier for all", lambda t, p: op.concat_case(
         {**t, "m": t["m"][:1] + 0 * t["m"], "shift": t["shift"][:1] + 0 * t["shift"]}, p)["expected"])
     yield Fault("codes copied without rescaling", lambda t, p: np.clip(

@@ -13,12 +13,13 @@ from refquant.integers.dialects import NAMED, SINGLE_ROUND, Dialect, legal_shift
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.several_sums import aligned, takes_several_sums
+from refquant.integers.simd import INT8, INT32
 from refquant.vectors.cases import Case, described, format_of
 from refquant.vectors.descriptions import NO_ANSWER, answers, rows_of
 from refquant.vectors.operations import Arrays, Parameters, conv_acc
 from refquant.vectors.probes import near_ties
 from refquant.vectors.streams import Stream
-from refquant.vectors.suites import FLAG, INT8, INT32, M_FORMAT, SEVEN, UINT8, make
+from refquant.vectors.suites import FLAG, M_FORMAT, SEVEN, UINT8, make
 
 FOUR = IntFormat(4, narrow=True)
 CARRIED = "The kernel is 1 and the codes are 0 and 1: the sums are the biases, most of them near ties, and one more."

@@ -11,6 +11,7 @@ import numpy as np
 from refquant.convolution.geometry import Geometry
 from refquant.integers.devices import dialect_of
 from refquant.integers.formats import IntFormat
+from refquant.integers.simd import INT8, INT32
 from refquant.network.integer_forward import integer_tensors
 from refquant.network.program import (
     ClippedLayer,
@@ -27,7 +28,7 @@ from refquant.network.program import (
 )
 from refquant.vectors.cases import Case, Tensor, described
 from refquant.vectors.operations import Parameters
-from refquant.vectors.suites import INT8, INT32, INT64, M_FORMAT, make
+from refquant.vectors.suites import INT64, M_FORMAT, make
 
 _LAYOUTS = {4: "NCHW", 2: "NF"}
 

@@ -21,6 +21,7 @@ from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.rounding import round_fraction, shift_right
 from refquant.integers.several_sums import requantize_sums
+from refquant.network.program import GUARD_BITS
 from refquant.pwlq.inner_product import components
 from refquant.pwlq.quantizer import PiecewiseCodes
 from refquant.scales.linear import quantize
@@ -30,8 +31,6 @@ from refquant.winograd.convolution import STAGES, convolve_in_stages
 
 Arrays = dict[str, np.ndarray]
 Parameters = dict[str, Any]
-# Operands of an addition keep so many fractional bits until the sum is rounded.
-GUARD_BITS = 8
 
 
 class Operation(NamedTuple):

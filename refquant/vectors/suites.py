@@ -15,13 +15,14 @@ import numpy as np
 from refquant.integers.accumulation import overflow_witness, safe_products_per_lane
 from refquant.integers.dialects import Dialect, legal_shifts
 from refquant.integers.formats import IntFormat
+from refquant.integers.simd import INT8, INT16, INT32
 from refquant.vectors.cases import Case, Tensor, described, format_of
 from refquant.vectors.descriptions import NO_ANSWER, Rows, answers, classes, rows_of
 from refquant.vectors.operations import OPERATIONS, Parameters
 from refquant.vectors.probes import near_ties, next_probes
 from refquant.vectors.streams import Stream
 
-INT8, INT16, INT32, INT64 = (IntFormat(bits) for bits in (8, 16, 32, 64))
+INT64 = IntFormat(64)
 UINT8, SEVEN, FLAG = IntFormat(8, False), IntFormat(7, narrow=True), IntFormat(1, False)
 M_FORMAT = IntFormat(31, False)
 

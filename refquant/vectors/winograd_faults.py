@@ -39,7 +39,7 @@ def winograd_faults(t: Arrays, p: Parameters) -> Iterator[Fault]:
         {**t, "w": t["w"].swapaxes(2, 3)}, p)["expected"])
     yield Fault("kernel rotated by 180 degrees", lambda t, p: op.winograd_case(
         {**t, "w": t["w"][:, :, ::-1, ::-1]}, p)["expected"])
-    yield Fault("tile transposed", lambda t, p: _tiles_transposed(t, p))
+    yield Fault("tile transposed", _tiles_transposed)
     if p["divisor"] > 1:
         yield Fault("divided once by the divisor", lambda t, p: _unscaled(t, p, p["divisor"]))
     if t["x"].shape[1] > 1:
@@ -48,7 +48,7 @@ def winograd_faults(t: Arrays, p: Parameters) -> Iterator[Fault]:
     if len(t["w"]) > 1:
         yield Fault("first kernel for all outputs", lambda t, p: op.winograd_case(
             {**t, "w": t["w"][:1] + 0 * t["w"]}, p)["expected"])
-    yield Fault("second tile taken at n, not at m", lambda t, p: _tiles_apart(t, p))
+    yield Fault("second tile taken at n, not at m", _tiles_apart)
     for stage in ("V", "U", "product", "sum", "output_scaled"):
         yield Fault(f"register of {stage} one bit narrower", register(stage, "wrap"))
     yield Fault("wraps instead of saturating" if p["policy"] == "saturate" else "saturates instead of wrapping",
