@@ -1,4 +1,4 @@
-"""Figure of chapter 6: how many classes of descriptions random sums leave, and how many the probes."""
+"""Figure of page dialects: how many classes of descriptions random sums leave, and how many the probes."""
 
 from __future__ import annotations
 

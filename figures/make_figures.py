@@ -9,6 +9,7 @@ from pathlib import Path
 import data_way
 import identification
 import kills
+import number_lines
 import numpy as np
 import pwlq
 import scales
@@ -197,7 +198,7 @@ def _demo_figures() -> dict[str, Figure]:
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "formats": draw_formats, "rounding": draw_rounding, "dialects": draw_dialects, "lanes": draw_lanes,
-    "data_way": data_way.draw_data_way,
+    "data_way": data_way.draw_data_way, **number_lines.FIGURES,
     "identification": identification.draw_identification,
     "kills": kills.draw_kills,
     "quantization_error": draw_error, "channels": draw_channels, "thresholds": scales.draw_thresholds,

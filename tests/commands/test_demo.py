@@ -153,15 +153,17 @@ def test_readme_shows_the_digits_of_its_table_of_scales(report):
     (["dmeo"], "invalid choice: 'dmeo'"),
     ([], "the following arguments are required: command"),
 ])
-def test_a_callers_mistake_is_one_sentence_and_exit_code_2(arguments, sentence, tmp_path):
+def test_a_callers_mistake_is_one_sentence_and_exit_code_2(arguments, sentence, tmp_path, monkeypatch, capsys):
     file = tmp_path / "file"
     file.write_text("kept")
-    done = subprocess.run([sys.executable, "-m", "refquant", *(a.format(file=file) for a in arguments)],
-                          capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert sentence.format(file=file) in done.stderr
-    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main([a.format(file=file) for a in arguments])
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    said = capsys.readouterr()
+    assert said.out == "" and sentence.format(file=file) in said.err and said.err.count("\n") == 1
     assert os.listdir(tmp_path) == ["file"] and file.read_text() == "kept"
 
 
