@@ -1,4 +1,7 @@
-"""Draw every figure of README.md and tutorial.md: ``python -m figures [NAME ...]``."""
+"""Draw every figure of README.md and tutorial.md: ``python -m figures [NAME ...]``.
+
+Beside the pictures, ``numbers.json`` keeps what they draw; the tests compute it again.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import data_way
 import identification
 import kills
 import number_lines
+import numbers_drawn
 import numpy as np
 import pwlq
 import scales
@@ -222,6 +226,7 @@ def main(names: list[str]) -> None:
     for name, figure in drawn.items():
         write_atomically(HERE / f"{name}.png", png(figure))
         print(f"figures/{name}.png")
+    numbers_drawn.keep({name: numbers_drawn.numbers_of(figure) for name, figure in drawn.items()})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import refquant
 from refquant.cli import main
 from refquant.commands.demo import ROWS
 from refquant.commands.evaluation import top1
-from refquant.commands.report import demo_tables, table, write_atomically
+from refquant.commands.report import demo_tables, draw_accuracy, draw_headroom, table, write_atomically
 from refquant.digits.weights import calibration_images, load_digits
 from refquant.recipes.quantize import quantize_network
 
@@ -116,6 +116,13 @@ def test_the_short_table_has_at_most_25_rows():
 def readme_table(marker):
     page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     return page.split(f"<!-- {marker}")[1].split("```text\n")[1].split("\n```")[0]
+
+
+@pytest.mark.parametrize("name, draw", [("accuracy", draw_accuracy), ("headroom", draw_headroom)])
+def test_the_committed_figures_draw_this_reports_numbers(report, name, draw, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "figures")
+    from numbers_drawn import differences, numbers_of
+    assert differences(name, numbers_of(draw(report))) == []
 
 
 def test_readme_shows_this_table(report):
