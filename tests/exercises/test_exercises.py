@@ -106,3 +106,12 @@ def test_a_file_that_cannot_be_judged_is_one_sentence(text, number, sentence, tm
     said = capsys.readouterr().err
     assert sentence in said and said.count("\n") == 1
     assert main(["exercise", "01"]) == 2
+
+
+def test_both_readmes_show_what_the_command_answers(tmp_path, capsys):
+    mine = tmp_path / "mine.py"
+    mine.write_text("def shift_half_even(x, n):\n    return (x + (1 << n >> 1)) >> n\n")
+    assert main(["exercise", "04", str(mine)]) == 1
+    shown = f"refquant exercise 04 mine.py\n```\n```text\n{capsys.readouterr().out}```\n"
+    assert shown in (STUBS.parent / "README.md").read_text(encoding="utf-8")
+    assert shown.split("```text")[1] in (STUBS / "README.md").read_text(encoding="utf-8")
