@@ -103,19 +103,19 @@ def draw_ranges() -> Figure:
     """Chapter 4: two grids over a few values; and clipping and rounding error of a real tensor against T."""
     figure = Figure(figsize=(7.6, 5.0), layout="constrained")
     top, bottom = figure.subplots(2, 1, height_ratios=(2, 3))
-    values = np.array([0.15, 0.3, 0.45, 0.7, 0.85, 1.1, 1.25, 3.0])
-    for height, limit, text in ((1, 3.0, "T = 3"), (0, 1.3, "T = 1.3")):
+    values = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.65, 0.7, 0.8, 0.95, 1.05, 1.15, 1.2, 1.25, 2.2])
+    for height, limit, text in ((1, 2.2, "T = 2.2"), (0, 1.8, "T = 1.8")):
         levels = np.arange(4) * limit / 3
-        line(top, height, levels, text, 0.0, 3.1)
-        top.plot(values, np.full(8, height + 0.22), "v", color="C0", markersize=5)
+        line(top, height, levels, text, 0.0, 2.3)
+        top.plot(values, np.full(len(values), height + 0.22), "v", color="C0", markersize=5)
         nearest = levels[np.abs(values[:, None] - levels).argmin(axis=1)]
         error = np.square(nearest - values)
         clipped = values > limit
-        top.text(3.2, height, f"rounding {error[~clipped].sum():.2f}\nclipping {error[clipped].sum():.2f}",
+        top.text(2.35, height, f"rounding {error[~clipped].sum():.2f}\nclipping {error[clipped].sum():.2f}",
                  va="center", fontsize=8)
-    arrow(top, (2.97, 0.2), (1.36, 0.2), "--")
-    top.set(xlim=(-0.5, 3.9), ylim=(-0.4, 1.6), xticks=[0, 1, 2, 3],
-            xlabel="eight values and the levels 0 to 3 of a 3-bit code; squared errors")
+    arrow(top, (2.17, 0.2), (1.84, 0.2), "--")
+    top.set(xlim=(-0.4, 2.8), ylim=(-0.4, 1.6), xticks=[0, 0.5, 1, 1.5, 2],
+            xlabel="15 values and the levels 0 to 3 of a 3-bit code; squared errors")
     bare(top)
     network, _, _ = load_digits()
     x = run_float_tensors(fold_batchnorm(network), calibration_images())["pw3_relu"].ravel().astype(float)
@@ -153,14 +153,14 @@ def draw_channels() -> Figure:
             (4, codes / layer, large, "large channel"),
             (3, codes / layer, small, "small channel,\nthe layer's scale"),
             (2, codes / own, small, "small channel,\nits own scale"),
-            (1, codes * 0.9 / 3, None, "range -0.3..0.9, no zero point:\na third of the codes unused"),
-            (0, (np.arange(8) - 2) * 1.2 / 7, None, "the same, z = 2:\n8 codes")):
-        line(axes, height, levels, text, -1.0, 1.0)
+            (1, codes / 3, None, "range -0.4..1, no zero point:\n2 of 7 codes unused"),
+            (0, (np.arange(8) - 2) / 5, None, "the same, z = 2:\n8 codes")):
+        line(axes, height, levels, text, -1.05, 1.05)
         if weights is not None:
             axes.plot(weights, np.full(len(weights), height + 0.27), "v", color="C0", markersize=5)
         else:
-            axes.plot([-0.3, 0.9], [height + 0.27] * 2, color="C0", linewidth=3)
-    axes.set(xlim=(-1.95, 1.05), ylim=(-0.4, 4.6), xticks=[-1, -0.5, 0, 0.5, 1],
+            axes.plot([-0.4, 1.0], [height + 0.27] * 2, color="C0", linewidth=3)
+    axes.set(xlim=(-2.0, 1.1), ylim=(-0.4, 4.6), xticks=[-1, -0.5, 0, 0.5, 1],
              xlabel="real (ticks: what 3-bit codes stand for; marks: weights; bars: activations)")
     bare(axes)
     return figure
@@ -196,7 +196,9 @@ def draw_mac_array() -> Figure:
     rows, columns = 3, 4
     for row in range(rows):
         axes.text(-0.9, rows - row - 0.5, f"x_q[{row}]\nint8", ha="center", va="center", fontsize=9)
-        arrow(axes, (-0.5, rows - row - 0.5), (0.05, rows - row - 0.5), color="k")
+        for column in range(columns):  # codes pass on from unit to unit
+            arrow(axes, (column - (0.5 if column == 0 else 0.11), rows - row - 0.5), (column + 0.1, rows - row - 0.5),
+                  color="k")
         for column in range(columns):
             axes.add_patch(Rectangle((column + 0.08, rows - row - 0.92), 0.84, 0.84, facecolor="0.93", edgecolor="k"))
             axes.text(column + 0.5, rows - row - 0.5, f"× w_q[{row},{column}]\n+", ha="center", va="center",
@@ -206,7 +208,7 @@ def draw_mac_array() -> Figure:
             end = rows - row - 1.12 - 0.12 * (row == rows - 1)
             arrow(axes, (column + 0.5, rows - row - 0.9), (column + 0.5, end), color="C0")
         axes.add_patch(Rectangle((column + 0.08, -0.75), 0.84, 0.45, facecolor="0.75", edgecolor="k"))
-        axes.text(column + 0.5, -0.525, "·M, + z", ha="center", va="center", fontsize=9)
+        axes.text(column + 0.5, -0.525, f"·M[{column}], + z", ha="center", va="center", fontsize=9)
         arrow(axes, (column + 0.5, -0.75), (column + 0.5, -1.1), color="k")
         axes.text(column + 0.5, -1.25, f"y_q[{column}]", ha="center", va="center", fontsize=9)
     axes.text(columns + 0.15, -0.12, "sums: int32", color="C0", va="center", fontsize=9)

@@ -16,7 +16,7 @@ from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
 from refquant.integers.rounding import round_fraction
 from refquant.scales.linear import quantize
-from refquant.strategies import reals
+from refquant.strategies import codes, reals
 
 _POWERS = st.integers(-3, 6).map(lambda k: 2.0**k)
 _BITS = st.integers(2, 16)
@@ -27,6 +27,13 @@ def _layers(draw: st.DrawFn) -> tuple[Any, ...]:
     channels, outputs, size = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(3, 4))
     x, w = draw(reals((1, channels, size, size), np.float64)), draw(reals((outputs, channels, 3, 3), np.float64))
     return x, w, draw(_POWERS), draw(_POWERS), draw(_POWERS)
+
+
+@st.composite
+def _tied_layers(draw: st.DrawFn) -> tuple[Any, ...]:
+    """Codes that are the values themselves, and M = 1/2: every odd sum is a tie."""
+    x, w = draw(codes(IntFormat(4), (1, 1, 3, 4))), draw(codes(IntFormat(3), (1, 1, 3, 3)))
+    return x.astype(np.float64), w.astype(np.float64), 1.0, 1.0, 0.5
 
 
 def _layer(x: np.ndarray, w: np.ndarray, S_x: float, S_w: float, S_y: float) -> np.ndarray:
@@ -84,8 +91,10 @@ _RULES = ("half_away", "half_even", "half_up", "half_down", "toward_zero", "floo
 
 EXERCISES = (
     Exercise("00", "layer", (
-        Property("one layer is right code for code", _layers(), equals(
-            _layer, "codes half away from zero, integer sums, one product with M, ties up, clipped to ±127")),)),
+        Property("every code is right", _layers(), equals(
+            _layer, "codes half away from zero, integer sums, one product with M, ties up, clipped to ±127")),
+        Property("ties of acc·M go up", _tied_layers(), equals(
+            _layer, "M is 1/2 here: half of an odd sum is a tie, and goes up")),)),
     Exercise("01", "wrap", (
         Property("numbers that fit stay", st.tuples(st.integers(-8, 7), st.integers(4, 16)), equals(_wrapped)),
         Property("the register keeps the lowest bits", st.tuples(_INTEGERS, st.integers(1, 12)), equals(
@@ -105,6 +114,8 @@ EXERCISES = (
         Property("ties go to even", st.tuples(_INTEGERS, st.integers(1, 8)).map(
             lambda a: ((a[0] << a[1]) + (1 << (a[1] - 1)), a[1])), equals(_half_even, _ties)),
         Property("a shift by 0 changes nothing", st.tuples(_INTEGERS, st.just(0)), equals(_half_even)),
+        Property("integers beyond a float's 53 bits too", st.tuples(
+            _INTEGERS.map(lambda n: n + 2**60), st.integers(1, 4)), equals(_half_even, _ties)),
     )),
     Exercise("05", "witness", (
         Property("the two rules differ on it", st.tuples(st.sampled_from(_RULES), st.sampled_from(_RULES)).filter(

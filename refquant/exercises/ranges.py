@@ -92,11 +92,17 @@ def _split(M: float) -> tuple[int, int]:
 
 
 _REALS = st.floats(2.0**-20, 2.0**10) | st.integers(-20, 9).map(lambda k: 2.0**k) | st.sampled_from(
-    [1 - 2.0**-33, 0.5 - 2.0**-40, 1 - 2.0**-31])
+    [1 - 2.0**-33, 0.5 - 2.0**-40, 1 - 2.0**-31, 0.5 + 2.0**-32, 0.5 + 3 * 2.0**-32])
 
 
 def _applied(x: int, m: int, shift: int) -> int:
     return round_fraction(Fraction(x * m, 2 ** (31 - shift)), "half_up")
+
+
+def _below_a_tie(half: int) -> tuple[int, int, int]:
+    """x, m and shift 0 with x·m = 2^30 - 1 modulo 2^31."""
+    m = 2 * half + 1
+    return (2**30 - 1) * pow(m, -1, 2**31) % 2**31, m, 0
 
 
 _SUMS = st.tuples(st.integers(-5000, 5000), st.sampled_from((2**30, 3 * 2**29, 1717986919, 2**31 - 1)),
@@ -129,7 +135,7 @@ EXERCISES = (
     Exercise("12", "best_threshold", (
         Property("no candidate has a smaller squared error", _searches(), _best),)),
     Exercise("13", "channel_scales", (
-        Property("one scale for each row, 1 for a dead one", _weights(), near(
+        Property("one scale for each row, 1 for a row of zeros", _weights(), near(
             _channel_scales, "(2^(b-1) - 1) / max|w| of the row; a row of zeros gets 1")),)),
     Exercise("14", "sum_with_zero_point", (
         Property("Σ (q - z)·w", _products(), equals(
@@ -145,6 +151,8 @@ EXERCISES = (
             lambda a: (2 * a[0] * a[1]) % 2 ** (31 - a[2]) != 0), equals(_applied)),
         Property("ties go up", st.tuples(st.integers(-300, 300), st.just(2**30), st.integers(-6, 0)), equals(
             _applied, "(x·m + 2^(30-shift)) >> (31-shift)")),
+        Property("just below a tie", st.integers(2**29, 2**30 - 1).map(_below_a_tie), equals(
+            _applied, "a product of 62 bits does not fit a float's 53")),
     )),
     Exercise("18", "name_the_device", (
         Property("each of five devices is named", st.tuples(st.sampled_from(_BOXES)), _named),)),

@@ -14,13 +14,14 @@ def most(bits):
     return 2 ** (bits - 1) - 1
 
 
-def layer(x, w, S_x, S_w, S_y, *, codes=half_away, limit=127, up=0.5, multiplier=None, flip=False):
+def layer(x, w, S_x, S_w, S_y, *, codes=half_away, limit=127, up=0.5, multiplier=None, flip=False, end=None):
     x_q, w_q = (np.clip(codes(v * S), -limit, limit) for v, S in ((x, S_x), (w, S_w)))
     w_q = w_q[:, :, ::-1, ::-1] if flip else w_q
     seen = np.lib.stride_tricks.sliding_window_view(x_q, (3, 3), axis=(2, 3))
     acc = np.einsum("ocrs,nchwrs->nohw", w_q, seen)
     M = S_y / (S_x * S_w) if multiplier is None else multiplier
-    return np.clip(np.floor(acc * M + up), -127, 127).astype(int)
+    y = np.floor(acc * M + up) if end is None else end(acc * M)
+    return np.clip(y, -127, 127).astype(int)
 
 
 def wrap(x, bits):
@@ -86,9 +87,9 @@ def fold_batchnorm(w, bias, gamma, beta, mean, variance):
     return w * gain, (bias - mean) * gain + beta
 
 
-def split_multiplier(M):
+def split_multiplier(M, round_half=half_away):
     fraction, shift = math.frexp(M)
-    m = int(half_away(fraction * 2.0**31))
+    m = int(round_half(fraction * 2.0**31))
     return (2**30, shift + 1) if m == 2**31 else (m, shift)
 
 
@@ -236,7 +237,9 @@ RIGHT = {
 }
 
 WRONG = {
-    "00": {"rounds to even": lambda *a: layer(*a, codes=lambda v: np.rint(v).astype(int)),
+    "00": {"ends with ties to even": lambda *a: layer(*a, end=np.rint),
+           "ends with ties away": lambda *a: layer(*a, end=half_away),
+           "rounds to even": lambda *a: layer(*a, codes=lambda v: np.rint(v).astype(int)),
            "floors at the end": lambda *a: layer(*a, up=0.0),
            "forgets M": lambda *a: layer(*a, multiplier=1.0),
            "flips the kernel": lambda *a: layer(*a, flip=True)},
@@ -252,6 +255,7 @@ WRONG = {
     "04": {"ties up": lambda x, shift: x if shift == 0 else (x + (1 << (shift - 1))) >> shift,
            "floors": lambda x, shift: x >> shift,
            "forgets shift 0": lambda x, shift: (x + (1 << (shift - 1)) - 1 + ((x >> shift) & 1)) >> shift,
+           "through floats": lambda x, shift: int(np.rint(x / 2**shift)),
            "ties to odd": lambda x, shift: x if shift == 0 else (
                x + (1 << (shift - 1)) - 1 + (1 - ((x >> shift) & 1))) >> shift},
     "05": {"always a half": lambda one, other: 0.5, "always minus a half": lambda one, other: -0.5,
@@ -290,10 +294,12 @@ WRONG = {
     "15": {"forgets the bias": lambda w, b, g, beta, mean, v: (w * g / math.sqrt(v), beta - mean * g / math.sqrt(v)),
            "divides by the variance": lambda w, b, g, beta, mean, v: (w * g / v, (b - mean) * g / v + beta),
            "forgets the mean": lambda w, b, g, beta, mean, v: (w * g / math.sqrt(v), b * g / math.sqrt(v) + beta)},
-    "16": {"floors m": lambda M: (int(math.frexp(M)[0] * 2.0**31), math.frexp(M)[1]),
+    "16": {"ties to even": lambda M: split_multiplier(M, np.rint),
+           "floors m": lambda M: (int(math.frexp(M)[0] * 2.0**31), math.frexp(M)[1]),
            "lets 2^31 in": lambda M: (int(half_away(math.frexp(M)[0] * 2.0**31)), math.frexp(M)[1]),
            "30 bits": lambda M: (int(half_away(math.frexp(M)[0] * 2.0**30)), math.frexp(M)[1])},
-    "17": {"floors": lambda x, m, s: (x * m) >> (31 - s),
+    "17": {"through floats": lambda x, m, s: math.floor(x * m / 2 ** (31 - s) + 0.5),
+           "floors": lambda x, m, s: (x * m) >> (31 - s),
            "ties away": lambda x, m, s: int(half_away(x * m / 2 ** (31 - s))),
            "the other shift": lambda x, m, s: (x * m + (1 << (30 + s))) >> (31 + s),
            "shifts by 32": lambda x, m, s: (x * m + (1 << (31 - s))) >> (32 - s)},
