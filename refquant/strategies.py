@@ -58,6 +58,8 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("refquant.strategies needs Hypothesis: pip install 'refquant[test]'",
                               name=error.name) from error
 
+from refquant.node_strategies import more_nodes  # needs Hypothesis too
+
 # Concatenation of concatenations doubles the channels; tensors beyond this are only read by layers
 # that shrink them.
 _MANY_CHANNELS = 12
@@ -257,11 +259,12 @@ def images(network: Network, count: int = 2, dtype: Any = np.float32) -> st.Sear
 
 
 @st.composite
-def networks(draw: st.DrawFn, max_nodes: int = 8, dtype: Any = np.float32) -> Network:
-    """Small float networks over every node type that has an integer form; the input is at most (3, 6, 6).
+def networks(draw: st.DrawFn, max_nodes: int = 8, dtype: Any = np.float32, every: bool = False) -> Network:
+    """Small float networks over every node type of ``network.graph``; the input is at most (3, 6, 6).
 
     Each node reads any tensors before it, so that tensors read twice, ReLUs that cannot be fused into
-    their convolution, and nodes nobody reads, all occur. dtype: of the parameters.
+    their convolution, and nodes nobody reads, all occur. dtype: of the parameters. every: also nodes that move
+    values, functions of values, and products and maxima of two tensors.
     """
     shapes: dict[str, Shape] = {"input": (draw(st.integers(1, 3)), draw(st.integers(1, 6)), draw(st.integers(1, 6)))}
     input_shape = shapes["input"]
@@ -269,7 +272,9 @@ def networks(draw: st.DrawFn, max_nodes: int = 8, dtype: Any = np.float32) -> Ne
     for index in range(draw(st.integers(1, max_nodes))):
         # The latest tensors come first: towards them Hypothesis shrinks.
         source = draw(st.sampled_from(list(shapes)[::-1]))
-        node = draw(_nodes(f"node{index}", source, shapes, dtype))
+        more = every and draw(st.booleans())
+        node = draw(more_nodes(f"node{index}", source, shapes) if more else
+                    _nodes(f"node{index}", source, shapes, dtype))
         shapes[node.name] = node.output_shape(*(shapes[name] for name in node.inputs))
         nodes.append(node)
     output = draw(st.sampled_from([node.name for node in nodes[::-1]]))
@@ -281,8 +286,9 @@ def _nodes(draw: st.DrawFn, name: str, source: str, shapes: dict[str, Shape], dt
     """A node that reads ``source`` and, where it takes several, other tensors that fit."""
     shape, inputs = shapes[source], (source,)
     channels, plane = shape[0], shape[1:]
-    kinds: list[type[Node]] = [Clip, Add, BatchNorm, Flatten, *((Linear,) if not plane else (
-        Conv, MaxPool, AveragePool, GlobalAveragePool))]
+    kinds: list[type[Node]] = [Clip, Add, Flatten]
+    if len(shape) in (1, 3):
+        kinds += [BatchNorm, *((Linear,) if not plane else (Conv, MaxPool, AveragePool, GlobalAveragePool))]
     kind = draw(st.sampled_from(kinds if channels > _MANY_CHANNELS else [*kinds, Concat]))
 
     if kind is Conv:

@@ -27,7 +27,7 @@ from refquant.integers.stages import Recorder
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.graph import Network
 from refquant.network.integer_forward import run_integer_tensors
-from refquant.network.program import QuantParams
+from refquant.network.qparams import QuantParams
 from refquant.recipes.lowering import QuantizedWeight, assemble
 from refquant.recipes.quantize import quantize_network
 from refquant.recipes.settings import RECIPES

@@ -27,7 +27,8 @@ easyquant.paper easyquant.demo easyquant.ncnn easyquant
 shift_equalizer
 pwlq.quantizer pwlq.theory pwlq.optimal pwlq.breakpoints pwlq.inner_product pwlq.moments
 pwlq
-network.graph network.forward network.batchnorm network.float_forward network.program network.integer_forward
+network.graph network.moves network.pointwise network.forward network.batchnorm network.float_forward
+network.qparams network.program network.pointwise_layers network.integer_forward
 network.simulated_scaling network.simulated_forward network.proof network.storage network.costs network
 recipes.calibration recipes.lowering recipes.walk recipes.settings recipes.weights recipes.corrections
 recipes.network_search recipes.quantize recipes
@@ -38,7 +39,7 @@ vectors.descriptions vectors.probes vectors.identify vectors.streams vectors.cas
 vectors.code_faults vectors.layer_faults vectors.winograd_faults vectors.faults vectors.suites
 vectors.layer_suites vectors.winograd_suites vectors.network_cases
 vectors.build vectors.reading vectors.diagnosis vectors.check vectors
-strategies
+node_strategies strategies
 exercises.judging exercises.codes exercises.ranges exercises.layers exercises.methods exercises
 commands.arguments commands.evaluation commands.kernel_check commands.report commands.demo
 commands.quantize commands.identify commands.vectors commands.exercise commands.qat commands
@@ -51,7 +52,7 @@ __main__
 GROUND = {"numpy", "scipy"}
 EXERCISES = ("judging", "codes", "ranges", "layers", "methods")
 EXTRAS = {"matplotlib": {"commands.report"}, "tqdm": {"cli", "digits.training"}, "onnx": {"readers.onnx_file"},
-          "hypothesis": {"strategies", *(f"exercises.{name}" for name in EXERCISES)}}
+          "hypothesis": {"strategies", "node_strategies", *(f"exercises.{name}" for name in EXERCISES)}}
 
 
 def module_name(path: Path) -> str:

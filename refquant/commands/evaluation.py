@@ -15,8 +15,9 @@ from refquant.integers.stages import StageRange
 from refquant.network.float_forward import check_images, float64_tensors
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.integer_forward import run_integer_tensors
-from refquant.network.program import Layer, QuantizedConv, QuantParams
+from refquant.network.program import Layer, QuantizedConv
 from refquant.network.proof import QuantizedNetwork
+from refquant.network.qparams import QuantParams
 from refquant.network.simulated_forward import simulated_tensors
 from refquant.scales.linear import DEAD_CHANNEL, channel_reach
 from refquant.scales.metrics import Likeness, cosine, sqnr_db

@@ -17,8 +17,9 @@ from refquant.integers.accumulation import safe_products_per_lane
 from refquant.integers.formats import IntFormat
 from refquant.integers.stages import Recorder, StageRange
 from refquant.network.integer_forward import run_integer_tensors
-from refquant.network.program import QuantizedConv, QuantParams, Term
+from refquant.network.program import QuantizedConv, Term
 from refquant.network.proof import QuantizedNetwork
+from refquant.network.qparams import QuantParams
 from refquant.winograd.bounds import winograd_bounds_of_weights
 from refquant.winograd.convolution import winograd_convolve
 

@@ -27,8 +27,8 @@ from refquant.integers.formats import IntFormat
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import check_images, evaluate
 from refquant.network.graph import Conv, Linear, Network
-from refquant.network.program import QuantParams
 from refquant.network.proof import QuantizedNetwork
+from refquant.network.qparams import QuantParams
 from refquant.recipes.quantize import quantize_network
 from refquant.scales.linear import dequantize, max_scale, quantize
 

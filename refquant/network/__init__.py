@@ -10,8 +10,8 @@ from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.costs import layer_costs
 from refquant.network.float_forward import run_float, run_float_tensors
 from refquant.network.graph import Network
-from refquant.network.program import PiecewiseParams
 from refquant.network.proof import QuantizedNetwork
+from refquant.network.qparams import PiecewiseParams
 from refquant.network.storage import load_quantized
 
 __all__ = [

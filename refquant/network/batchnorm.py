@@ -41,7 +41,7 @@ def fold_batchnorm(network: Network) -> Network:
         else:
             gain, shift = (a.astype(node.gamma.dtype) for a in gain_and_shift(node))
             nodes.append(Conv(node.name, node.inputs, gain.reshape(-1, 1, 1, 1), shift, Geometry(groups=len(gain))))
-    return network.replace_nodes(nodes, renamed.get(network.output, network.output))
+    return network.replace_nodes(nodes, *(renamed.get(name, name) for name in network.outputs))
 
 
 def gain_and_shift(norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:

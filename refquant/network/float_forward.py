@@ -7,6 +7,7 @@ from functools import singledispatch
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from refquant.convolution.direct import convolve
 from refquant.convolution.geometry import pad, taps
@@ -20,14 +21,16 @@ from refquant.network.graph import (
     Clip,
     Concat,
     Conv,
+    Final,
     Flatten,
     GlobalAveragePool,
     Linear,
     MaxPool,
     Network,
     Node,
-    Softmax,
 )
+from refquant.network.moves import Move
+from refquant.network.pointwise import Largest, Mul, Pointwise, evaluate_expression
 
 
 def check_images(images: Any, input_shape: tuple[int, ...]) -> np.ndarray:
@@ -150,7 +153,27 @@ def _(node: Add, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @evaluate.register
 def _(node: Concat, *inputs: np.ndarray) -> np.ndarray:
-    return np.concatenate(inputs, axis=1)
+    return np.concatenate(inputs, axis=node.axis + 1)
+
+
+@evaluate.register
+def _(node: Mul, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a * b
+
+
+@evaluate.register
+def _(node: Largest, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.minimum(a, b) if node.least else np.maximum(a, b)
+
+
+@evaluate.register
+def _(node: Pointwise, x: np.ndarray) -> np.ndarray:
+    return evaluate_expression(node.expression, x)
+
+
+@evaluate.register
+def _(node: Move, x: np.ndarray) -> np.ndarray:
+    return node.move(x, 0)
 
 
 @evaluate.register
@@ -159,6 +182,12 @@ def _(node: Flatten, x: np.ndarray) -> np.ndarray:
 
 
 @evaluate.register
-def _(node: Softmax, x: np.ndarray) -> np.ndarray:
-    y = np.exp(x - x.max(axis=1, keepdims=True))
-    return y / y.sum(axis=1, keepdims=True)
+def _(node: Final, x: np.ndarray) -> np.ndarray:
+    axis = node.axis + 1
+    if node.kind == "sigmoid":
+        return expit(x)
+    if node.kind == "argmax":
+        return x.argmax(axis=axis, keepdims=True).astype(x.dtype)
+    y = x - x.max(axis=axis, keepdims=True)
+    total = np.exp(y).sum(axis=axis, keepdims=True)
+    return y - np.log(total) if node.kind == "log_softmax" else np.exp(y) / total

@@ -1,7 +1,7 @@
 """A float CNN as a graph of named tensors.
 
-A node computes one tensor, named after the node, from tensors computed before it. Every tensor has
-a batch axis N in front, which shapes here leave out: (C, H, W), or (F,) after Flatten.
+A node computes one tensor, named after the node, from tensors computed before it. Every tensor has a batch axis N in
+front, which shapes here leave out: (C, H, W), or (F,) after Flatten. More nodes are in ``moves`` and ``pointwise``.
 """
 
 from __future__ import annotations
@@ -212,27 +212,35 @@ class GlobalAveragePool(Node):
 
 @dataclass(frozen=True, eq=False)
 class Add(Node):
-    """Sum of two tensors of one shape."""
+    """Sum of two tensors of one shape, but for axes of one element, which are repeated."""
 
     arity = 2
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"add takes two tensors of one shape, got {shapes[0]} and {shapes[1]}")
-        return shapes[0]
+        return broadcast_shape(*shapes)
+
+
+def broadcast_shape(*shapes: Shape) -> Shape:
+    """The common shape of tensors with as many axes, in which axes of one element are repeated."""
+    if len({len(shape) for shape in shapes}) != 1 or any(len({*sizes} - {1}) > 1 for sizes in zip(*shapes)):
+        raise ValueError(f"the tensors must have one shape, but for axes of one element, got "
+                         f"{' and '.join(map(str, shapes))}")
+    return tuple(map(max, zip(*shapes)))
 
 
 @dataclass(frozen=True, eq=False)
 class Concat(Node):
-    """Tensors one after another along the channels."""
+    """Tensors one after another along ``axis``, 0 being the channels."""
 
     arity = None
+    axis: int = 0
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        if len({shape[1:] for shape in shapes}) != 1:
-            raise ValueError(f"concat takes tensors that differ only in channels, got "
-                             f"{', '.join(map(str, shapes))}")
-        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        axis = self.axis
+        if not 0 <= axis < len(shapes[0]) or len({(*shape[:axis], None, *shape[axis + 1:]) for shape in shapes}) != 1:
+            raise ValueError(f"concat takes tensors that differ only in {'channels' if axis == 0 else f'axis {axis}'}"
+                             f", got {', '.join(map(str, shapes))}")
+        return (*shapes[0][:axis], sum(shape[axis] for shape in shapes), *shapes[0][axis + 1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,45 +252,64 @@ class Flatten(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Softmax(Node):
-    """y = exp(x) / Σ exp(x) over a flat tensor: only as a network's output, and only in floats."""
+class Final(Node):
+    """A function that only a network's end may have, and that stays in floats.
+
+    kind: ``softmax``, y = exp(x) / Σ exp(x) along ``axis``; ``log_softmax``; ``sigmoid``; or ``argmax``, the place of
+    the largest value along ``axis``, which then has one element.
+    """
+
+    kind: str = "softmax"
+    axis: int = 0
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        if len(shapes[0]) != 1:
-            raise ValueError(f"softmax takes a flat tensor (F,), got shape {shapes[0]}")
-        return shapes[0]
+        if not 0 <= self.axis < len(shapes[0]):
+            raise ValueError(f"axis must be one of shape {shapes[0]}, got {self.axis}")
+        one = (1,) if self.kind == "argmax" else shapes[0][self.axis:self.axis + 1]
+        return (*shapes[0][:self.axis], *one, *shapes[0][self.axis + 1:])
+
+
+class Softmax(Final):
+    """The usual one."""
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
     """A float CNN: nodes in an order in which every tensor is computed before it is read.
 
-    input_shape: (C, H, W) or (F,). output: the tensor that is the result, by default the last node's.
-    Raises ValueError, naming the node, for a tensor used before it is computed, a name used twice,
-    shapes that do not fit, and a Softmax that is not the output.
+    input_shape: (C, H, W), (F,) or any other. output: the tensor that is the result, by default the last node's.
+    others: further results. Raises ValueError, naming the node, for a tensor used before it is computed, a name
+    used twice, shapes that do not fit, and a Softmax that is not an output.
     """
 
     input_shape: Shape
     nodes: tuple[Node, ...]
     output: str = ""
     input: str = "input"
+    others: tuple[str, ...] = ()
     shapes: dict[str, Shape] = field(init=False)  # by tensor name
 
     def __post_init__(self) -> None:
         shape = np.asarray(self.input_shape)
-        if shape.shape not in ((1,), (3,)) or shape.dtype.kind not in "iu" or shape.min() < 1:
-            raise ValueError(f"input_shape must be (C, H, W) or (F,), integers >= 1, got {self.input_shape}")
+        if shape.ndim != 1 or not 1 <= shape.size <= 7 or shape.dtype.kind not in "iu" or shape.min() < 1:
+            raise ValueError(f"input_shape must be (C, H, W) or (F,), or up to 7 integers, got {self.input_shape}")
         object.__setattr__(self, "input_shape", tuple(int(v) for v in shape))
         object.__setattr__(self, "nodes", tuple(self.nodes))
         if not self.nodes:
             raise ValueError("a network must have at least one node, got none")
         object.__setattr__(self, "output", self.output or self.nodes[-1].name)
         object.__setattr__(self, "shapes", dict(self._infer_shapes()))
-        if self.output not in self.shapes:
-            raise ValueError(f"output must be a tensor of the network, got {self.output!r}")
+        if unknown := [name for name in self.outputs if name not in self.shapes]:
+            raise ValueError(f"output must be a tensor of the network, got {unknown[0]!r}")
         for node in self.nodes:
-            if isinstance(node, Softmax) and (node.name != self.output or self._readers(node.name)):
-                raise ValueError(f"node {node.name!r}: a Softmax must be the network's output and read by no node")
+            if isinstance(node, Final) and (node.name not in self.outputs or self._readers(node.name)):
+                raise ValueError(f"node {node.name!r}: a {type(node).__name__} must be the network's output and read "
+                                 f"by no node")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """All results, the first one first."""
+        return (self.output, *self.others)
 
     def _infer_shapes(self) -> Iterator[tuple[str, Shape]]:
         known = {self.input: self.input_shape}
@@ -304,18 +331,20 @@ class Network:
     def only_reader(self, tensor: str) -> Node | None:
         """The node that reads ``tensor``, if there is just one and the tensor is not the output."""
         readers = self._readers(tensor)
-        return readers[0] if len(readers) == 1 and tensor != self.output else None
+        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
 
     def _readers(self, tensor: str) -> list[Node]:
         return [node for node in self.nodes if tensor in node.inputs]
 
     def without_softmax(self) -> Network:
         """The network that ends at its Softmax's input, as integer networks do; this one if it has none."""
-        for node in self.nodes:
-            if isinstance(node, Softmax):
-                return self.replace_nodes((other for other in self.nodes if other is not node), node.inputs[0])
-        return self
+        finals = {node.name: node.inputs[0] for node in self.nodes if isinstance(node, Final)}
+        if not finals:
+            return self
+        outputs = dict.fromkeys(finals.get(name, name) for name in self.outputs)
+        return self.replace_nodes((node for node in self.nodes if node.name not in finals), *outputs)
 
-    def replace_nodes(self, nodes: Iterable[Node], output: str | None = None) -> Network:
-        """The same input with other nodes."""
-        return Network(self.input_shape, tuple(nodes), output or self.output, self.input)
+    def replace_nodes(self, nodes: Iterable[Node], *outputs: str) -> Network:
+        """The same input with other nodes. outputs: by default those of this one."""
+        output, *others = outputs or self.outputs
+        return Network(self.input_shape, tuple(nodes), output, self.input, tuple(others))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import singledispatch
+from functools import reduce, singledispatch
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,13 @@ from refquant.integers.requantization import requantize
 from refquant.integers.rounding import shift_right
 from refquant.integers.several_sums import requantize_sums, total
 from refquant.network.forward import forward
+from refquant.network.pointwise_layers import QuantizedLargest, QuantizedMove, QuantizedMul, QuantizedTable
 from refquant.network.program import (
     ADD_FORMAT,
     GUARD_BITS,
     ClippedLayer,
     IntegerProgram,
     Layer,
-    PiecewiseParams,
     QuantizedAdd,
     QuantizedAveragePool,
     QuantizedClip,
@@ -31,8 +31,8 @@ from refquant.network.program import (
     QuantizedConv,
     QuantizedFlatten,
     QuantizedMaxPool,
-    TensorParams,
 )
+from refquant.network.qparams import PiecewiseParams, TensorParams
 
 # trace(layer name, stage, values): sees every integer sum before it is requantized.
 LayerTrace = Callable[[str, str, np.ndarray], None]
@@ -132,14 +132,42 @@ def _(layer: QuantizedConv, context: Context, x_q: np.ndarray) -> np.ndarray:
 def _(layer: QuantizedAdd, context: Context, *codes: np.ndarray) -> np.ndarray:
     parts = [context.to_guarded(qparam.integers(x_q), multiplier)
              for x_q, qparam, multiplier in zip(codes, context.inputs, layer.multipliers)]
-    return context.clipped(context.from_guarded(np.sum(parts, axis=0)), layer)
+    return context.clipped(context.from_guarded(reduce(np.add, parts)), layer)
 
 
 @compute.register
 def _(layer: QuantizedConcat, context: Context, *codes: np.ndarray) -> np.ndarray:
     parts = [context.to_output(qparam.integers(x_q), multiplier)
              for x_q, qparam, multiplier in zip(codes, context.inputs, layer.multipliers)]
-    return context.clipped(np.concatenate(parts, axis=1), layer)
+    return context.clipped(np.concatenate(parts, axis=layer.axis + 1), layer)
+
+
+@compute.register
+def _(layer: QuantizedLargest, context: Context, *codes: np.ndarray) -> np.ndarray:
+    parts = [context.to_output(qparam.integers(x_q), multiplier)
+             for x_q, qparam, multiplier in zip(codes, context.inputs, layer.multipliers)]
+    return context.clipped(reduce(np.minimum if layer.least else np.maximum, parts), layer)
+
+
+@compute.register
+def _(layer: QuantizedMul, context: Context, *codes: np.ndarray) -> np.ndarray:
+    a, b = (qparam.integers(x_q) for x_q, qparam in zip(codes, context.inputs))
+    return context.clipped(context.to_output(context.seen("product", a * b), layer.multiplier), layer)
+
+
+@compute.register
+def _(layer: QuantizedTable, context: Context, x_q: np.ndarray) -> np.ndarray:
+    place = x_q.astype(np.int64) - context.inputs[0].format.min
+    if layer.table.ndim == 1:
+        y = layer.table[place]
+    else:
+        y = layer.table[np.arange(x_q.shape[1]).reshape(-1, *[1] * (x_q.ndim - 2)), place]
+    return y.astype(context.output.format.dtype)
+
+
+@compute.register
+def _(layer: QuantizedMove, context: Context, x_q: np.ndarray) -> np.ndarray:
+    return layer.move.move(x_q, context.inputs[0].zero_point)
 
 
 @compute.register

@@ -18,6 +18,7 @@ from refquant.integers.stages import StageRange
 from refquant.network.float_forward import check_images
 from refquant.network.forward import slices
 from refquant.network.integer_forward import Context, LayerTrace, compute, integer_tensors
+from refquant.network.pointwise_layers import QuantizedLargest, QuantizedMove, QuantizedMul, QuantizedTable
 from refquant.network.program import (
     ADD_FORMAT,
     ClippedLayer,
@@ -114,6 +115,11 @@ def _stage(layer: Layer, stage: str, fmt: IntFormat, low: int, high: int) -> Sta
 
 
 def _output_codes(layer: Layer, context: Context, codes: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    if isinstance(layer, QuantizedTable):
+        return _table_codes(layer, context)
+    if isinstance(layer, QuantizedMove):  # zeros may come in
+        zero, (low, high) = context.output.zero_point, codes[layer.inputs[0]]
+        return min(low, zero), max(high, zero)
     if not isinstance(layer, ClippedLayer):
         return codes[layer.inputs[0]]
     of_codes = isinstance(layer, QuantizedClip)
@@ -122,6 +128,17 @@ def _output_codes(layer: Layer, context: Context, codes: dict[str, tuple[int, in
         raise ValueError(f"its clamp must lie within {fmt} ({fmt.min}..{fmt.max}), got {layer.low}..{layer.high}")
     ends = np.array([layer.low, layer.high])
     low, high = (ends if of_codes else context.output.encode(ends)).tolist()
+    return low, high
+
+
+def _table_codes(layer: QuantizedTable, context: Context) -> tuple[int, int]:
+    """Its least and greatest code; ValueError where it does not suit its formats."""
+    read, written = context.inputs[0].format, context.output.format
+    low, high = int(layer.table.min()), int(layer.table.max())
+    if layer.table.shape[-1] != read.max - read.min + 1:
+        raise ValueError(f"its table must have one entry per code of {read}, got {layer.table.shape[-1]}")
+    if not written.min <= low <= high <= written.max:
+        raise ValueError(f"its table must hold codes of {written} ({written.min}..{written.max}), got {low}..{high}")
     return low, high
 
 
@@ -144,7 +161,12 @@ def _layer_stages(layer: Layer, context: Context, ranges: list[tuple[int, int]],
             _check_legal(context, low, high, multiplier)
             totals.append(_guarded_range(context, np.asarray(low), np.asarray(high), multiplier))
         return [_total(layer, totals)]
-    if isinstance(layer, QuantizedConcat):
+    if isinstance(layer, QuantizedMul):
+        corners = [a * b for a in ranges[0] for b in ranges[1]]
+        stage = _stage(layer, "product", ADD_FORMAT, min(corners), max(corners))
+        _check_legal(context, min(corners), max(corners), layer.multiplier)
+        return [stage]
+    if isinstance(layer, (QuantizedConcat, QuantizedLargest)):
         for (low, high), multiplier in zip(ranges, layer.multipliers):
             _check_legal(context, low, high, multiplier)
     if isinstance(layer, QuantizedAveragePool):

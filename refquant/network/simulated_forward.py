@@ -9,7 +9,7 @@ same codes everywhere, ``codes_equal`` holds.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import singledispatch
+from functools import reduce, singledispatch
 
 import numpy as np
 
@@ -18,11 +18,11 @@ from refquant.convolution.geometry import pad, taps
 from refquant.integers.devices import dialect_of
 from refquant.integers.multiplier import Multiplier
 from refquant.network.forward import forward
+from refquant.network.pointwise_layers import QuantizedLargest, QuantizedMove, QuantizedMul, QuantizedTable
 from refquant.network.program import (
     GUARD_BITS,
     IntegerProgram,
     Layer,
-    PiecewiseParams,
     QuantizedAdd,
     QuantizedAveragePool,
     QuantizedClip,
@@ -30,8 +30,8 @@ from refquant.network.program import (
     QuantizedConv,
     QuantizedFlatten,
     QuantizedMaxPool,
-    TensorParams,
 )
+from refquant.network.qparams import PiecewiseParams, TensorParams
 from refquant.network.simulated_scaling import scale_by, scale_several
 
 
@@ -135,14 +135,41 @@ def _(layer: QuantizedConv, context: Context, x_q: np.ndarray) -> np.ndarray:
 def _(layer: QuantizedAdd, context: Context, *codes: np.ndarray) -> np.ndarray:
     parts = [context.to_guarded(values_of(x_q, qparam), multiplier)
              for x_q, qparam, multiplier in zip(codes, context.inputs, layer.multipliers)]
-    return context.finish(context.shifted(np.sum(parts, axis=0)), layer.low, layer.high)
+    return context.finish(context.shifted(reduce(np.add, parts)), layer.low, layer.high)
 
 
 @simulate.register
 def _(layer: QuantizedConcat, context: Context, *codes: np.ndarray) -> np.ndarray:
     parts = [context.to_output(values_of(x_q, qparam), multiplier)
              for x_q, qparam, multiplier in zip(codes, context.inputs, layer.multipliers)]
-    return context.finish(np.concatenate(parts, axis=1), layer.low, layer.high)
+    return context.finish(np.concatenate(parts, axis=layer.axis + 1), layer.low, layer.high)
+
+
+@simulate.register
+def _(layer: QuantizedLargest, context: Context, *codes: np.ndarray) -> np.ndarray:
+    a, b = (context.to_output(values_of(x_q, qparam), multiplier)
+            for x_q, qparam, multiplier in zip(codes, context.inputs, layer.multipliers))
+    return context.finish(np.where((a < b) == layer.least, a, b), layer.low, layer.high)
+
+
+@simulate.register
+def _(layer: QuantizedMul, context: Context, *codes: np.ndarray) -> np.ndarray:
+    a, b = (values_of(x_q, qparam) for x_q, qparam in zip(codes, context.inputs))
+    return context.finish(context.to_output(a * b, layer.multiplier), layer.low, layer.high)
+
+
+@simulate.register
+def _(layer: QuantizedTable, context: Context, x_q: np.ndarray) -> np.ndarray:
+    fmt = context.inputs[0].format
+    known = np.arange(fmt.min, fmt.max + 1, dtype=np.float64)
+    if layer.table.ndim == 1:
+        return np.interp(x_q, known, layer.table)
+    return np.stack([np.interp(x_q[:, c], known, row) for c, row in enumerate(layer.table)], axis=1)
+
+
+@simulate.register
+def _(layer: QuantizedMove, context: Context, x_q: np.ndarray) -> np.ndarray:
+    return layer.move.move(x_q, context.inputs[0].zero_point)
 
 
 @simulate.register

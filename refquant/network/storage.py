@@ -19,18 +19,22 @@ import numpy as np
 from refquant.convolution.geometry import Geometry
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
+from refquant.network import moves, pointwise_layers
 from refquant.network import program as layer_types
-from refquant.network.program import QuantParams, Term
+from refquant.network.program import Term
 from refquant.network.proof import QuantizedNetwork
+from refquant.network.qparams import PiecewiseParams, QuantParams
 
 KIND, VERSION = "refquant quantized network", 3
 # What versions 1 and 2 called otherwise.
 _FORMER = {"Encoding": "QuantParams", "plane": "lookup_table", "limited": "rescaled_channels"}
 _TYPES: dict[str, Any] = {cls.__name__: cls for cls in (
-    IntFormat, QuantParams, layer_types.PiecewiseParams, Multiplier, Term, layer_types.QuantizedConv,
+    IntFormat, QuantParams, PiecewiseParams, Multiplier, Term, layer_types.QuantizedConv,
     layer_types.QuantizedAdd, layer_types.QuantizedConcat, layer_types.QuantizedAveragePool,
-    layer_types.QuantizedMaxPool, layer_types.QuantizedClip, layer_types.QuantizedFlatten)}
-_PARTS = ("input", "output", "input_shape", "layers", "qparams", "dialect")
+    layer_types.QuantizedMaxPool, layer_types.QuantizedClip, layer_types.QuantizedFlatten,
+    pointwise_layers.QuantizedMove, pointwise_layers.QuantizedTable, pointwise_layers.QuantizedMul,
+    pointwise_layers.QuantizedLargest, *moves.Move.__subclasses__())}
+_PARTS = ("input", "output", "input_shape", "layers", "qparams", "dialect", "others")
 
 
 def quantized_to_bytes(network: QuantizedNetwork) -> bytes:
@@ -60,6 +64,8 @@ def load_quantized(path: str | Path) -> QuantizedNetwork:
         manifest |= {"version": 2, "dialect": manifest.pop("semantics", None)}
     if known and manifest.get("version") == 2:
         manifest |= {"version": VERSION, "qparams": manifest.pop("encodings", None)}
+    if known:
+        manifest.setdefault("others", [])  # files before there could be several results
     if not known or manifest.get("version") != VERSION:
         raise ValueError(f"{path} must be a {KIND} of version {VERSION}, got {manifest.get('kind')!r} of version "
                          f"{manifest.get('version')!r}")

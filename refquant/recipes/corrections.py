@@ -15,8 +15,9 @@ from refquant.integers.formats import IntFormat
 from refquant.network.float_forward import check_images
 from refquant.network.graph import Clip, Conv, Flatten, GlobalAveragePool, Linear, MaxPool, Network, Node
 from refquant.network.integer_forward import Context, compute
-from refquant.network.program import QuantizedConv, TensorParams, Term
+from refquant.network.program import QuantizedConv, Term
 from refquant.network.proof import QuantizedNetwork
+from refquant.network.qparams import TensorParams
 from refquant.recipes.calibration import observe
 from refquant.scales.linear import channel_reach
 from refquant.shift_equalizer import alive

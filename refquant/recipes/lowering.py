@@ -19,18 +19,20 @@ from refquant.network.graph import (
     Clip,
     Concat,
     Conv,
+    Final,
     Flatten,
     GlobalAveragePool,
     Linear,
     MaxPool,
     Network,
     Node,
-    Softmax,
 )
+from refquant.network.moves import Move
+from refquant.network.pointwise import Largest, Mul, Pointwise
+from refquant.network.pointwise_layers import QuantizedLargest, QuantizedMove, QuantizedMul, QuantizedTable, table_of
 from refquant.network.program import (
     GUARD_BITS,
     Layer,
-    PiecewiseParams,
     QuantizedAdd,
     QuantizedAveragePool,
     QuantizedClip,
@@ -38,10 +40,10 @@ from refquant.network.program import (
     QuantizedConv,
     QuantizedFlatten,
     QuantizedMaxPool,
-    TensorParams,
     Term,
 )
 from refquant.network.proof import QuantizedNetwork
+from refquant.network.qparams import PiecewiseParams, TensorParams
 from refquant.pwlq.inner_product import component_values, components
 from refquant.pwlq.quantizer import PiecewiseCodes, PiecewiseGrid
 from refquant.scales.linear import quantize
@@ -85,15 +87,20 @@ class PiecewiseWeight:
 AnyWeight = QuantizedWeight | PiecewiseWeight
 
 
+def carries_codes(node: Node) -> bool:
+    """Whether a node's output codes are its input's, moved or clamped."""
+    return isinstance(node, (MaxPool, Flatten, Clip, Move)) and not isinstance(node, AveragePool)
+
+
 def qparam_sources(network: Network) -> dict[str, str]:
     """For every tensor of the integer network, the tensor whose qparams it has: itself, or what it carries on.
 
-    MaxPool, Flatten and Clip carry codes on; but a Clip that alone reads a computed tensor is fused into the
+    MaxPool, Flatten, Clip and moves carry codes on; but a Clip that alone reads a computed tensor is fused into the
     node before it, whose own tensor does not appear then.
     """
     sources = {network.input: network.input}
     for node in network.nodes:
-        carries = isinstance(node, (MaxPool, Flatten, Clip)) and not isinstance(node, AveragePool)
+        carries = carries_codes(node)
         if carries and node.inputs[0] in sources:
             sources[node.name] = sources[node.inputs[0]]
         elif carries or not isinstance(network.only_reader(node.name), Clip):
@@ -103,13 +110,13 @@ def qparam_sources(network: Network) -> dict[str, str]:
 
 def check_integer_forms(network: Network) -> None:
     """ValueError for a node that no integer layer stands for."""
-    known = (Add, AveragePool, Clip, Concat, Conv, Flatten, GlobalAveragePool, Linear, MaxPool)
-    hints: dict[type, str] = {BatchNorm: "; fold_batchnorm removes it",
-                              Softmax: "; Network.without_softmax leaves it out"}
+    known = (Add, AveragePool, Clip, Concat, Conv, Flatten, GlobalAveragePool, Largest, Linear, MaxPool, Move, Mul,
+             Pointwise)
     for node in network.nodes:
         if not isinstance(node, known):
-            raise ValueError(f"node {node.name!r}: {type(node).__name__} has no integer form"
-                             f"{hints.get(type(node), '')}")
+            hint = ("; fold_batchnorm removes it" if isinstance(node, BatchNorm) else
+                    "; Network.without_softmax leaves it out" if isinstance(node, Final) else "")
+            raise ValueError(f"node {node.name!r}: {type(node).__name__} has no integer form{hint}")
 
 
 def assemble(network: Network, qparams: Mapping[str, TensorParams], weights: Mapping[str, AnyWeight],
@@ -140,7 +147,8 @@ def assemble(network: Network, qparams: Mapping[str, TensorParams], weights: Map
             output = clip.name if clip else node.name
             layers.append(_compute(node, output, _code_limits(clip, known[output]), known, network, weights,
                                    accumulator, dialect))
-    return QuantizedNetwork(network.input, network.output, network.input_shape, tuple(layers), known, dialect)
+    return QuantizedNetwork(network.input, network.output, network.input_shape, tuple(layers), known, dialect,
+                            network.others)
 
 
 def _code_limits(clip: Clip | None, qparam: TensorParams) -> tuple[int, int]:
@@ -159,6 +167,8 @@ def _carry(node: Node, qparam: TensorParams) -> Layer:
     if isinstance(node, Clip):
         low, high = qparam.encode(np.array(_code_limits(node, qparam))).tolist()
         return QuantizedClip(*names, low, high)
+    if isinstance(node, Move):
+        return QuantizedMove(*names, node)
     return QuantizedFlatten(*names)
 
 
@@ -187,7 +197,20 @@ def _compute(node: Node, output: str, limits: tuple[int, int], known: Mapping[st
     if isinstance(node, Add):
         return QuantizedAdd(**common, multipliers=tuple(Multiplier.from_real(r * 2**GUARD_BITS) for r in ratios))
     if isinstance(node, Concat):
-        return QuantizedConcat(**common, multipliers=tuple(Multiplier.from_real(r) for r in ratios))
+        return QuantizedConcat(**common, multipliers=tuple(map(Multiplier.from_real, ratios)), axis=node.axis)
+    if isinstance(node, Largest):
+        return QuantizedLargest(**common, multipliers=tuple(map(Multiplier.from_real, ratios)), least=node.least)
+    if isinstance(node, Mul):
+        return QuantizedMul(**common, multiplier=Multiplier.from_real(
+            s_y / (known[node.inputs[0]].scale * known[node.inputs[1]].scale)))
+    if isinstance(node, Pointwise):
+        written = known[output]
+        try:
+            table = table_of(node.expression, known[node.inputs[0]], written)
+        except ValueError as error:
+            raise ValueError(f"layer {node.name!r}: {error}") from None
+        low, high = written.encode(np.array(limits)).tolist()  # a Clip behind it
+        return QuantizedTable(node.name, node.inputs, output, np.clip(table, low, high))
     if isinstance(node, GlobalAveragePool):
         plane = network.shapes[node.inputs[0]][1:]
         node = AveragePool(node.name, node.inputs, kernel=(plane[0], plane[1]))

@@ -9,7 +9,7 @@ import numpy as np
 
 from refquant.easyquant.paper import search_paper
 from refquant.network.graph import Conv, Linear, Network, Node
-from refquant.network.program import QuantParams
+from refquant.network.qparams import QuantParams
 from refquant.recipes.lowering import QuantizedWeight
 from refquant.recipes.settings import RECIPES, Settings
 from refquant.recipes.walk import Walk, visiting_order

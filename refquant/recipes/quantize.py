@@ -13,8 +13,8 @@ from refquant.integers.formats import IntFormat
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import check_images
 from refquant.network.graph import Conv, Linear, Network
-from refquant.network.program import PiecewiseParams, QuantParams, TensorParams
 from refquant.network.proof import QuantizedNetwork
+from refquant.network.qparams import PiecewiseParams, QuantParams, TensorParams
 from refquant.recipes.calibration import Statistics, calibrate, observe_extremes
 from refquant.recipes.corrections import correct_output_mean as correct_output_mean_of
 from refquant.recipes.corrections import cross_layer_equalize

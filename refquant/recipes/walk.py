@@ -14,15 +14,15 @@ import numpy as np
 
 from refquant.network.float_forward import evaluate
 from refquant.network.forward import slices
-from refquant.network.graph import AveragePool, Clip, Conv, Flatten, Linear, MaxPool, Network, Node
-from refquant.network.program import QuantParams
-from refquant.recipes.lowering import QuantizedWeight, qparam_sources
+from refquant.network.graph import Conv, Linear, Network, Node
+from refquant.network.qparams import QuantParams
+from refquant.recipes.lowering import QuantizedWeight, carries_codes, qparam_sources
 
 LAYER_INPUTS = ("quantized", "float")
 
 
 def visiting_order(network: Network) -> list[list[Node]]:
-    """Every node once, in groups: a node, and whatever of its output Clip, MaxPool and Flatten can make at once.
+    """Every node once, in groups: a node, and what of its output Clip, MaxPool, Flatten and moves can make at once.
 
     Convolutions and linear layers come as soon as their input is there, other nodes when none of those is left; each
     kind in the network's order. A convolution reads one tensor, so that nothing it waits for can wait for it.
@@ -31,7 +31,7 @@ def visiting_order(network: Network) -> list[list[Node]]:
     groups: list[list[Node]] = [[]]
 
     def rank(node: Node) -> int:
-        if isinstance(node, (Clip, MaxPool, Flatten)) and not isinstance(node, AveragePool):
+        if carries_codes(node):
             return 0
         return 1 if isinstance(node, (Conv, Linear)) else 2
 

@@ -11,7 +11,7 @@ from refquant.convolution.bounds import dot_product_range
 from refquant.integers.formats import IntFormat
 from refquant.integers.rounding import round_fraction
 from refquant.network.graph import Conv, Linear
-from refquant.network.program import PiecewiseParams, QuantParams, TensorParams
+from refquant.network.qparams import PiecewiseParams, QuantParams, TensorParams
 from refquant.pwlq.breakpoints import breakpoint, limits_of
 from refquant.pwlq.moments import match_weight_moments
 from refquant.pwlq.quantizer import PiecewiseGrid, dequantize

@@ -13,11 +13,11 @@ from refquant.integers.devices import dialect_of
 from refquant.integers.formats import IntFormat
 from refquant.integers.simd import INT8, INT32
 from refquant.network.integer_forward import integer_tensors
+from refquant.network.pointwise_layers import QuantizedLargest, QuantizedMove, QuantizedMul, QuantizedTable
 from refquant.network.program import (
     ClippedLayer,
     IntegerProgram,
     Layer,
-    PiecewiseParams,
     QuantizedAdd,
     QuantizedAveragePool,
     QuantizedClip,
@@ -26,11 +26,15 @@ from refquant.network.program import (
     QuantizedFlatten,
     QuantizedMaxPool,
 )
+from refquant.network.qparams import PiecewiseParams
 from refquant.vectors.cases import Case, Tensor, described
 from refquant.vectors.operations import Parameters
 from refquant.vectors.suites import INT64, M_FORMAT, make
 
 _LAYOUTS = {4: "NCHW", 2: "NF"}
+
+
+_WITHOUT_MODEL = (QuantizedMove, QuantizedTable, QuantizedMul, QuantizedLargest)
 
 
 def file_name(name: str) -> str:
@@ -101,7 +105,8 @@ def _layer_case(id: str, network: IntegerProgram, layer: Layer, tensors: dict[st
     xs = [(tensors[name], params.format) for name, params in zip(layer.inputs, read)]
     kind = type(layer).__name__.removeprefix("Quantized")
     why = f"Layer {layer.name}, {kind}, with the codes that the reference reads."
-    if any(isinstance(params, PiecewiseParams) for params in (*read, written)) or (
+    if _has_no_plain_model(layer, tensors) or any(
+            isinstance(params, PiecewiseParams) for params in (*read, written)) or (
             isinstance(layer, QuantizedConv) and (len(layer.terms) > 1 or layer.terms[0].lookup_table is not None)):
         return _traced_case(id, network, layer, tensors, sums, why)
     p: Parameters = {"dialect": dialect_of(network.dialect).words, "y_format": described(written.format),
@@ -146,9 +151,18 @@ def _layer_case(id: str, network: IntegerProgram, layer: Layer, tensors: dict[st
     return case
 
 
+def _has_no_plain_model(layer: Layer, tensors: dict[str, np.ndarray]) -> bool:
+    """Layers that ``vectors.operations`` does not compute: the interpreter's codes are all there is."""
+    if isinstance(layer, _WITHOUT_MODEL):
+        return True
+    if isinstance(layer, QuantizedConcat):
+        return layer.axis != 0
+    return isinstance(layer, QuantizedAdd) and len({tensors[name].shape for name in layer.inputs}) > 1
+
+
 def _traced_case(id: str, network: IntegerProgram, layer: Layer, tensors: dict[str, np.ndarray],
                  sums: dict[tuple[str, str], np.ndarray], why: str) -> Case:
-    """A layer of several terms or of piecewise codes: the interpreter's stages, and what each code stands for."""
+    """A layer without a plain model: the interpreter's stages, its parameters, and what each code stands for."""
     found: dict[str, Tensor] = {}
     p: Parameters = {"dialect": dialect_of(network.dialect).words}
     for index, name in enumerate(layer.inputs):
@@ -166,11 +180,24 @@ def _traced_case(id: str, network: IntegerProgram, layer: Layer, tensors: dict[s
                 found[f"table{index}"] = Tensor(term.lookup_table, INT32, "input", "K")
             found[f"m{index}"] = Tensor(term.multiplier.m, M_FORMAT, "multiplier", "O" * term.multiplier.m.ndim)
             found[f"shift{index}"] = Tensor(term.multiplier.shift, INT8, "shift", "O" * term.multiplier.m.ndim)
+    else:
+        p |= {"low": layer.low, "high": layer.high} if isinstance(layer, ClippedLayer) else {}
+        if isinstance(layer, QuantizedMove):
+            p["move"] = type(layer.move).__name__
+            p |= {name: value for name, value in vars(layer.move).items() if name not in ("name", "inputs")}
+        if isinstance(layer, QuantizedTable):
+            found["table"] = Tensor(layer.table, network.qparams[layer.output].format, "input",
+                                    "CK"[-layer.table.ndim:])
+        multipliers = getattr(layer, "multipliers", (layer.multiplier,) if isinstance(layer, QuantizedMul) else ())
+        for index, multiplier in enumerate(multipliers):
+            found[f"m{index}"] = Tensor(multiplier.m, M_FORMAT, "multiplier", "")
+            found[f"shift{index}"] = Tensor(multiplier.shift, INT8, "shift", "")
     for (name, stage), values in sums.items():
         if name == layer.name:
             low, high = int(values.min()), int(values.max())
             fmt = INT32 if INT32.min <= low and high <= INT32.max else INT64
             found[f"expected_{file_name(stage)}"] = Tensor(values, fmt, "stage", _LAYOUTS.get(values.ndim, "N"))
     found["expected"] = _tensor(network, layer.output, tensors, "expected")
-    operation = f"{type(layer).__name__.removeprefix('Quantized').lower()}_terms"
+    operation = type(layer).__name__.removeprefix("Quantized").lower() + (
+        "" if isinstance(layer, _WITHOUT_MODEL) else "_terms")
     return Case(id, operation, p, found, why, (), "network", small=True)

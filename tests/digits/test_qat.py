@@ -21,7 +21,7 @@ from refquant.integers.formats import IntFormat
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.graph import Linear, Network
 from refquant.network.integer_forward import run_integer_tensors
-from refquant.network.program import QuantParams
+from refquant.network.qparams import QuantParams
 from refquant.strategies import int_formats, reals, scales
 
 

@@ -25,8 +25,9 @@ from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
 from refquant.network import graph
 from refquant.network.integer_forward import run_integer_tensors
-from refquant.network.program import QuantizedAdd, QuantizedConv, QuantParams, Term
+from refquant.network.program import QuantizedAdd, QuantizedConv, Term
 from refquant.network.proof import QuantizedNetwork
+from refquant.network.qparams import QuantParams
 from refquant.network.simulated_forward import run_simulated_tensors
 from refquant.network.simulated_scaling import scale_by
 from refquant.network.storage import load_quantized, quantized_to_bytes

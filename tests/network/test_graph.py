@@ -204,7 +204,7 @@ BAD_GRAPHS = [
     ([Flatten("f", "input"), GlobalAveragePool("a", "f")],
      "node 'a': input must be (C, H, W) planes, got shape (216,)"),
     ([conv("c"), Add("a", ("input", "c"))],
-     "node 'a': add takes two tensors of one shape, got (3, 8, 9) and (2, 6, 7)"),
+     "node 'a': the tensors must have one shape, but for axes of one element, got (3, 8, 9) and (2, 6, 7)"),
     ([Add("a", ("input",))], "node 'a': Add reads two tensors, got ('input',)"),
     ([Add("a", ("input",) * 3)], "node 'a': Add reads two tensors, got ('input', 'input', 'input')"),
     ([conv("c"), Concat("a", ("input", "c"))],
@@ -237,8 +237,8 @@ def test_a_second_input_to_a_node_that_takes_one_is_refused(node):
         Network((3, 8, 9), [node])
 
 
-@pytest.mark.parametrize("shape", [(), (3, 0, 2), (-1,), (2, 3), (1, 2, 3, 4), (1.5, 2, 2)])
-def test_an_input_shape_that_is_neither_planes_nor_flat_is_refused(shape):
+@pytest.mark.parametrize("shape", [(), (3, 0, 2), (-1,), (1,) * 8, (1.5, 2, 2)])
+def test_an_input_shape_of_no_tensor_is_refused(shape):
     with pytest.raises(ValueError, match=r"^input_shape must be \(C, H, W\) or \(F,\)"):
         Network(shape, [Clip("a", "input")])
 

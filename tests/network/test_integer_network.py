@@ -29,10 +29,10 @@ from refquant.network.program import (
     QuantizedConv,
     QuantizedFlatten,
     QuantizedMaxPool,
-    QuantParams,
     Term,
 )
 from refquant.network.proof import QuantizedNetwork
+from refquant.network.qparams import QuantParams
 from refquant.network.simulated_forward import run_simulated_tensors
 from refquant.recipes.lowering import QuantizedWeight, assemble
 from refquant.recipes.quantize import quantize_network

@@ -12,8 +12,9 @@ from refquant.easyquant import search_paper
 from refquant.integers.formats import IntFormat
 from refquant.network import forward
 from refquant.network.graph import Add, Clip, Conv, Flatten, Linear, MaxPool, Network
-from refquant.network.program import QuantizedConv, QuantParams
+from refquant.network.program import QuantizedConv
 from refquant.network.proof import QuantizedNetwork
+from refquant.network.qparams import QuantParams
 from refquant.recipes import network_search
 from refquant.recipes.lowering import QuantizedWeight
 from refquant.recipes.settings import settings as recipe_settings
