@@ -32,7 +32,8 @@ network.qparams network.program network.pointwise_layers network.integer_forward
 network.simulated_scaling network.simulated_forward network.proof network.storage network.costs network
 recipes.calibration recipes.lowering recipes.walk recipes.settings recipes.weights recipes.corrections
 recipes.network_search recipes.quantize recipes
-readers.onnx_translation readers.onnx_operators readers.onnx_file readers
+readers.onnx_translation readers.onnx_constants readers.onnx_layers readers.onnx_moves readers.onnx_values
+readers.onnx_operators readers.onnx_file readers
 digits.data digits.architecture digits.gradients digits.weights digits.disparity digits.training digits.qat digits
 refquant
 vectors.descriptions vectors.probes vectors.identify vectors.streams vectors.cases vectors.operations
@@ -51,7 +52,8 @@ __main__
 # What a plain ``import refquant`` may load beside the standard library.
 GROUND = {"numpy", "scipy"}
 EXERCISES = ("judging", "codes", "ranges", "layers", "methods")
-EXTRAS = {"matplotlib": {"commands.report"}, "tqdm": {"cli", "digits.training"}, "onnx": {"readers.onnx_file"},
+EXTRAS = {"matplotlib": {"commands.report"}, "tqdm": {"cli", "digits.training"},
+          "onnx": {"readers.onnx_file", "readers.onnx_constants"},
           "hypothesis": {"strategies", "node_strategies", *(f"exercises.{name}" for name in EXERCISES)}}
 
 

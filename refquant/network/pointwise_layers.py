@@ -61,8 +61,9 @@ class QuantizedLargest(ClippedLayer):
 def table_of(expression: object, read: TensorParams, written: TensorParams) -> np.ndarray:
     """The output code of every input code, lowest first: round(S_y·f(x)) + z, half away from zero, clipped.
 
-    Values within 1e-9 of a tie are computed again in decimals. (K,), or (C, K) where the expression has numbers per
-    channel. ValueError for formats of more than 12 bits, and where f is not defined for a code.
+    Values within 1e-9 of a tie are computed again in decimals. Where f is not defined, as √ of negative codes that a
+    clip before it keeps away, the entry is real 0. (K,), or (C, K) where the expression has numbers per channel.
+    ValueError for formats of more than 12 bits.
     """
     fmt, register = read.format, written.register
     if fmt.bits > MAX_TABLE_BITS:
@@ -72,10 +73,8 @@ def table_of(expression: object, read: TensorParams, written: TensorParams) -> n
     x = np.broadcast_to(integers / read.scale, (channels, len(integers)))
     with np.errstate(all="ignore"):
         y = evaluate_expression(expression, x.copy(), channel_axis=0) * written.scale
-    if np.isnan(y).any():
-        bad = int(integers[np.isnan(y).any(axis=0)][0])
-        raise ValueError(f"the function must be defined for every code, got none for {bad / read.scale:.4g}")
-    y = np.clip(y, 2.0 * register.min - 2.0**13, 2.0 * register.max + 2.0**13)  # beyond any zero point
+    beyond = 2.0**13  # any zero point
+    y = np.clip(np.where(np.isnan(y), 0.0, y), 2.0 * register.min - beyond, 2.0 * register.max + beyond)
     whole = np.copysign(np.floor(np.abs(y) + 0.5), y).astype(np.int64)
     near = np.abs(np.abs(y) % 1 - 0.5) <= NEAR_TIE * np.maximum(1, np.abs(y))
     for channel, place in np.argwhere(near):

@@ -10,13 +10,14 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refquant.network.graph import Network, Shape
+from refquant.readers.onnx_constants import FOLDED, fold
 from refquant.readers.onnx_operators import translate
 from refquant.readers.onnx_translation import MAX_ELEMENTS, MAX_PARAMETERS, Operator, Translation
 
@@ -31,18 +32,22 @@ OWN_DOMAIN = ("", "ai.onnx")
 _MAX_BYTES = 2**31  # what protobuf can hold
 
 
-def load_onnx(path: str | os.PathLike[str]) -> Network:
+def load_onnx(path: str | os.PathLike[str], *, outputs: Sequence[str] = (), input_shape: Sequence[int] = ()
+              ) -> Network:
     """The float network of an ONNX file.
 
-    The network takes images without their batch axis, which must be 1 or symbolic in the file. Tensors
-    keep the file's names; Identity and Dropout vanish (their output is the tensor they read), a Pad goes
-    into the Conv behind it, and a constant addend into the bias of the layer before it. float16 weights
-    become float32. BatchNorm nodes stay (``fold_batchnorm``), and so does a last Softmax
-    (``Network.without_softmax``).
+    The network takes images without their batch axis, whatever size it has in the file. Tensors keep the file's
+    names; Identity, Dropout and Cast between floats vanish (their output is the tensor they read), a Pad goes into
+    the Conv behind it, a constant addend into the bias of the layer before it, and functions of one tensor that
+    are multiplied or added into one function. Constants that the graph computes are computed here. float16 weights
+    become float32. BatchNorm nodes stay (``fold_batchnorm``), and so do a last Softmax, LogSoftmax, Sigmoid and
+    ArgMax (``Network.without_softmax``). What the outputs do not need is not looked at.
 
-    path: a file with one input, (N, C, H, W) or (N, F) floats, and one output, of operator set 7 or
-    newer. FileNotFoundError without the file; ValueError, in one sentence, for a damaged or foreign file
-    and for whatever is not supported, naming the node; ModuleNotFoundError without the onnx package.
+    path: a file of operator set 7 or newer whose outputs need one input of floats with a batch axis in front.
+    outputs: tensors at which the network ends; by default the file's. input_shape: without the batch axis, where
+    the file leaves it open. FileNotFoundError without the file; ValueError, in one sentence, for a damaged or
+    foreign file and for whatever is not supported, naming the node and the outputs that would leave it out;
+    ModuleNotFoundError without the onnx package.
 
     >>> network = load_onnx("model.onnx")  # doctest: +SKIP
     """
@@ -63,12 +68,14 @@ def load_onnx(path: str | os.PathLike[str]) -> Network:
         raise ValueError(f"{path} must be an ONNX model, got: {error}") from None
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # the graph refuses infinity and NaN by name
-            return _read_model(model, path.parent, onnx.helper.get_attribute_value)
+            return _read_model(model, path.parent, onnx.helper.get_attribute_value, tuple(outputs),
+                               tuple(input_shape))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _read_model(model: Any, folder: Path, value_of: Callable[[Any], Any]) -> Network:
+def _read_model(model: Any, folder: Path, value_of: Callable[[Any], Any], outputs: tuple[str, ...],
+                input_shape: Shape) -> Network:
     graph = model.graph
     if not graph.node:
         raise ValueError("it must be an ONNX model, got a graph without nodes")
@@ -83,25 +90,81 @@ def _read_model(model: Any, folder: Path, value_of: Callable[[Any], Any]) -> Net
 
     constants: dict[str, Callable[[], np.ndarray]] = {
         tensor.name: partial(_read_tensor, tensor, folder) for tensor in graph.initializer}
-    source = _only("input", [entry for entry in graph.input if entry.name not in constants])
-    output = _only("output", graph.output).name
-    known = {source.name, *constants}
-    if len(known) != len(graph.initializer) + 1:
+    if len(constants) != len(graph.initializer):
         raise ValueError("tensor names must differ, got two initializers of one name")
-    readers = Counter([output, *(name for node in graph.node for name in node.input)])
-    all_outputs = {name for node in graph.node for name in node.output}
-    translation = Translation(source.name, _input_shape(source), constants, readers)
-    for node in graph.node:
+    wanted, nodes = _needed(graph, outputs)
+    read = {name for node in nodes for name in node.input} | {name for name in wanted}
+    source = _only("input", [entry for entry in graph.input if entry.name not in constants and (
+        entry.name in read or len(graph.input) == 1)])
+    readers = Counter([*wanted, *(name for node in nodes for name in node.input)])
+    known, all_outputs = {source.name, *constants}, {name for node in graph.node for name in node.output}
+    batch, shape = _input_shape(source, input_shape)
+    translation = Translation(source.name, shape, constants, readers, batch, min(versions), wanted)
+    for node in nodes:
         try:
             _check_names(node, known, all_outputs, readers)
-            translate(_operator(node, folder, value_of), translation)
+            if not _fold(node, translation, folder):
+                translate(_operator(node, folder, value_of), translation)
         except ValueError as error:
             name = node.name or "".join(map(str, node.output[:1]))
-            raise ValueError(f"node {name!r} ({node.op_type}): {error}") from None
-        known.add(node.output[0])
-    if output not in known:
-        raise ValueError(f"the output {output!r} must be computed by a node, got none that does")
-    return translation.network(output)
+            raise ValueError(f"node {name!r} ({node.op_type}): {error}{_hint(node, translation)}") from None
+        known.update(name for name in node.output if name)
+    return translation.network()
+
+
+def _needed(graph: Any, outputs: tuple[str, ...]) -> tuple[tuple[str, ...], list[Any]]:
+    """The outputs by name, and the nodes that they need, in the file's order."""
+    makers: dict[str, Any] = {}
+    for node in graph.node:
+        for name in filter(None, node.output):
+            if name in makers:
+                raise ValueError(f"tensor names must differ, got {name!r} twice")
+            makers[name] = node
+    wanted = tuple(dict.fromkeys(outputs or (entry.name for entry in graph.output)))
+    unknown = [name for name in wanted if name not in makers]
+    if unknown and outputs:
+        raise ValueError(f"outputs must be tensors that a node computes, got {unknown[0]!r}; the last ones are "
+                         f"{', '.join([*makers][-8:])}")
+    if unknown or not wanted:
+        raise ValueError(f"the output {unknown[0]!r} must be computed by a node, got none that does" if unknown else
+                         "a network must have an output, got none")
+    needed, waiting = set(), list(wanted)
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and id(node) not in needed:
+            needed.add(id(node))
+            waiting.extend(node.input)
+    return wanted, [node for node in graph.node if id(node) in needed]
+
+
+def _fold(node: Any, graph: Translation, folder: Path) -> bool:
+    """Whether the node's outputs are constants; then they are known from here on, computed when they are read."""
+    shapes = node.op_type in ("Shape", "Size")
+    names = [name for name in node.input if name]
+    if node.domain not in OWN_DOMAIN or node.op_type not in FOLDED or not names or not all(
+            name in graph.constants or shapes for name in names):
+        return False
+    if shapes and names[0] not in graph.constants:
+        dims = (graph.batch, *graph.shapes[graph.tensor(names[0])])
+        ends = {attribute.name: attribute.i for attribute in node.attribute}
+        some = np.array(dims[slice(ends.get("start", 0), ends.get("end", None))], np.int64)
+        graph.constants[node.output[0]] = lambda: some if node.op_type == "Shape" else some.prod()
+        return True
+
+    @cache
+    def compute() -> list[np.ndarray]:
+        return fold(node, [graph.constants[name]() if name else None for name in node.input], graph.version)
+
+    for index, name in enumerate(node.output):
+        graph.constants[name] = partial(lambda index: compute()[index], index)
+    return True
+
+
+def _hint(node: Any, graph: Translation) -> str:
+    """Where the network can be cut so that this node is left out."""
+    before = [name for name in node.input if name in graph.shapes and name != graph.input]
+    return "; " + " and ".join(f"--output {name}" for name in before[:3]) + " ends the network before it" if (
+        before and all(isinstance(name, str) for name in before)) else ""
 
 
 def _only(kind: str, entries: Sequence[Any]) -> Any:
@@ -111,21 +174,25 @@ def _only(kind: str, entries: Sequence[Any]) -> Any:
     return entries[0]
 
 
-def _input_shape(entry: Any) -> Shape:
-    """(C, H, W) or (F,) of the model's input."""
+def _input_shape(entry: Any, given: Shape) -> tuple[int, Shape]:
+    """The batch, 1 where it is open, and the other axes of the model's input."""
     tensor = entry.type.tensor_type
     if tensor.elem_type not in _FLOATS:
         raise ValueError(f"input {entry.name!r} must hold floats, got ONNX element type {tensor.elem_type}")
-    dims = tensor.shape.dim[:8]
-    # A symbolic axis has no dim_value, which then reads as 0.
-    batch, shape = [d.dim_value for d in dims[:1] if d.HasField("dim_value")], tuple(d.dim_value for d in dims[1:])
-    if len(shape) not in (1, 3) or min(shape) < 1 or batch not in ([], [1]):
-        written = ", ".join(str(d.dim_value if d.HasField("dim_value") else d.dim_param or "?") for d in dims)
-        raise ValueError(f"input {entry.name!r} must have a shape (N, C, H, W) or (N, F), N being 1 or symbolic "
-                         f"and the others fixed, got ({written})")
-    if math.prod(shape) > MAX_ELEMENTS:
+    dims = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else 0 for d in tensor.shape.dim[:9]]
+    written = ", ".join(str(d.dim_value if d.HasField("dim_value") else d.dim_param or "?")
+                        for d in tensor.shape.dim[:9])
+    if given and (len(dims) not in (0, len(given) + 1) or any(
+            size and size != wanted for size, wanted in zip(dims[1:], given))):
+        raise ValueError(f"input {entry.name!r} has shape ({written}), which the input shape must fit without the "
+                         f"first axis, got {given}")
+    batch, shape = (dims[0] if dims else 0) or 1, given or tuple(dims[1:])
+    if not 1 <= len(shape) <= 6 or min(shape) < 1:
+        raise ValueError(f"input {entry.name!r} must have a batch axis and one to six others that are fixed, got "
+                         f"({written}); --input-shape gives those that are open, as in 3,224,224")
+    if math.prod(shape) * batch > MAX_ELEMENTS:
         raise ValueError(f"input {entry.name!r} may have at most {MAX_ELEMENTS} elements, got shape {shape}")
-    return shape
+    return batch, shape
 
 
 def _check_names(node: Any, known: set[str], all_outputs: set[str], readers: Mapping[str, int]) -> None:
@@ -141,7 +208,7 @@ def _check_names(node: Any, known: set[str], all_outputs: set[str], readers: Map
     if node.output[0] in known:
         raise ValueError(f"tensor names must differ, got {node.output[0]!r} twice")
     more = [name for name in node.output[1:] if name and readers[name]]
-    if more:
+    if more and node.op_type != "Split":
         raise ValueError(f"only its first output may be read, got a reader of {more[0]!r} too")
 
 
@@ -152,7 +219,7 @@ def _operator(node: Any, folder: Path, value_of: Callable[[Any], Any]) -> Operat
         value = value_of(attribute)
         attributes[attribute.name] = partial(_read_tensor, value, folder) if attribute.type == _TENSOR else value
     kind = node.op_type if node.domain in OWN_DOMAIN else f"{node.domain}.{node.op_type}"
-    return Operator(kind, node.output[0], tuple(node.input), attributes)
+    return Operator(kind, tuple(node.output), tuple(node.input), attributes)
 
 
 def _read_tensor(tensor: Any, folder: Path) -> np.ndarray:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from refquant.network.graph import Network, Node, Shape
+from refquant.network.graph import Final, Flatten, Network, Node, Shape
+from refquant.network.moves import Pad, Reshape, Transpose
 
 # A file of a few bytes can declare anything; beyond these it is taken for broken.
 MAX_ELEMENTS = 2**26  # of one image's tensor
@@ -19,10 +21,12 @@ Padding = tuple[int, int, int, int]  # top, left, bottom, right
 
 
 class Operator:
-    """One node of a file. name: of its output tensor; inputs: "" for one left out; attributes: Python values."""
+    """One node of a file. inputs: "" for one left out; attributes: Python values. name: of its first output."""
 
-    def __init__(self, kind: str, name: str, inputs: tuple[str, ...], attributes: Mapping[str, Any]) -> None:
-        self.kind, self.name, self.inputs, self._attributes = kind, name, inputs, dict(attributes)
+    def __init__(self, kind: str, outputs: tuple[str, ...], inputs: tuple[str, ...], attributes: Mapping[str, Any]
+                 ) -> None:
+        self.kind, self.outputs, self.inputs, self._attributes = kind, outputs, inputs, dict(attributes)
+        self.name = outputs[0]
 
     def has_input(self, index: int) -> bool:
         """Whether an optional input is there."""
@@ -59,6 +63,15 @@ class Operator:
                              f"2-D windows are supported, got {values[:8]}")
         return values
 
+    def with_two_axes(self) -> None:
+        """Windows along one axis become windows of a plane of one row."""
+        for attribute, spread in (("kernel_shape", lambda k: [1, *k]), ("strides", lambda s: [1, *s]),
+                                  ("dilations", lambda d: [1, *d]), ("pads", lambda p: [0, p[0], 0, p[1]]),
+                                  ("output_padding", lambda o: [0, *o])):
+            value = self._attributes.get(attribute)
+            if isinstance(value, list) and len(value) == 1 + (attribute == "pads"):
+                self._attributes[attribute] = spread(value)
+
     def refuse_rest(self) -> None:
         """ValueError if attributes are left that nobody took."""
         for attribute in self._attributes:
@@ -68,26 +81,40 @@ class Operator:
 class Translation:
     """The graph so far, and what the tensor names of the file stand for.
 
-    constants: by name, functions that read an initializer. readers: how many nodes read each tensor of
-    the file, its output counted as one more.
+    constants: by name, functions that read an initializer or compute it. readers: how many nodes read each tensor of
+    the file, an output counted as one more. batch: the first axis's size where the file fixes it, else 1. version: of
+    the operator set. outputs: the tensors that are wanted.
     """
 
     def __init__(self, source: str, shape: Shape, constants: dict[str, Callable[[], np.ndarray]],
-                 readers: Mapping[str, int]) -> None:
+                 readers: Mapping[str, int], batch: int, version: int, outputs: tuple[str, ...]) -> None:
         self.input, self.input_shape = source, shape
+        self.batch, self.version, self.outputs = batch, version, outputs
         self.nodes: dict[str, Node] = {}
         self.shapes = {source: shape}
         self.constants, self.readers = constants, readers
         self.same: dict[str, str] = {}  # what Identity and Dropout make: another name for a tensor
         self.padded: dict[str, tuple[str, Padding]] = {}  # what Pad makes: a tensor and what goes around it
+        self.scalars: dict[str, tuple[float, float]] = {}  # tensors that are a·x + b of their node's input
         self._parameters = 0
 
-    def network(self, output: str) -> Network:
-        """The finished network."""
-        return Network(self.input_shape, tuple(self.nodes.values()), self.tensor(output), self.input)
+    def network(self) -> Network:
+        """The finished network: what its outputs need."""
+        outputs = [self.tensor(name) for name in self.outputs]
+        needed = set(outputs)
+        for node in reversed(self.nodes.values()):
+            if node.name in needed:
+                needed.update(node.inputs)
+        nodes: list[Node] = [node for node in self.nodes.values() if node.name in needed]
+        if all(isinstance(node, Final) for node in nodes):  # the input is the output, or its softmax
+            same = Reshape(f"{self.input}:same", (self.input,), self.input_shape)
+            nodes = [same, *(replace(node, inputs=(same.name,)) for node in nodes)]
+            outputs = [same.name if name == self.input else name for name in outputs]
+        output, *others = dict.fromkeys(outputs)
+        return Network(self.input_shape, tuple(nodes), output, self.input, tuple(others))
 
-    def add(self, node: Node) -> None:
-        """Put a node behind those before it; ValueError if it does not fit or is too large."""
+    def add(self, node: Node) -> str:
+        """Put a node behind those before it; ValueError if it does not fit or is too large. Returns its name."""
         if node.name in self.shapes:
             raise ValueError(f"tensor names must differ, got {node.name!r} twice")
         shape = node.output_shape(*(self.shapes[name] for name in node.inputs))
@@ -97,23 +124,48 @@ class Translation:
         if self._parameters > MAX_PARAMETERS:
             raise ValueError(f"a network may have at most {MAX_PARAMETERS} parameters, got more")
         self.nodes[node.name], self.shapes[node.name] = node, shape
+        return node.name
 
     def tensor(self, name: str) -> str:
         """The graph's name of the file's computed tensor ``name``."""
         if name in self.constants:
             raise ValueError(f"{name!r} must be computed from the network's input, got a constant")
         name = self.same.get(name, name)
-        if name in self.padded:
-            raise ValueError(f"{name!r} is the output of a Pad, which only a Conv may read")
+        if name in self.padded:  # read by something else than a Conv
+            source, (top, left, bottom, right) = self.padded.pop(name)
+            self.add(Pad(name, (source,), (0, top, left), (0, bottom, right)))
         if name not in self.shapes:
             raise ValueError(f"it must read computed tensors, got {name!r}")
         return name
+
+    def alone(self, name: str) -> bool:
+        """Whether one node reads the tensor, and it is no output."""
+        return self.readers[name] <= 1 and name not in self.outputs
+
+    def reshape(self, name: str, source: str, shape: Shape) -> str:
+        """The tensor under another shape; itself where it has it."""
+        if self.shapes[source] == shape:
+            self.same[name] = source
+            return source
+        if len(shape) == 1:
+            return self.add(Flatten(name, (source,)))
+        return self.add(Reshape(name, (source,), shape))
+
+    def transpose(self, name: str, source: str, axes: tuple[int, ...]) -> str:
+        """The tensor with its axes in another order; two such orders become one."""
+        before = self.nodes.get(source)
+        if isinstance(before, Transpose):
+            source, axes = before.inputs[0], tuple(before.axes[axis] for axis in axes)
+        if axes == tuple(range(len(axes))):
+            self.same[name] = source
+            return source
+        return self.add(Transpose(name, (source,), axes))
 
     def plane(self, name: str) -> tuple[int, int]:
         """Height and width of a tensor of planes."""
         shape = self.shapes[name]
         if len(shape) != 3:
-            raise ValueError(f"input must be (N, C, H, W) planes, got (N, {shape[0]})")
+            raise ValueError(f"input must be (N, C, H, W) planes, got (N, {', '.join(map(str, shape))})")
         return shape[1], shape[2]
 
     def constant(self, name: str) -> np.ndarray:

@@ -1,0 +1,56 @@
+"""Constants that a graph computes: shapes, axes, scalars. ONNX's own reference evaluator computes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from refquant.readers.onnx_translation import MAX_PARAMETERS
+
+# What is folded where every input is known. Each makes no more elements than ``_size`` says, checked beforehand.
+FOLDED = frozenset("""
+Abs Add And Cast CastLike Ceil Concat ConstantOfShape Cos Div Equal Erf Exp Expand Floor Gather GatherElements
+GatherND Greater GreaterOrEqual Identity Less LessOrEqual Log Max Min Mod Mul Neg Not Or Pow Range Reciprocal
+ReduceMax ReduceMin ReduceProd ReduceSum Reshape Round ScatterElements ScatterND Shape Sign Sin Size Slice Split Sqrt
+Squeeze Sub Tile Transpose Unsqueeze Where Xor
+""".split())
+
+
+def fold(node: Any, values: Sequence[np.ndarray | None], version: int) -> list[np.ndarray]:
+    """The node's outputs. values: of its inputs, None for one left out. ValueError if it fails or is too large."""
+    from onnx.reference import ReferenceEvaluator
+
+    size = _size(node, values)
+    if size > MAX_PARAMETERS:
+        raise ValueError(f"a constant may have at most {MAX_PARAMETERS} elements, got {size}")
+    try:
+        with np.errstate(all="ignore"):
+            found = ReferenceEvaluator(node, opsets={"": version}).run(
+                None, {name: value for name, value in zip(node.input, values) if value is not None})
+    except Exception as error:  # the evaluator's own, of any kind
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"its constant cannot be computed: {said}") from None
+    return [np.asarray(value) for value in found]
+
+
+def _size(node: Any, values: Sequence[np.ndarray | None]) -> int:
+    """The most elements that the node can make."""
+    known = [value for value in values if value is not None]
+    if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
+        wanted = math.prod(max(1, abs(int(d))) for d in np.ravel(known[-1])[:64])
+        return wanted if node.op_type == "ConstantOfShape" else wanted * known[0].size
+    if node.op_type == "Range":
+        start, stop, step = (float(value.item()) for value in known)
+        finite = step != 0 and math.isfinite((stop - start) / step)
+        return math.ceil(abs((stop - start) / step)) if finite else MAX_PARAMETERS + 1
+    if node.op_type in ("Concat", "ScatterElements", "ScatterND"):
+        return sum(value.size for value in known)
+    if node.op_type.startswith("Gather") and len(known) == 2:
+        return known[0].size * known[1].size
+    try:
+        return math.prod(np.broadcast_shapes(*(value.shape for value in known)))
+    except ValueError:  # not of one shape: then no larger than the largest
+        return max((value.size for value in known), default=1)
