@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from refquant.commands.arguments import between, dialect, directory, kernel, number_or_all, tile
+from refquant.commands.arguments import between, dialect, directory, kernel, number_or_all, shape, tile
 
 if TYPE_CHECKING:
     from refquant.workers import Progress
@@ -47,7 +47,7 @@ def _quantize(arguments: argparse.Namespace) -> None:
         with _bar() as progress:
             report.check_directory(arguments.out)
             recipes = list(dict.fromkeys(arguments.recipe))
-            network = load_onnx(arguments.model)
+            network = load_onnx(arguments.model, outputs=arguments.output, input_shape=arguments.input_shape)
             data = load_data(arguments.data, network.input_shape, arguments.calibration_images, arguments.images,
                              arguments.check_images)
             options = {name: getattr(arguments, name) for name in (
@@ -93,6 +93,10 @@ def _add_quantize(commands: Any) -> None:
     quantize.add_argument("model", type=Path, metavar="MODEL.onnx")
     quantize.add_argument("data", type=Path, metavar="DATA.npz", help="inputs (N, C, H, W) float32, already "
                           "preprocessed; optional labels; optional calibration_inputs")
+    quantize.add_argument("--output", action="append", default=[], metavar="TENSOR",
+                          help="end the network at this tensor; may be given several times (default: the file's)")
+    quantize.add_argument("--input-shape", type=shape, default=(), metavar="C,H,W",
+                          help="of one image, where the file leaves it open")
     quantize.add_argument("--recipe", action="append", required=True, choices=list(RECIPES), metavar="NAME",
                           help=f"one of {', '.join(RECIPES)}; may be given several times")
     quantize.add_argument("--out", type=directory, required=True, metavar="DIR", help="where the results go")

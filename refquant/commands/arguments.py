@@ -16,6 +16,14 @@ def kernel(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
+def shape(text: str) -> tuple[int, ...]:
+    """One to six sizes, as in 3,224,224."""
+    parts = text.split(",")
+    if len(parts) > 6 or not all(p.isdecimal() and 1 <= int(p) <= 2**20 for p in parts):
+        raise argparse.ArgumentTypeError(f"must be the sizes of one image, as in 3,224,224, got {text}")
+    return tuple(map(int, parts))
+
+
 def between(least: int, most: int) -> Callable[[str], int]:
     """A whole number from ``least`` to ``most``."""
     def parse(text: str) -> int:

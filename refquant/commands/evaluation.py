@@ -58,11 +58,21 @@ class LayerReport:
     headroom_bits: float | None
 
 
+class OutputReport(NamedTuple):
+    """How far one of the network's outputs is from the float network's. shape: without the batch."""
+
+    name: str
+    shape: tuple[int, ...]
+    cosine: float
+    sqnr_db: float
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracies in percent (None without labels); cosine and SQNR of the logits against float's.
+    """Accuracies in percent (None without labels); cosine and SQNR of the first output against float's.
 
-    agreement: percent of images with the float network's argmax. codes_equal: integer and simulated
+    agreement: percent of images with the float network's argmax; None unless that output is one row of logits.
+    codes_equal: integer and simulated
     inference gave the same code everywhere, in every tensor of the first ``codes_equal_images`` images.
     simulated_top1: None also where some images were not simulated.
     """
@@ -70,7 +80,7 @@ class Evaluation:
     float_top1: float | None
     integer_top1: float | None
     simulated_top1: float | None
-    agreement: float
+    agreement: float | None
     codes_equal: bool
     codes_equal_images: int
     cosine: float
@@ -78,11 +88,17 @@ class Evaluation:
     weight_bytes: int
     stages: tuple[StageReport, ...]
     layers: tuple[LayerReport, ...]
+    outputs: tuple[OutputReport, ...]
+
+
+def is_row(shape: tuple[int, ...]) -> bool:
+    """Whether a tensor of this shape is one row of numbers, whatever axes of one element stand around it."""
+    return sum(size > 1 for size in shape) <= 1
 
 
 def top1(logits: np.ndarray, labels: Any) -> float:
     """Percent of images whose largest logit, the first among equals, is their label's."""
-    return 100.0 * float(np.mean(logits.argmax(axis=1) == np.asarray(labels)))
+    return 100.0 * float(np.mean(logits.reshape(len(logits), -1).argmax(axis=1) == np.asarray(labels)))
 
 
 class _LayerSums(Likeness):
@@ -192,7 +208,8 @@ class _Sums:
             integer_top1=None if labels is None else accuracy(logits),
             simulated_top1=None if labels is None or simulated < len(logits) else
             accuracy(decode(np.concatenate([codes for codes, _ in self.simulated]).astype(np.int64))),
-            agreement=top1(logits, float_logits.argmax(axis=1)),
+            agreement=top1(logits, float_logits.reshape(len(logits), -1).argmax(axis=1)) if is_row(
+                logits.shape[1:]) else None,
             codes_equal=all(equal for _, equal in self.simulated),
             codes_equal_images=simulated,
             cosine=cosine(float_logits, logits),
@@ -200,7 +217,10 @@ class _Sums:
             weight_bytes=self.quantized.weight_bytes,
             stages=stages,
             layers=tuple(_layer_report(layer, network, self.layers[layer.output], stages)
-                         for layer in self.quantized.layers))
+                         for layer in self.quantized.layers),
+            outputs=tuple(OutputReport(name, self.quantized.shapes[name], self.layers[name].cosine,
+                                       self.layers[name].sqnr_db)
+                          for name in self.quantized.outputs if name in self.layers))
 
 
 def _run_slice(shared: tuple[Sequence[QuantizedNetwork], Network], task: tuple[np.ndarray, int, bool]

@@ -17,7 +17,7 @@ import numpy as np
 
 from refquant import __version__
 from refquant.commands import report
-from refquant.commands.evaluation import Evaluation, evaluate
+from refquant.commands.evaluation import Evaluation, evaluate, is_row
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import check_images
 from refquant.network.graph import Conv, Linear, Network
@@ -112,17 +112,19 @@ def load_data(path: Path, input_shape: tuple[int, ...], calibration_images: int 
 
 def build_own(network: Network, data: Data, recipes: list[str], options: dict[str, Any],
               executor: Executor | None = None, progress: Progress | None = None) -> tuple[Network, dict[str, Built]]:
-    """The folded float network, which ends at the logits and may be equalized, and one quantized network per recipe.
+    """The folded float network, which ends before its softmax and may be equalized, and a quantized one per recipe.
 
     options: keyword arguments of ``quantize_network``. Everything bad about data and options is told here.
     """
     network = fold_batchnorm(network.without_softmax())
     shape = network.shapes[network.output]
-    if len(shape) != 1:
-        raise ValueError(f"the network's output must be one row of logits per image, got shape "
-                         f"(N, {', '.join(map(str, shape))})")
-    if data.labels is not None and not (0 <= data.labels.min() and data.labels.max() < shape[0]):
-        raise ValueError(f"labels must be from 0 to {shape[0] - 1}, got {data.labels.min()}..{data.labels.max()}")
+    if data.labels is not None:
+        if not is_row(shape):
+            raise ValueError(f"with labels the network's first output must be one row of logits per image, got shape "
+                             f"(N, {', '.join(map(str, shape))})")
+        count = math.prod(shape)
+        if not (0 <= data.labels.min() and data.labels.max() < count):
+            raise ValueError(f"labels must be from 0 to {count - 1}, got {data.labels.min()}..{data.labels.max()}")
     chosen = {recipe: settings(recipe, **options) for recipe in recipes}
     if options.get("cross_layer_equalization"):  # here, because its tensors are compared with this network's
         network, options = cross_layer_equalize(network), {**options, "cross_layer_equalization": False}
@@ -162,7 +164,7 @@ def origin(model: Path) -> dict[str, Any]:
 
 def _entry(built: Built, images: int, result: Evaluation, seconds: float, network: Network) -> dict[str, Any]:
     parts = asdict(result)
-    layers = parts.pop("layers")
+    layers, parts["outputs"] = parts.pop("layers"), [one._asdict() for one in result.outputs]
     parts["stages"] = [stage.entry() for stage in result.stages]
     parts["cross_layer_equalization"] = None
     if built.settings.cross_layer_equalization:

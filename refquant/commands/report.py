@@ -182,7 +182,7 @@ def own_table(result: dict[str, Any]) -> str:
 
     entries = result.get("recipes", [result])
     rows = [(e["label"], f"{e['weight_bits']}/{e['activation_bits']}", e["granularity"], e["activations"],
-             percent(e["integer_top1"]), f"{e['agreement']:.2f}", "yes" if e["codes_equal"] else "NO",
+             percent(e["integer_top1"]), percent(e["agreement"]), "yes" if e["codes_equal"] else "NO",
              f"{e['cosine']:.4f}", decibels(e), str(e["weight_bytes"]), f"{e['seconds']['search']:.1f}",
              f"{e['seconds']['evaluation']:.1f}") for e in entries]
     images, checked = entries[0]["images"], entries[0]["codes_equal_images"]
@@ -197,7 +197,16 @@ def own_table(result: dict[str, Any]) -> str:
             f"{'all' if checked == images else f'the first {checked}'}\n"
             f"{model}calibrated on {calibration['images']} images ({calibration['source']}); "
             f"dialect {entries[0]['dialect']}; refquant {result['refquant']}\n{pairs}\n"
-            f"Integer-only inference\n\n{table(header, rows)}")
+            f"Integer-only inference\n\n{table(header, rows)}{_outputs_table(entries)}")
+
+
+def _outputs_table(entries: list[dict[str, Any]]) -> str:
+    """Each output's likeness, where there are several."""
+    if len(entries[0]["outputs"]) < 2:
+        return ""
+    rows = [(e["label"], o["name"], "x".join(map(str, o["shape"])), f"{o['cosine']:.4f}",
+             "inf" if o["sqnr_db"] is None else f"{o['sqnr_db']:.1f}") for e in entries for o in e["outputs"]]
+    return f"\n\nOutputs\n\n{table(('recipe', 'output', 'shape', 'cosine', 'SQNR dB'), rows)}"
 
 
 def bounds_table(result: dict[str, Any]) -> str:

@@ -21,15 +21,20 @@ Squeeze Sub Tile Transpose Unsqueeze Where Xor
 
 def fold(node: Any, values: Sequence[np.ndarray | None], version: int) -> list[np.ndarray]:
     """The node's outputs. values: of its inputs, None for one left out. ValueError if it fails or is too large."""
+    from onnx import TensorProto, helper
     from onnx.reference import ReferenceEvaluator
 
     size = _size(node, values)
     if size > MAX_PARAMETERS:
         raise ValueError(f"a constant may have at most {MAX_PARAMETERS} elements, got {size}")
+    known = {name: value for name, value in zip(node.input, values) if value is not None}
     try:
+        read, made = ([helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in names if name]
+                      for names in (known, node.output))
+        alone = helper.make_model(helper.make_graph([node], "constant", read, made),
+                                  opset_imports=[helper.make_opsetid("", version)])
         with np.errstate(all="ignore"):
-            found = ReferenceEvaluator(node, opsets={"": version}).run(
-                None, {name: value for name, value in zip(node.input, values) if value is not None})
+            found = ReferenceEvaluator(alone).run(None, known)
     except Exception as error:  # the evaluator's own, of any kind
         said = " ".join(str(error).split())[:200]
         raise ValueError(f"its constant cannot be computed: {said}") from None

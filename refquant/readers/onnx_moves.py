@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from refquant.network.graph import Concat, Flatten, Shape
+from refquant.network.graph import Concat, Shape
 from refquant.network.moves import Pad, Repeat, Slice
 from refquant.readers.onnx_translation import MAX_PADDING, Operator, Translation
 
@@ -30,7 +30,7 @@ def flatten(op: Operator, graph: Translation) -> None:
     axis = axis + rank if axis < 0 else axis
     if not 1 <= axis <= rank or math.prod(shape[:axis - 1]) != 1:
         raise ValueError(f"axis must keep the batch apart from {shape}, got {axis}")
-    graph.add(Flatten(op.name, (source,)))
+    graph.reshape(op.name, source, (math.prod(shape),))
 
 
 def reshape(op: Operator, graph: Translation) -> None:

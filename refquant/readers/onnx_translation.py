@@ -147,6 +147,15 @@ class Translation:
         if self.shapes[source] == shape:
             self.same[name] = source
             return source
+        final = self.nodes.get(source)
+        if isinstance(final, Final) and [d for d in shape if d > 1] == [d for d in self.shapes[source] if d > 1]:
+            # Axes of one element come and go before the softmax, which stays last.
+            many = [k for k, size in enumerate(shape) if size > 1]
+            before = sum(size > 1 for size in self.shapes[source][:final.axis])
+            axis = many[before] if self.shapes[source][final.axis] > 1 else 0
+            if final.kind != "argmax" and (axis in many or not many):
+                early = self.reshape(f"{name}:early", final.inputs[0], shape)
+                return self.add(replace(final, name=name, inputs=(early,), axis=axis))
         if len(shape) == 1:
             return self.add(Flatten(name, (source,)))
         return self.add(Reshape(name, (source,), shape))

@@ -27,7 +27,7 @@ MADE_KEYS = {"recipe", "label", "weight_bits", "activation_bits", "granularity",
              "layer_inputs", "accumulator_bits", "coupling", "shift_bits", "cross_layer_equalization",
              "correct_output_mean", "breakpoints", "match_moments", "dialect", "refquant", "model", "calibration"}
 KEYS = MADE_KEYS | {"images", "float_top1", "simulated_top1", "integer_top1", "agreement", "cosine", "sqnr_db",
-                    "codes_equal", "codes_equal_images", "weight_bytes", "seconds", "layers", "stages"}
+                    "codes_equal", "codes_equal_images", "weight_bytes", "seconds", "layers", "stages", "outputs"}
 LAYER_KEYS = {"name", "op", "cosine", "sqnr_db", "weight_range_disparity", "dead_channels", "rescaled_channels",
               "saturated_fraction", "headroom_bits"}
 

@@ -66,7 +66,7 @@ def test_random_models_agree_with_onnxruntime(file, loaded):
     network = check_agreement(loaded, file)
     assert network.input == "x"
     made = {name for one in loaded.graph.node for name in one.output}
-    assert {name.removesuffix(":mean") for name in network.shapes} <= made | {"x"}
+    assert {name.split(":")[0] for name in network.shapes} <= made | {"x"}
 
 
 def test_random_models_reach_every_operator():
