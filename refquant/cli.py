@@ -35,6 +35,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _quantize(arguments: argparse.Namespace) -> None:
     from refquant.commands import report
+    from refquant.commands.layers import input_warnings
     from refquant.commands.quantize import build_own, data_files, evaluate_own, figure_files, load_data, origin
     from refquant.readers.onnx_file import load_onnx
     from refquant.workers import worker_processes
@@ -54,9 +55,13 @@ def _quantize(arguments: argparse.Namespace) -> None:
                 "weight_bits", "activation_bits", "granularity", "coupling", "shift_bits", "activations", "estimator",
                 "cross_layer_equalization", "correct_output_mean", "breakpoints", "match_moments",
                 "dialect")}
+            warnings = input_warnings(network, data.calibration, data.images)
             network, built = build_own(network, data, recipes, options, executor, progress)
-            result = {**evaluate_own(network, built, data, executor, progress), **origin(arguments.model)}
+            result = {**evaluate_own(network, built, data, executor, progress), **origin(arguments.model),
+                      "warnings": warnings}
         _deliver(report.own_table(result), data_files(result, built), figures(), arguments.out)
+    for warning in warnings:
+        print(f"refquant: warning: {warning}", file=sys.stderr)
     if data.ignored:
         print(f"refquant: {arguments.data}: not needed, and not read: {', '.join(data.ignored)}", file=sys.stderr)
 

@@ -18,6 +18,8 @@ import numpy as np
 from refquant import __version__
 from refquant.commands import report
 from refquant.commands.evaluation import Evaluation, evaluate, is_row
+from refquant.commands.layers import described
+from refquant.commands.page import html_report
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import check_images
 from refquant.network.graph import Conv, Linear, Network
@@ -171,7 +173,18 @@ def _entry(built: Built, images: int, result: Evaluation, seconds: float, networ
         pairs, left = layer_pairs(network)
         parts["cross_layer_equalization"] = {"pairs": len(pairs), "left": left}
     return _finite({**built.settings._asdict(), "label": built.settings.label, "images": images, **parts,
-                    "seconds": {"search": built.seconds, "evaluation": seconds}, "layers": layers})
+                    "seconds": {"search": built.seconds, "evaluation": seconds},
+                    "layers": [{**layer, **_parts(built.quantized, layer["name"], result)} for layer in layers]})
+
+
+def _parts(quantized: QuantizedNetwork, name: str, result: Evaluation) -> dict[str, Any]:
+    """What a layer is, and the ends of its sums, seen and proven: [least, greatest], None without sums."""
+    layer = next(layer for layer in quantized.layers if layer.name == name)
+    stages = [stage for stage in result.stages if stage.proven.layer == name]
+    ends = {which: [min(one.min for one in ranges), max(one.max for one in ranges)] if ranges else None
+            for which, ranges in (("seen", [stage.observed for stage in stages]),
+                                  ("proven", [stage.proven for stage in stages]))}
+    return {**described(quantized, layer), **ends}
 
 
 def _finite(value: Any) -> Any:
@@ -197,10 +210,15 @@ def figure_files(result: dict[str, Any], built: dict[str, Built], network: Netwo
     weights_figure = report.png(report.draw_weight_ranges(weights)) if weights else None
     histograms = _histograms(network, data.calibration, executor, progress)
     drawn: dict[str, bytes] = {}
+    all_ends = {}
     for entry in result.get("recipes", [result]):
         qparams = built[entry["recipe"]].quantized.qparams
-        ends = {name: tuple(qparam.dequantize([qparam.format.min, qparam.format.max]).tolist())
-                for name, qparam in qparams.items() if name in histograms}
+        all_ends[entry["label"]] = {
+            name: tuple(qparam.dequantize([qparam.format.min, qparam.format.max]).tolist())
+            for name, qparam in qparams.items() if name in histograms}
+    yield "report.html", html_report(result, weights, histograms, all_ends).encode()
+    for entry in result.get("recipes", [result]):
+        ends = all_ends[entry["label"]]
         folder = _folder(result, entry)
         yield f"{folder}sqnr.png", report.png(report.draw_layer_sqnr(entry))
         if weights_figure:

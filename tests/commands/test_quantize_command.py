@@ -27,9 +27,11 @@ MADE_KEYS = {"recipe", "label", "weight_bits", "activation_bits", "granularity",
              "layer_inputs", "accumulator_bits", "coupling", "shift_bits", "cross_layer_equalization",
              "correct_output_mean", "breakpoints", "match_moments", "dialect", "refquant", "model", "calibration"}
 KEYS = MADE_KEYS | {"images", "float_top1", "simulated_top1", "integer_top1", "agreement", "cosine", "sqnr_db",
-                    "codes_equal", "codes_equal_images", "weight_bytes", "seconds", "layers", "stages", "outputs"}
+                    "codes_equal", "codes_equal_images", "weight_bytes", "seconds", "layers", "stages", "outputs",
+                    "warnings"}
 LAYER_KEYS = {"name", "op", "cosine", "sqnr_db", "weight_range_disparity", "dead_channels", "rescaled_channels",
-              "saturated_fraction", "headroom_bits"}
+              "saturated_fraction", "headroom_bits", "inputs", "output", "shape", "geometry", "input_formats",
+              "format", "scale", "zero_point", "m", "shift", "macs", "weight_bytes", "bias_limited", "seen", "proven"}
 
 
 def write_model(path, tail=("Flatten",)):
@@ -78,8 +80,8 @@ def test_one_recipe_writes_the_documented_report_plots_and_a_network_that_loads(
                      "--out", tmp_path / "out")
     assert code == 0 and "channelwise-int8" in said.out and said.err == ""
     out = tmp_path / "out"
-    assert sorted(os.listdir(out)) == ["activations.png", "headroom.png", "network.npz", "report.json", "sqnr.png",
-                                       "weights.png"]
+    assert sorted(os.listdir(out)) == ["activations.png", "headroom.png", "network.npz", "report.html", "report.json",
+                                       "sqnr.png", "weights.png"]
     report = json.loads((out / "report.json").read_text())
     assert (report["label"], report["weight_bits"], report["activation_bits"]) == ("channelwise-int8", 8, 8)
     assert (report["granularity"], report["activations"]) == ("channel", "unsigned")
@@ -150,7 +152,7 @@ def test_two_workers_write_the_same_files(files, tmp_path, capsys):
         for entry in report["recipes"]:
             del entry["seconds"]
         written.append((report, {path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*.[np]*"))
-                                 if path.is_file() and path.name != "report.json"}))
+                                 if path.is_file() and path.suffix not in (".json", ".html")}))
     assert written[0] == written[1] and len(written[0][1]) == 10
 
 
@@ -264,7 +266,7 @@ def test_the_report_is_written_before_a_figure_that_cannot_be_drawn(files, tmp_p
     monkeypatch.setattr("refquant.commands.report.draw_layer_sqnr", fail)
     code, said = run(capsys, *files, "--recipe", "max-int8", "--calibration-images", 10, "--out", tmp_path / "out")
     assert code == 2 and said.err == "refquant: no such colour\n" and "float top-1" in said.out
-    assert sorted(os.listdir(tmp_path / "out")) == ["network.npz", "report.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["network.npz", "report.html", "report.json"]
     assert load_quantized(tmp_path / "out" / "network.npz") and json.loads((tmp_path / "out/report.json").read_text())
 
 
@@ -303,7 +305,8 @@ def test_a_network_without_weights_is_taken(op, options, absent, tmp_path, capsy
     code, said = run(capsys, model, data, "--recipe", "max-int8", "--calibration-images", 10,
                      "--out", tmp_path / "out")
     assert (code, said.err) == (0, "")
-    everything = {"activations.png", "headroom.png", "network.npz", "report.json", "sqnr.png", "weights.png"}
+    everything = {"activations.png", "headroom.png", "network.npz", "report.html", "report.json", "sqnr.png",
+                  "weights.png"}
     assert set(os.listdir(tmp_path / "out")) == everything - absent
 
 

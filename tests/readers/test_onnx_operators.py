@@ -1,6 +1,9 @@
 """Every operator that can be read: floats as onnxruntime has them, and integers equal to their simulation."""
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from oracles.onnx_models import chain, helper, model, onnx, tensor
@@ -12,6 +15,7 @@ from refquant.network.float_forward import run_float_tensors
 from refquant.network.integer_forward import run_integer_tensors
 from refquant.network.simulated_forward import run_simulated_tensors
 from refquant.readers import load_onnx
+from refquant.readers.onnx_operators import OPERATORS
 
 onnxruntime = require_module("onnxruntime", "pip install 'refquant[oracles]'")
 RNG = np.random.default_rng(0)
@@ -220,3 +224,10 @@ def test_an_open_height_is_given(tmp_path):
     assert load_onnx(tmp_path / "m.onnx", input_shape=(3, 5, 7)).input_shape == (3, 5, 7)
     with pytest.raises(ValueError, match=r"which the input shape must fit without the first axis, got \(4, 5, 7\)$"):
         load_onnx(tmp_path / "m.onnx", input_shape=(4, 5, 7))
+
+
+def test_readmes_table_names_every_operator():
+    page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    table = page.split("| operators | how in integers |")[1].split("\n\n")[0]
+    named = {word for line in table.splitlines()[2:] for word in re.findall(r"[A-Z][A-Za-z]+", line.split("|")[1])}
+    assert named - {"D"} == set(OPERATORS)
