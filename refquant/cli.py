@@ -59,7 +59,7 @@ def _quantize(arguments: argparse.Namespace) -> None:
             network, built = build_own(network, data, recipes, options, executor, progress)
             result = {**evaluate_own(network, built, data, executor, progress), **origin(arguments.model),
                       "warnings": warnings}
-        _deliver(report.own_table(result), data_files(result, built), figures(), arguments.out)
+        _deliver(report.own_table(result), data_files(result, built, arguments.export_onnx), figures(), arguments.out)
     for warning in warnings:
         print(f"refquant: warning: {warning}", file=sys.stderr)
     if data.ignored:
@@ -137,6 +137,8 @@ def _add_quantize(commands: Any) -> None:
     quantize.add_argument("--check-images", type=number_or_all, metavar="N",
                           help="simulate too, and compare all codes, on the first N of these, or on all "
                                "(default: the first 100)")
+    quantize.add_argument("--export-onnx", action="store_true",
+                          help="also write network.onnx, in QDQ form: uniform codes of at most 8 bits")
     quantize.add_argument("--workers", type=int, default=1, metavar="N",
                           help="processes, of one thread each, that share the work (default: %(default)s)")
     quantize.add_argument("--dialect", type=dialect, default="single_round", metavar="NAME",

@@ -34,6 +34,7 @@ recipes.calibration recipes.lowering recipes.walk recipes.settings recipes.weigh
 recipes.network_search recipes.quantize recipes
 readers.onnx_translation readers.onnx_constants readers.onnx_layers readers.onnx_moves readers.onnx_values
 readers.onnx_operators readers.onnx_file readers
+writers.onnx_qdq writers
 digits.data digits.architecture digits.gradients digits.weights digits.disparity digits.training digits.qat digits
 refquant
 vectors.descriptions vectors.probes vectors.identify vectors.streams vectors.cases vectors.operations
@@ -54,7 +55,7 @@ __main__
 GROUND = {"numpy", "scipy"}
 EXERCISES = ("judging", "codes", "ranges", "layers", "methods")
 EXTRAS = {"matplotlib": {"commands.report"}, "tqdm": {"cli", "digits.training"},
-          "onnx": {"readers.onnx_file", "readers.onnx_constants"},
+          "onnx": {"readers.onnx_file", "readers.onnx_constants", "writers.onnx_qdq"},
           "hypothesis": {"strategies", "node_strategies", *(f"exercises.{name}" for name in EXERCISES)}}
 
 

@@ -32,6 +32,7 @@ from refquant.recipes.settings import Settings, settings
 from refquant.scales.linear import channel_reach
 from refquant.scales.statistics import Histogram
 from refquant.workers import Progress
+from refquant.writers.onnx_qdq import to_qdq
 
 CALIBRATION = 50
 SIMULATED = 100
@@ -196,10 +197,14 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def data_files(result: dict[str, Any], built: dict[str, Built]) -> dict[str, bytes]:
-    """``report.json``, and per recipe ``network.npz``, in a folder each if several: the files' content by path."""
-    files = {f"{_folder(result, entry)}network.npz": quantized_to_bytes(built[entry["recipe"]].quantized)
-             for entry in result.get("recipes", [result])}
+def data_files(result: dict[str, Any], built: dict[str, Built], onnx: bool = False) -> dict[str, bytes]:
+    """``report.json``, and per recipe ``network.npz``, in a folder each if several: the files' content by path.
+
+    onnx: also ``network.onnx``, in QDQ form.
+    """
+    makers = {"npz": quantized_to_bytes, **({"onnx": to_qdq} if onnx else {})}
+    files = {f"{_folder(result, entry)}network.{kind}": make(built[entry["recipe"]].quantized)
+             for entry in result.get("recipes", [result]) for kind, make in makers.items()}
     return {"report.json": (json.dumps(result, indent=1) + "\n").encode(), **files}
 
 

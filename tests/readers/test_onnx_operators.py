@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from refquant.readers import load_onnx
 from refquant.readers.onnx_operators import OPERATORS
 
 onnxruntime = require_module("onnxruntime", "pip install 'refquant[oracles]'")
+FUZZ = Path(__file__).parents[1] / "fuzz" / "files.py"
 RNG = np.random.default_rng(0)
 node = helper.make_node
 PLANES = ("N", 2, 6, 6)
@@ -184,6 +187,11 @@ def test_an_operator_is_computed_as_onnxruntime_does_and_its_integers_are_their_
         reals = run_float_tensors(inner, images)[inner.output]
         error = np.abs(quantized.run(images) - reals).max()
         assert error <= 0.1 * np.abs(reals).max() + 1e-6, "eight bits are near the floats"
+
+
+def test_five_hundred_damaged_files_are_read_or_refused_in_a_sentence():
+    found = subprocess.run([sys.executable, FUZZ, "500", "0"], capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stdout
 
 
 def test_functions_of_one_tensor_become_one_function(tmp_path):

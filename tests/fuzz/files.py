@@ -1,0 +1,190 @@
+"""Damaged ONNX and npz files: each is read, or refused in one sentence, in bounded time and memory.
+
+    python tests/fuzz/files.py [COUNT] [SEED]
+
+mutates valid files at random: bytes, fields of nodes and tensors, whole nodes, the archive of the data. Whatever
+raises something else than ValueError, takes more than 2 s or makes the process grow beyond 1 GiB is printed, and kept
+in fuzz-findings/. COUNT is 20000 unless told.
+"""
+from __future__ import annotations
+
+import io
+import resource
+import signal
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "oracles"),
+                str(Path(__file__).parents[1] / "readers")]
+
+from onnx_models import chain, helper, model, onnx, tensor  # noqa: E402
+
+from refquant.commands.quantize import build_own, data_files, evaluate_own, load_data  # noqa: E402
+from refquant.readers import load_onnx  # noqa: E402
+
+SECONDS, BYTES = 2, 2**30
+node = helper.make_node
+W = np.random.default_rng(0).normal(size=(3, 2, 3, 3)).astype(np.float32)
+
+
+def seeds() -> list[bytes]:
+    """Valid models over most operators, and their kind of names, shapes and attributes."""
+    small = [
+        chain(("Conv", {"w": W, "b": W[:, 0, 0, 0]}, {"pads": [1, 1, 1, 1]}), ("Relu", {}, {}),
+              ("MaxPool", {}, {"kernel_shape": [2, 2], "strides": [2, 2]}), ("Flatten", {}, {}),
+              ("Gemm", {"w": np.ones((4, 27), np.float32)}, {"transB": 1}), ("Softmax", {}, {})),
+        chain(("Pad", {"p": np.array([0, 0, 1, 1] * 2)}, {}), ("Conv", {"w": W}, {"strides": [2, 1]}),
+              ("Mul", {"c": np.float32(2)}, {}), ("Sigmoid", {}, {}), ("Transpose", {}, {"perm": [0, 2, 3, 1]}),
+              ("ReduceMean", {}, {"axes": [1, 2]})),
+        chain(("Slice", {"s": np.array([1]), "e": np.array([5]), "a": np.array([2])}, {}),
+              ("Resize", {"r": None, "s": np.array([1, 1, 2, 2], np.float32)}, {"mode": "nearest"}),
+              ("ConvTranspose", {"w": W.swapaxes(0, 1)[:, :2]}, {"strides": [2, 2]}), ("HardSwish", {}, {}),
+              opset=14),
+        model([node("Shape", ["x"], ["s"]), node("Gather", ["s", "zero"], ["n"]),
+               node("Unsqueeze", ["n", "axis"], ["u"]), node("Concat", ["u", "rest"], ["t"], axis=0), node("Reshape", ["x", "t"], ["y"])],
+              [tensor("zero", 0, np.int64), tensor("axis", [0], np.int64), tensor("rest", [-1], np.int64)]),
+        model([node("ConstantOfShape", ["shape"], ["c"]), node("Expand", ["one", "shape"], ["e"]),
+               node("Add", ["c", "e"], ["k"]), node("Add", ["x", "k"], ["a"]),
+               node("Split", ["a"], ["p", "q"], axis=3), node("Max", ["p", "q"], ["y"])], [tensor("shape", [2, 6, 6], np.int64), tensor("one", 1.0)]),
+        chain(("BatchNormalization", dict(zip("gbmv", np.ones((4, 2), np.float32))), {}), ("LeakyRelu", {}, {}),
+              ("DepthToSpace", {}, {"blocksize": 1}), ("Squeeze", {"a": np.array([-1])}, {}), shape=("N", 2, 6, 1))]
+    return [one.SerializeToString() for one in small]
+
+
+def archive(random: Random, shape: tuple[int, ...]) -> bytes:
+    """A valid npz for networks of this input."""
+    buffer = io.BytesIO()
+    rng = np.random.default_rng(random.randrange(2**32))
+    inputs = rng.normal(size=(6, *shape)).astype(np.float32)
+    np.savez(buffer, inputs=inputs, calibration_inputs=inputs[:3])
+    return buffer.getvalue()
+
+
+_NUMBERS = (0, 1, -1, 2, 3, 7, 255, 2**15, 2**31 - 1, -(2**31), 2**40, 2**62, -(2**62))
+
+
+def damaged_bytes(data: bytes, random: Random) -> bytes:
+    """A few bytes changed, cut out, doubled, or the end missing."""
+    out = bytearray(data)
+    for _ in range(random.choice((1, 1, 2, 5))):
+        place, kind = random.randrange(max(len(out), 1)), random.randrange(4)
+        if kind == 0 and out:
+            out[place % len(out)] = random.randrange(256)
+        elif kind == 1:
+            del out[place:place + random.randrange(1, 9)]
+        elif kind == 2:
+            out[place:place] = out[place:place + random.randrange(1, 33)]
+        else:
+            del out[place:]
+    return bytes(out)
+
+
+def damaged_fields(data: bytes, random: Random) -> bytes:
+    """The model is still a protobuf, but something in it is another."""
+    proto = onnx.load_model_from_string(data)
+    for _ in range(random.choice((1, 1, 2, 4))):
+        _damage(proto.graph, random)
+    if random.random() < 0.05 and proto.opset_import:
+        proto.opset_import[0].version = random.choice((1, 7, 9, 10, 12, 18, 25, 2**40))
+    return bytes(proto.SerializeToString())
+
+
+def _damage(graph: Any, random: Random) -> None:
+    nodes, kind = list(graph.node), random.randrange(8)
+    one = random.choice(nodes) if nodes else None
+    attributes = [a for n in nodes for a in n.attribute]
+    if kind == 0 and attributes:
+        attribute = random.choice(attributes)
+        for values in (attribute.ints, attribute.floats):
+            for k in range(len(values)):
+                if random.random() < 0.5:
+                    values[k] = random.choice(_NUMBERS)
+            if random.random() < 0.2:
+                values.extend(values[:2])
+        attribute.i = random.choice(_NUMBERS)
+    elif kind == 1 and graph.initializer:
+        weight = random.choice(graph.initializer)
+        if weight.dims and random.random() < 0.7:
+            weight.dims[random.randrange(len(weight.dims))] = random.choice(_NUMBERS)
+        else:
+            weight.raw_data = damaged_bytes(weight.raw_data, random)
+    elif kind == 2 and one is not None:
+        one.op_type = random.choice([n.op_type for n in nodes] + ["Identity", "Shape", "Tile", "Range", "If", "Cast"])
+    elif kind == 3 and one is not None and one.input:
+        names = [name for n in nodes for name in (*n.input, *n.output)] + ["", "x"]
+        one.input[random.randrange(len(one.input))] = random.choice(names)
+    elif kind == 4 and one is not None:
+        graph.node.remove(one)
+    elif kind == 5 and one is not None:
+        graph.node.insert(random.randrange(len(nodes)), one)
+    elif kind == 6 and graph.initializer:
+        weight = random.choice(graph.initializer)
+        weight.data_type = random.choice((1, 2, 3, 6, 7, 9, 10, 11, 16))
+    else:
+        dims = graph.input[0].type.tensor_type.shape.dim
+        if dims:
+            dims[random.randrange(len(dims))].dim_value = random.choice(_NUMBERS)
+
+
+def attempt(proto: bytes, random: Random, folder: Path) -> str:
+    """What became of one file: "read", or the sentence's beginning. Other exceptions come through."""
+    (folder / "m.onnx").write_bytes(proto)
+    try:
+        network = load_onnx(folder / "m.onnx")
+        if sum(int(np.prod(shape)) for shape in network.shapes.values()) > 10**6:
+            return "read, large"
+        data = archive(random, network.input_shape)
+        (folder / "d.npz").write_bytes(damaged_bytes(data, random) if random.random() < 0.3 else data)
+        own = load_data(folder / "d.npz", network.input_shape, images=2)
+        folded, built = build_own(network, own, ["max-int8"], {})
+        data_files(evaluate_own(folded, built, own), built)
+    except ValueError as error:
+        if "\n" in str(error).strip():
+            raise AssertionError(f"more than a sentence: {error}") from error
+        return "refused"
+    return "run"
+
+
+def campaign(count: int, seed: int, report: bool = False) -> tuple[Counter[str], list[str]]:
+    """What became of ``count`` files, and the findings."""
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"more than {SECONDS} s")
+
+    random, valid, found, met = Random(seed), seeds(), [], Counter[str]()
+    signal.signal(signal.SIGALRM, late)
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number in range(count):
+            damage = random.choice((damaged_bytes, damaged_fields, damaged_fields, damaged_fields))
+            proto = damage(random.choice(valid), random)
+            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            try:
+                met[attempt(proto, random, Path(name))] += 1
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                found.append(f"{number}: {type(error).__name__}: {error}")
+                if report:
+                    Path("fuzz-findings").mkdir(exist_ok=True)
+                    Path(f"fuzz-findings/{seed}-{number}.onnx").write_bytes(proto)
+                    print(found[-1][:300], flush=True)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if grown > BYTES:
+        found.append(f"the process grew to {grown / 2**20:.0f} MiB")
+    return met, found
+
+
+if __name__ == "__main__":
+    COUNT, SEED = (int(sys.argv[k]) if len(sys.argv) > k else default for k, default in ((1, 20000), (2, 0)))
+    MET, FOUND = campaign(COUNT, SEED, report=True)
+    print(dict(MET), f"{len(FOUND)} findings", *FOUND[-1:], sep="\n")
+    sys.exit(bool(FOUND))

@@ -1,0 +1,98 @@
+"""Networks in QDQ form, run by onnxruntime: layer by layer its codes are ours, but where that is explained."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles.onnx_models import onnx
+from tools import require_module
+
+from refquant import calibration_images, load_digits, quantize_network, strategies
+from refquant.network.batchnorm import fold_batchnorm
+from refquant.network.integer_forward import Context, compute
+from refquant.network.program import QuantizedAdd, QuantizedAveragePool, QuantizedConv
+from refquant.writers import to_qdq
+
+onnxruntime = require_module("onnxruntime", "pip install 'refquant[oracles]'")
+DIALECT = "float32_half_even"
+
+
+def tensors_of(network, images):
+    """Every tensor's codes as onnxruntime computes them, without fusions, by name."""
+    model = onnx.load_model_from_string(to_qdq(network))
+    names = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found = session.run(names, {f"{network.input}:real": images.astype(np.float32)})
+    return {name.removesuffix(":codes"): codes for name, codes in zip(names, found)}
+
+
+def compare(network, images):
+    """How many codes differ, and of how many; each difference is explained. The layers' inputs are onnxruntime's."""
+    found, different = tensors_of(network, images), 0
+    for layer in network.layers:
+        context = Context(network, layer, None)
+        inputs = [found[name].astype(context.inputs[k].format.dtype) for k, name in enumerate(layer.inputs)]
+        ours, theirs = compute(layer, context, *inputs).astype(int), found[layer.output].astype(int)
+        where = ours != theirs
+        different += int(where.sum())
+        if not where.any():
+            continue
+        assert np.abs(ours - theirs).max() == 1, layer.name
+        if isinstance(layer, (QuantizedAdd, QuantizedAveragePool)):
+            continue  # our own rule, with another rounding
+        assert not layer.carries, layer.name
+        if isinstance(layer, QuantizedConv):
+            seen = []
+            compute(layer, Context(network, layer, lambda name, stage, values, to=seen: to.append(values)), *inputs)
+            multiplier, (acc,) = layer.terms[0].multiplier.along(1, 4).real, seen
+            real = (acc * multiplier).reshape(ours.shape)
+            size = (np.abs(acc) * multiplier).reshape(ours.shape) + 1
+            assert (np.abs(np.abs(real[where]) % 1 - 0.5) <= 1e-3 * size[where]).all(), "beside a tie"
+    return different, sum(codes.size for codes in found.values())
+
+
+@pytest.mark.parametrize("options", [{}, {"activations": "affine"}, {"granularity": "layer"}])
+def test_the_digits_layer_by_layer(options):
+    network, images, _ = load_digits()
+    quantized = quantize_network(network, calibration_images(), "channelwise-int8", dialect=DIALECT, **options)
+    different, size = compare(quantized, images[:100])
+    assert different <= size / 1000
+
+
+def test_the_digits_image_by_image():
+    network, images, labels = load_digits()
+    quantized = quantize_network(network, calibration_images(), "channelwise-int8", dialect=DIALECT)
+    theirs = tensors_of(quantized, images)[quantized.output]
+    ours = quantized.qparams[quantized.output].quantize(quantized.run(images))
+    assert np.abs(ours.astype(int) - theirs).max() <= 2 and (ours == theirs).mean() > 0.9
+    assert (theirs.argmax(axis=1) == labels).mean() >= (ours.argmax(axis=1) == labels).mean() - 0.005
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_random_networks_layer_by_layer(data):
+    network = fold_batchnorm(data.draw(strategies.networks(every=True)))
+    images = data.draw(strategies.images(network))
+    try:
+        quantized = quantize_network(network, images, dialect=DIALECT, activations=data.draw(
+            st.sampled_from(("unsigned", "signed", "affine"))))
+        to_qdq(quantized)
+    except ValueError as error:
+        assert any(said in str(error) for said in ("shift", "fit", "finite", "for each channel", "dilat")), error
+        return
+    compare(quantized, images)
+
+
+@pytest.mark.parametrize("recipe, options, sentence", [
+    ("pwlq-w4a8", {}, "layer 'conv1': a layer of several sums has no QDQ form"),
+    ("max-int8", {"activation_bits": 9}, "holds uniform codes of at most 8 bits, got uint9 for tensor 'input'"),
+    ("max-int8", {"weight_bits": 9}, "layer 'conv1': .* weights of at most 8 bits, got int9 narrow")])
+def test_what_the_form_does_not_hold_is_refused(recipe, options, sentence):
+    quantized = quantize_network(load_digits()[0], calibration_images(), recipe, **options)
+    with pytest.raises(ValueError, match=sentence):
+        to_qdq(quantized)
