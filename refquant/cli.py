@@ -33,6 +33,11 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
+def _wide(prog: str) -> argparse.HelpFormatter:
+    """Help on one screen."""
+    return argparse.HelpFormatter(prog, max_help_position=32, width=118)
+
+
 def _quantize(arguments: argparse.Namespace) -> None:
     from refquant.commands import report
     from refquant.commands.layers import input_warnings
@@ -92,58 +97,56 @@ def _add_quantize(commands: Any) -> None:
     from refquant.recipes.settings import BREAKPOINTS, COUPLINGS, GRANULARITIES, RECIPES
     from refquant.scales.thresholds import ESTIMATORS
 
-    described = "; ".join(f"{name}: {recipe.source}" for name, recipe in RECIPES.items())
-    quantize = commands.add_parser("quantize", help="quantize an ONNX network and run it in integers on your data",
-                                   epilog=f"Recipes. {described}.")
-    quantize.add_argument("model", type=Path, metavar="MODEL.onnx")
-    quantize.add_argument("data", type=Path, metavar="DATA.npz", help="inputs (N, C, H, W) float32, already "
-                          "preprocessed; optional labels; optional calibration_inputs")
-    quantize.add_argument("--output", action="append", default=[], metavar="TENSOR",
-                          help="end the network at this tensor; may be given several times (default: the file's)")
-    quantize.add_argument("--input-shape", type=shape, default=(), metavar="C,H,W",
-                          help="of one image, where the file leaves it open")
-    quantize.add_argument("--recipe", action="append", required=True, choices=list(RECIPES), metavar="NAME",
-                          help=f"one of {', '.join(RECIPES)}; may be given several times")
-    quantize.add_argument("--out", type=directory, required=True, metavar="DIR", help="where the results go")
-    quantize.add_argument("--weight-bits", type=int, metavar="B", help="2 to 16 (default: the recipe's)")
-    quantize.add_argument("--activation-bits", type=int, metavar="B", help="2 to 16 (default: the recipe's)")
-    quantize.add_argument("--granularity", choices=GRANULARITIES,
-                          help="of the weights' scales (default: the recipe's)")
-    quantize.add_argument("--coupling", choices=COUPLINGS, metavar="NAME",
-                          help=f"of shifts and layer scale, with granularity shift: {', '.join(COUPLINGS)} "
-                               "(default: the recipe's)")
-    quantize.add_argument("--shift-bits", type=int, metavar="B", help="of each channel's shift, 0 to 5 (default: 4)")
-    sign = quantize.add_mutually_exclusive_group()
+    quantize = commands.add_parser(
+        "quantize", help="quantize an ONNX network and run it in integers on your data", formatter_class=_wide,
+        usage="refquant quantize MODEL.onnx DATA.npz --recipe NAME --out DIR [options]",
+        epilog="What is left out is as the recipe has it. " + "; ".join(
+            f"{name}: {recipe.source}" for name, recipe in RECIPES.items()) + ".")
+    group = quantize.add_argument_group("what is quantized")
+    group.add_argument("model", type=Path, metavar="MODEL.onnx", help="a float network")
+    group.add_argument("data", type=Path, metavar="DATA.npz",
+                       help="inputs, preprocessed float32; optional labels and calibration_inputs")
+    group.add_argument("--output", action="append", default=[], metavar="TENSOR",
+                       help="end the network here; several times for several outputs")
+    group.add_argument("--input-shape", type=shape, default=(), metavar="C,H,W",
+                       help="of one image, where the file leaves it open")
+    group.add_argument("--calibration-images", type=int, metavar="N",
+                       help="default: all calibration_inputs, or else 50 inputs")
+    group.add_argument("--images", type=int, metavar="N", help="evaluate only so many (default: all)")
+    group.add_argument("--check-images", type=number_or_all, metavar="N",
+                       help="simulate so many too and compare all codes (default: 100), or all")
+    group = quantize.add_argument_group("how")
+    group.add_argument("--recipe", action="append", required=True, choices=list(RECIPES), metavar="NAME",
+                       help=f"{', '.join(RECIPES)}; several times to compare")
+    group.add_argument("--weight-bits", type=int, metavar="B", help="2 to 16")
+    group.add_argument("--activation-bits", type=int, metavar="B", help="2 to 16")
+    group.add_argument("--granularity", choices=GRANULARITIES, metavar="NAME",
+                       help=f"of the weights' scales: {', '.join(GRANULARITIES)}")
+    sign = group.add_mutually_exclusive_group()
     sign.add_argument("--unsigned", dest="activations", action="store_const", const="unsigned",
-                      help="activations unsigned where nothing is negative, as after ReLU (default: the recipe's)")
+                      help="activations unsigned where nothing is negative")
     sign.add_argument("--signed", dest="activations", action="store_const", const="signed",
                       help="activations signed narrow")
-    quantize.add_argument("--estimator", choices=ESTIMATORS, metavar="NAME",
-                          help=f"of the activations' ranges: {', '.join(ESTIMATORS)} (default: the recipe's)")
-    quantize.add_argument("--cross-layer-equalization", action="store_true",
-                          help="first equalize the weight ranges between layers, as DFQ does")
-    quantize.add_argument("--correct-output-mean", action=argparse.BooleanOptionalAction,
-                          help="correct the mean of each layer's outputs on the calibration images, as DFQ does "
-                               "(default: the recipe's)")
-    quantize.add_argument("--breakpoints", choices=BREAKPOINTS, metavar="NAME",
-                          help="piecewise linear weights, and how their breakpoints are found: "
-                               f"{', '.join(BREAKPOINTS)} (default: the recipe's)")
-    quantize.add_argument("--match-moments", action=argparse.BooleanOptionalAction,
-                          help="give each channel's quantized weights their mean and deviation back "
-                               "(default: the recipe's)")
-    quantize.add_argument("--calibration-images", type=int, metavar="N",
-                          help="how many images calibrate (default: all calibration_inputs, or else 50 inputs)")
-    quantize.add_argument("--images", type=int, metavar="N", help="evaluate only so many images (default: all)")
-    quantize.add_argument("--check-images", type=number_or_all, metavar="N",
-                          help="simulate too, and compare all codes, on the first N of these, or on all "
-                               "(default: the first 100)")
-    quantize.add_argument("--export-onnx", action="store_true",
-                          help="also write network.onnx, in QDQ form: uniform codes of at most 8 bits")
-    quantize.add_argument("--workers", type=int, default=1, metavar="N",
-                          help="processes, of one thread each, that share the work (default: %(default)s)")
-    quantize.add_argument("--dialect", type=dialect, default="single_round", metavar="NAME",
-                          help="how sums are requantized: a name or words that `refquant dialects` explains, "
-                               "as in m31,wrap,half_up,half_away (default: %(default)s)")
+    group.add_argument("--estimator", choices=ESTIMATORS, metavar="NAME",
+                       help=f"of activations' ranges: {', '.join(ESTIMATORS)}")
+    group.add_argument("--dialect", type=dialect, default="single_round", metavar="NAME",
+                       help="how sums are requantized, as `refquant dialects` lists it (default: %(default)s)")
+    group = quantize.add_argument_group("methods")
+    group.add_argument("--coupling", choices=COUPLINGS, metavar="NAME",
+                       help=f"of shifts and layer scale: {', '.join(COUPLINGS)}")
+    group.add_argument("--shift-bits", type=int, metavar="B", help="of each channel's shift, 0 to 5 (default: 4)")
+    group.add_argument("--breakpoints", choices=BREAKPOINTS, metavar="NAME",
+                       help=f"of piecewise linear weights: {', '.join(BREAKPOINTS)}")
+    group.add_argument("--match-moments", action=argparse.BooleanOptionalAction,
+                       help="give quantized weights their mean and deviation back")
+    group.add_argument("--cross-layer-equalization", action="store_true",
+                       help="first equalize the weight ranges between layers, as DFQ does")
+    group.add_argument("--correct-output-mean", action=argparse.BooleanOptionalAction,
+                       help="correct each layer's output means, as DFQ does")
+    group = quantize.add_argument_group("results")
+    group.add_argument("--out", type=directory, required=True, metavar="DIR", help="where they go")
+    group.add_argument("--export-onnx", action="store_true", help="also network.onnx, in QDQ form")
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the work")
     quantize.set_defaults(run=_quantize)
 
 

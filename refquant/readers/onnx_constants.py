@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from refquant.readers.onnx_translation import MAX_PARAMETERS
+MAX_COMPUTED = 2**24  # elements: a node of a few bytes can ask for any number
 
 # What is folded where every input is known. Each makes no more elements than ``_size`` says, checked beforehand.
 FOLDED = frozenset("""
@@ -25,8 +25,8 @@ def fold(node: Any, values: Sequence[np.ndarray | None], version: int) -> list[n
     from onnx.reference import ReferenceEvaluator
 
     size = _size(node, values)
-    if size > MAX_PARAMETERS:
-        raise ValueError(f"a constant may have at most {MAX_PARAMETERS} elements, got {size}")
+    if size > MAX_COMPUTED:
+        raise ValueError(f"a computed constant may have at most {MAX_COMPUTED} elements, got {size}")
     known = {name: value for name, value in zip(node.input, values) if value is not None}
     try:
         read, made = ([helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in names if name]
@@ -50,7 +50,7 @@ def _size(node: Any, values: Sequence[np.ndarray | None]) -> int:
     if node.op_type == "Range":
         start, stop, step = (float(value.item()) for value in known)
         finite = step != 0 and math.isfinite((stop - start) / step)
-        return math.ceil(abs((stop - start) / step)) if finite else MAX_PARAMETERS + 1
+        return math.ceil(abs((stop - start) / step)) if finite else MAX_COMPUTED + 1
     if node.op_type in ("Concat", "ScatterElements", "ScatterND"):
         return sum(value.size for value in known)
     if node.op_type.startswith("Gather") and len(known) == 2:

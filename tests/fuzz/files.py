@@ -48,11 +48,13 @@ def seeds() -> list[bytes]:
               ("ConvTranspose", {"w": W.swapaxes(0, 1)[:, :2]}, {"strides": [2, 2]}), ("HardSwish", {}, {}),
               opset=14),
         model([node("Shape", ["x"], ["s"]), node("Gather", ["s", "zero"], ["n"]),
-               node("Unsqueeze", ["n", "axis"], ["u"]), node("Concat", ["u", "rest"], ["t"], axis=0), node("Reshape", ["x", "t"], ["y"])],
+               node("Unsqueeze", ["n", "axis"], ["u"]), node("Concat", ["u", "rest"], ["t"], axis=0),
+               node("Reshape", ["x", "t"], ["y"])],
               [tensor("zero", 0, np.int64), tensor("axis", [0], np.int64), tensor("rest", [-1], np.int64)]),
         model([node("ConstantOfShape", ["shape"], ["c"]), node("Expand", ["one", "shape"], ["e"]),
                node("Add", ["c", "e"], ["k"]), node("Add", ["x", "k"], ["a"]),
-               node("Split", ["a"], ["p", "q"], axis=3), node("Max", ["p", "q"], ["y"])], [tensor("shape", [2, 6, 6], np.int64), tensor("one", 1.0)]),
+               node("Split", ["a"], ["p", "q"], axis=3), node("Max", ["p", "q"], ["y"])],
+              [tensor("shape", [2, 6, 6], np.int64), tensor("one", 1.0)]),
         chain(("BatchNormalization", dict(zip("gbmv", np.ones((4, 2), np.float32))), {}), ("LeakyRelu", {}, {}),
               ("DepthToSpace", {}, {"blocksize": 1}), ("Squeeze", {"a": np.array([-1])}, {}), shape=("N", 2, 6, 1))]
     return [one.SerializeToString() for one in small]
