@@ -500,6 +500,25 @@ def test_bad_options_are_one_sentence_and_exit_code_2(arguments, sentence, capsy
     assert stop.value.code == 2 and said.out == "" and sentence in said.err and said.err.count("\n") == 1
 
 
+def test_several_outputs_of_any_shape_are_evaluated_together(files, tmp_path, capsys):
+    model, _ = files
+    data = write_data(tmp_path / "d.npz", labels=None)
+    code, said = run(capsys, model, data, "--recipe", "max-int8", "--calibration-images", 10, "--output", "relu",
+                     "--output", "mean", "--export-onnx", "--out", tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (code, said.err) == (0, "") and "Outputs\n\nrecipe" in said.out
+    assert [(one["name"], one["shape"]) for one in report["outputs"]] == [("relu", [4, 6, 6]), ("mean", [4, 1, 1])]
+    assert report["agreement"] is None and report["outputs"][0]["cosine"] == pytest.approx(report["cosine"], abs=1e-9)
+    assert load_quantized(tmp_path / "out" / "network.npz").outputs == ("relu", "mean")
+    exported = onnx.load(tmp_path / "out" / "network.onnx")
+    assert [one.name for one in exported.graph.output] == ["relu", "mean"]
+    labelled = write_data(tmp_path / "labelled.npz")
+    code, said = run(capsys, model, labelled, "--recipe", "max-int8", "--calibration-images", 10, "--output", "relu",
+                     "--out", tmp_path / "no")
+    assert code == 2 and said.err.endswith("one row of logits per image, got shape (N, 4, 6, 6)\n")
+    assert not (tmp_path / "no").exists()
+
+
 def test_help_lists_every_recipe_with_its_source(capsys):
     with pytest.raises(SystemExit):
         main(["quantize", "--help"])
