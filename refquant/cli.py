@@ -1,5 +1,5 @@
 """The command line: ``refquant demo``, ``refquant quantize``, ``bounds``, ``dialects``, ``identify``,
-``vectors``, ``exercise``."""
+``vectors``, ``exercise``, ``run``, ``compare``."""
 
 from __future__ import annotations
 
@@ -263,6 +263,7 @@ def _add_identify(commands: Any) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     from refquant.commands.exercise import add_exercise
+    from refquant.commands.run import add_run
     from refquant.commands.vectors import add_vectors
 
     parser = _Parser(prog="refquant", description="The bit-exact reference for post-training quantization.")
@@ -277,6 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_identify(commands)
     add_vectors(commands)
     add_exercise(commands)
+    add_run(commands)
     dialects = commands.add_parser("dialects", help="the ways to requantize: formulas, words, and who computes so")
     dialects.add_argument("two", nargs="*", metavar="DIALECT",
                           help="two names, or words: the smallest input on which they differ")

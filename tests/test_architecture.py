@@ -32,8 +32,9 @@ network.qparams network.program network.pointwise_layers network.integer_forward
 network.simulated_scaling network.simulated_forward network.proof network.storage network.costs network
 recipes.calibration recipes.lowering recipes.walk recipes.settings recipes.weights recipes.corrections
 recipes.network_search recipes.quantize recipes
+runtimes.model runtimes.arithmetic runtimes.softmax runtimes.operators runtimes.kernels runtimes.run runtimes
 readers.onnx_translation readers.onnx_constants readers.onnx_layers readers.onnx_moves readers.onnx_values
-readers.onnx_operators readers.onnx_file readers
+readers.onnx_operators readers.onnx_file readers.tflite_file readers
 writers.onnx_qdq writers
 digits.data digits.architecture digits.gradients digits.weights digits.disparity digits.training digits.qat digits
 refquant
@@ -45,7 +46,7 @@ node_strategies strategies
 exercises.judging exercises.codes exercises.ranges exercises.layers exercises.methods exercises
 commands.arguments commands.evaluation commands.kernel_check commands.report commands.layers commands.page
 commands.demo
-commands.quantize commands.identify commands.vectors commands.exercise commands.qat commands
+commands.quantize commands.run commands.identify commands.vectors commands.exercise commands.qat commands
 own_network
 cli
 __main__
@@ -56,6 +57,7 @@ GROUND = {"numpy", "scipy"}
 EXERCISES = ("judging", "codes", "ranges", "layers", "methods")
 EXTRAS = {"matplotlib": {"commands.report"}, "tqdm": {"cli", "digits.training"},
           "onnx": {"readers.onnx_file", "readers.onnx_constants", "writers.onnx_qdq"},
+          "tflite": {"readers.tflite_file"},
           "hypothesis": {"strategies", "node_strategies", *(f"exercises.{name}" for name in EXERCISES)}}
 
 

@@ -1,0 +1,164 @@
+"""Reading quantized models from LiteRT's files (.tflite), with the classes of the ``tflite`` package."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refquant.runtimes.model import Operation, QuantizedModel, Tensor
+
+# TensorType: what is read.
+_DTYPES = {9: np.int8, 3: np.uint8, 2: np.int32, 4: np.int64, 0: np.float32}
+_MAX_BYTES, _MAX_ELEMENTS = 2**31, 2**28
+_PADDING = {0: "SAME", 1: "VALID"}
+_ACTIVATION = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6"}
+# Operator: the class of its options, and the fields that are read.
+_OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "CONV_2D": ("Conv2DOptions", ("Padding", "StrideW", "StrideH", "FusedActivationFunction", "DilationWFactor",
+                                  "DilationHFactor")),
+    "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", (
+        "Padding", "StrideW", "StrideH", "DepthMultiplier", "FusedActivationFunction", "DilationWFactor",
+        "DilationHFactor")),
+    "FULLY_CONNECTED": ("FullyConnectedOptions", ("FusedActivationFunction", "WeightsFormat", "KeepNumDims")),
+    "ADD": ("AddOptions", ("FusedActivationFunction", "PotScaleInt16")),
+    "AVERAGE_POOL_2D": ("Pool2DOptions", ("Padding", "StrideW", "StrideH", "FilterWidth", "FilterHeight",
+                                          "FusedActivationFunction")),
+    "MAX_POOL_2D": ("Pool2DOptions", ("Padding", "StrideW", "StrideH", "FilterWidth", "FilterHeight",
+                                      "FusedActivationFunction")),
+    "RESHAPE": ("ReshapeOptions", ()),
+    "SOFTMAX": ("SoftmaxOptions", ("Beta",)),
+}
+
+
+def load_tflite(path: str | os.PathLike[str]) -> QuantizedModel:
+    """The model of a .tflite file, as it stands: NHWC, codes, steps and zero points.
+
+    path: a file of one subgraph of int8 or uint8 operators: CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED, ADD,
+    AVERAGE_POOL_2D, MAX_POOL_2D, RESHAPE, SOFTMAX. ValueError, in one sentence, for a damaged or foreign file and for
+    whatever else it holds; ModuleNotFoundError without the tflite package.
+    """
+    try:
+        import tflite
+    except ModuleNotFoundError as error:
+        if error.name != "tflite":
+            raise
+        raise ModuleNotFoundError("reading .tflite files needs the tflite package: pip install 'refquant[tflite]'",
+                                  name="tflite") from None
+    path = Path(path)
+    if path.exists() and not (path.is_file() and path.stat().st_size < _MAX_BYTES):
+        raise ValueError(f"{path} must be a file of less than {_MAX_BYTES} bytes")
+    data = path.read_bytes()
+    if data[4:8] != b"TFL3":
+        raise ValueError(f"{path} must be a .tflite model, got another kind of file")
+    try:
+        return _read(tflite, data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except (struct.error, TypeError, IndexError, AttributeError, OverflowError, UnicodeDecodeError, MemoryError
+            ) as error:  # what the flatbuffers' accessors do with offsets outside the file
+        raise ValueError(f"{path} must be a whole .tflite model, got {type(error).__name__}: {error}") from None
+
+
+def _read(tflite: Any, data: bytes) -> QuantizedModel:
+    model = tflite.Model.GetRootAsModel(data, 0)
+    if model.SubgraphsLength() != 1:
+        raise ValueError(f"it must have one subgraph, got {model.SubgraphsLength()}")
+    graph = model.Subgraphs(0)
+    if max(graph.TensorsLength(), graph.OperatorsLength(), model.BuffersLength()) > len(data):
+        raise ValueError("it must be a whole .tflite model, got more tensors than bytes")
+    tensors = tuple(_tensor(model, graph.Tensors(index), index, data) for index in range(graph.TensorsLength()))
+    names = {value: name for name, value in vars(tflite.BuiltinOperator).items() if isinstance(value, int)}
+    inputs, outputs = _indexes(graph.InputsAsNumpy(), tensors), _indexes(graph.OutputsAsNumpy(), tensors)
+    written = {*inputs, *(t.index for t in tensors if t.values is not None)}
+    operations = []
+    for number in range(graph.OperatorsLength()):
+        one = graph.Operators(number)
+        code = model.OperatorCodes(one.OpcodeIndex())
+        kind = names.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "an unknown one")
+        try:
+            operation = _operation(tflite, kind, one, tensors)
+            missing = [index for index in operation.inputs if index >= 0 and index not in written]
+            if missing:
+                raise ValueError(f"it must read tensors made before it, got {tensors[missing[0]].name!r}")
+            if written.intersection(operation.outputs):
+                raise ValueError("it must write a new tensor")
+        except ValueError as error:
+            raise ValueError(f"operator {number} ({kind}): {error}") from None
+        written.update(operation.outputs)
+        operations.append(operation)
+    if not set(outputs) <= written or not inputs or not outputs:
+        raise ValueError("its outputs must be computed from its inputs")
+    return QuantizedModel(tensors, tuple(operations), inputs, outputs)
+
+
+def _indexes(values: Any, tensors: tuple[Tensor, ...], optional: bool = False) -> tuple[int, ...]:
+    found = tuple(int(value) for value in (values if not isinstance(values, int) else ()))
+    if any(not (-optional <= index < len(tensors)) for index in found):
+        raise ValueError(f"tensor indexes must be below {len(tensors)}, got {found[:8]}")
+    return found
+
+
+def _tensor(model: Any, one: Any, index: int, data: bytes) -> Tensor:
+    name = (one.Name() or b"").decode("utf-8", "backslashreplace")
+    dtype = _DTYPES.get(one.Type())
+    if dtype is None:
+        raise ValueError(f"tensor {name!r} must hold int8, uint8, int32, int64 or float32, got tensor type "
+                         f"{one.Type()}")
+    shape = tuple(int(size) for size in one.ShapeAsNumpy()) if one.ShapeLength() else ()
+    count = math.prod(shape)
+    if len(shape) > 6 or any(size < 1 for size in shape) or count > _MAX_ELEMENTS:
+        raise ValueError(f"tensor {name!r} must have at most 6 axes and 1 to {_MAX_ELEMENTS} elements, got "
+                         f"{shape[:8]}")
+    step, zero, axis = np.zeros(0, np.float32), np.zeros(0, np.int64), 0
+    quantization = one.Quantization()
+    if quantization is not None and quantization.ScaleLength():
+        step = np.array(quantization.ScaleAsNumpy(), np.float32)
+        zero = np.array(quantization.ZeroPointAsNumpy(), np.int64) if quantization.ZeroPointLength() else (
+            np.zeros(len(step), np.int64))
+        axis = quantization.QuantizedDimension()
+        channels = shape[axis] if 0 <= axis < len(shape) else 1
+        if len(step) not in (1, channels) or len(zero) not in (1, len(step)) or not (
+                np.isfinite(step).all() and (step > 0).all()):
+            raise ValueError(f"tensor {name!r} must have one positive scale, or one for each of {channels} channels, "
+                             f"got {len(step)}")
+    buffer, values = model.Buffers(one.Buffer()), None
+    if buffer.DataLength():
+        raw = buffer.DataAsNumpy()
+        if raw.nbytes != count * np.dtype(dtype).itemsize:
+            raise ValueError(f"tensor {name!r} must hold the {count} elements of its shape {shape}, got {raw.nbytes} "
+                             f"bytes")
+        values = np.frombuffer(raw.tobytes(), np.dtype(dtype).newbyteorder("<")).reshape(shape).astype(dtype)
+    return Tensor(index, name, shape, np.dtype(dtype), step, zero, axis, values)
+
+
+def _operation(tflite: Any, kind: str, one: Any, tensors: tuple[Tensor, ...]) -> Operation:
+    if kind not in _OPTIONS:
+        raise ValueError(f"operator {kind} is not supported, only {', '.join(_OPTIONS)}")
+    inputs, outputs = (_indexes(values, tensors, optional) for values, optional in (
+        (one.InputsAsNumpy(), True), (one.OutputsAsNumpy(), False)))
+    if not inputs or len(outputs) != 1 or inputs[0] < 0:
+        raise ValueError(f"it must have inputs and one output, got {len(inputs)} and {len(outputs)}")
+    codes = [tensors[index] for index in (inputs[0], *outputs)]
+    if any(t.dtype not in (np.int8, np.uint8) or len(t.step) != 1 for t in codes):
+        raise ValueError(f"it must read and write int8 or uint8 with one scale, got "
+                         f"{' and '.join(str(t.dtype) for t in codes)}")
+    name, wanted = _OPTIONS[kind]
+    table, options = one.BuiltinOptions(), {}
+    if wanted and table is None:
+        raise ValueError("it must have options, got none")
+    if table is not None:
+        held = getattr(tflite, name)()
+        held.Init(table.Bytes, table.Pos)
+        options = {field: getattr(held, field)() for field in wanted}
+    if "Padding" in options:
+        options["Padding"] = _PADDING.get(options["Padding"], "")
+    if "FusedActivationFunction" in options:
+        options["FusedActivationFunction"] = _ACTIVATION.get(options["FusedActivationFunction"], "")
+    if "" in options.values():
+        raise ValueError("its padding must be SAME or VALID, its activation NONE, RELU, RELU_N1_TO_1 or RELU6")
+    return Operation(kind, inputs, outputs, options)

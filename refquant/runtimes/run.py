@@ -1,0 +1,42 @@
+"""Running a quantized model as a kernel set computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from refquant.runtimes.kernels import rule_of
+from refquant.runtimes.model import QuantizedModel
+
+
+def run_model(model: QuantizedModel, inputs: Any, kernel_set: str = "litert-ref") -> dict[int, np.ndarray]:
+    """The codes of every computed tensor, by its index in the file; inputs too.
+
+    inputs: integers (N, ...) of the model's input, which has one image in the file, in its layout and dtype.
+    kernel_set: one of ``kernels.KERNEL_SETS``. ValueError for other shapes and dtypes.
+    """
+    return dict(tensors_of(model, inputs, kernel_set))
+
+
+def tensors_of(model: QuantizedModel, inputs: Any, kernel_set: str = "litert-ref"
+               ) -> Iterator[tuple[int, np.ndarray]]:
+    """Each tensor with its index, in the order in which they are computed; arguments as for ``run_model``."""
+    if len(model.inputs) != 1:
+        raise ValueError(f"the model must have one input, got {len(model.inputs)}")
+    entry, inputs = model.tensors[model.inputs[0]], np.asarray(inputs)
+    x_q = inputs
+    if inputs.dtype != entry.dtype or x_q.shape[1:] != entry.shape[1:] or x_q.size == 0:
+        raise ValueError(f"inputs must be {entry.dtype} (N, {', '.join(map(str, entry.shape[1:]))}), as the model "
+                         f"reads them, got {inputs.dtype} {inputs.shape}")
+    rules = [rule_of(kernel_set, operation.kind, str(model.tensors[operation.inputs[0]].dtype))
+             for operation in model.operations]
+    known = {entry.index: x_q.astype(np.int64)}
+    yield entry.index, np.asarray(inputs)
+    for operation, rule in zip(model.operations, rules):
+        described = [model.tensors[index] for index in operation.inputs if index >= 0]
+        written = model.tensors[operation.outputs[0]]
+        codes = [known[t.index] for t in described if t.index in known]
+        known[written.index] = rule(operation, described, written, codes)
+        yield written.index, known[written.index].astype(written.dtype)

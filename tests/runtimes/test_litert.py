@@ -1,0 +1,124 @@
+"""LiteRT's three kernel sets, tensor by tensor, on five models; and that a fault in each rule would be found."""
+from __future__ import annotations
+
+import os
+import warnings
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tools import require_module
+
+from refquant.readers.tflite_file import load_tflite
+from refquant.runtimes import kernels, run_model
+from refquant.runtimes import operators as rules
+from refquant.runtimes.kernels import KERNEL_SETS, RULES
+from refquant.runtimes.operators import A, B, F, X
+
+MODELS = ("kws_ref_model", "pretrainedResnet_quant", "vww_96_int8", "ad01_int8", "str_ww_ref_model")
+DATA = {"kws_ref_model": ("dscnn_kws_data", "inputs", lambda x: x.transpose(0, 2, 3, 1)),
+        "pretrainedResnet_quant": ("resnet8_cifar10_data", "test_images", lambda x: x),
+        "vww_96_int8": ("vww96_data", "images", lambda x: x / 255)}
+INPUTS = 20
+
+require_module("tflite", "pip install 'refquant[tflite]'")
+litert = require_module("ai_edge_litert.interpreter", "pip install 'refquant[oracles]'")
+RESOLVERS = {"litert-ref": litert.OpResolverType.BUILTIN_REF,
+             "litert-opt": litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+             "litert-xnnpack": litert.OpResolverType.AUTO}
+
+
+def folder():
+    place = os.environ.get("REFQUANT_MODELS")
+    if not place:
+        pytest.skip("set REFQUANT_MODELS to the folder of the models")
+    return Path(place)
+
+
+def codes_for(name, model):
+    """Half real data, where it is there, as the model's input codes; the rest random."""
+    entry = model.tensors[model.inputs[0]]
+    random = np.random.default_rng(0).integers(-128, 128, (INPUTS, *entry.shape[1:])).astype(np.int8)
+    if name in DATA:
+        file, array, prepare = DATA[name]
+        real = prepare(np.load(folder() / f"{file}.npz")[array][:INPUTS // 2].astype(np.float64))
+        codes = np.clip(np.rint(real / entry.step[0]) + entry.zero, -128, 127).astype(np.int8)
+        random[:len(codes)] = codes.reshape(-1, *entry.shape[1:])
+    return random
+
+
+def in_litert(path, model, inputs, kernel_set):
+    """Every computed tensor by LiteRT, one thread, one input after another."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the memory of kept tensors
+        interpreter = litert.Interpreter(
+            model_path=str(path), experimental_op_resolver_type=RESOLVERS[kernel_set], num_threads=1,
+            experimental_preserve_all_tensors=True)
+    interpreter.allocate_tensors()
+    found: dict[int, list[np.ndarray]] = {}
+    for row in inputs:
+        interpreter.set_tensor(model.inputs[0], row[None])
+        interpreter.invoke()
+        for operation in model.operations:
+            found.setdefault(operation.outputs[0], []).append(interpreter.get_tensor(operation.outputs[0]))
+    return {index: np.concatenate(parts) for index, parts in found.items()}
+
+
+def different(ours, theirs):
+    found = {index: int((codes != ours[index]).sum()) for index, codes in theirs.items()}
+    return {index: count for index, count in found.items() if count}
+
+
+@pytest.mark.parametrize("kernel_set", KERNEL_SETS)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_tensor_is_litert_s_to_the_last_bit(name, kernel_set):
+    path = folder() / f"{name}.tflite"
+    model = load_tflite(path)
+    inputs = codes_for(name, model)
+    theirs = in_litert(path, model, inputs, kernel_set)
+    assert len(theirs) == len(model.operations)
+    assert different(run_model(model, inputs, kernel_set), theirs) == {}
+
+
+# A fault in each rule that the models exercise: another scaling, another rule.
+FAULTS = {
+    ("CONV_2D", 0): partial(rules.convolution, scaling=B), ("CONV_2D", 1): partial(rules.convolution, scaling=A),
+    ("CONV_2D", 2): partial(rules.convolution, scaling=F),
+    ("DEPTHWISE_CONV_2D", 0): partial(rules.depthwise, scaling=B),
+    ("DEPTHWISE_CONV_2D", 1): partial(rules.depthwise, scaling=A),
+    ("DEPTHWISE_CONV_2D", 2): partial(rules.depthwise, scaling=A),
+    ("FULLY_CONNECTED", 0): partial(rules.fully_connected, scaling=A),
+    ("FULLY_CONNECTED", 1): partial(rules.fully_connected, scaling=F),
+    ("FULLY_CONNECTED", 2): partial(rules.fully_connected, scaling=B)}  # ADD and SOFTMAX: in test_one_operator.py
+
+
+@pytest.mark.parametrize("kind, place", FAULTS)
+def test_a_fault_in_a_rule_shows_in_some_model(kind, place, monkeypatch):
+    """Against our own right answers, which the test above compares with LiteRT's."""
+    shown = 0
+    for name in MODELS:
+        model = load_tflite(folder() / f"{name}.tflite")
+        inputs = codes_for(name, model)
+        right = run_model(model, inputs, KERNEL_SETS[place])
+        with monkeypatch.context() as patch:
+            one = list(RULES[kind, "int8"])
+            one[place] = FAULTS[kind, place]
+            patch.setitem(kernels.RULES, (kind, "int8"), tuple(one))
+            shown += bool(different(right, run_model(model, inputs, KERNEL_SETS[place])))
+    assert shown
+
+
+def test_names_of_rules_say_their_scalings():
+    assert kernels.name_of_rule(RULES["CONV_2D", "int8"][1]) == (
+        "convolution (scaling B, neon_double; grouped A, gemmlowp_double)")
+    assert kernels.name_of_rule(RULES["ADD", "int8"][0]) == "add_reference"
+    assert X is rules.float_half_even
+
+
+def test_other_kernel_sets_and_inputs_are_refused():
+    model = load_tflite(folder() / "ad01_int8.tflite")
+    with pytest.raises(ValueError, match=r"^the kernel set must be one of litert-ref, .*, got 'litert'$"):
+        run_model(model, np.zeros((1, 640), np.int8), "litert")
+    with pytest.raises(ValueError, match=r"^inputs must be int8 \(N, 640\), as the model reads them, got float32"):
+        run_model(model, np.zeros((1, 640), np.float32))
