@@ -21,7 +21,7 @@ from refquant.runtimes.model import Operation, QuantizedModel
 from refquant.runtimes.operators import sums_of
 from refquant.runtimes.run import tensors_of
 
-SLICE_ELEMENTS = 1 << 22  # of one step's codes at a time
+SLICE_ELEMENTS = 1 << 24  # of one step's codes at a time
 
 
 def add_run(commands: Any) -> None:

@@ -121,6 +121,9 @@ def _tensor(model: Any, one: Any, index: int, data: bytes) -> Tensor:
         zero = np.array(quantization.ZeroPointAsNumpy(), np.int64) if quantization.ZeroPointLength() else (
             np.zeros(len(step), np.int64))
         axis = quantization.QuantizedDimension()
+        if dtype in (np.int8, np.uint8) and (zero.min() < np.iinfo(dtype).min or zero.max() > np.iinfo(dtype).max):
+            raise ValueError(f"tensor {name!r} must have zero points that {np.dtype(dtype)} holds, got {zero.min()}.."
+                             f"{zero.max()}")
         channels = shape[axis] if 0 <= axis < len(shape) else 1
         if len(step) not in (1, channels) or len(zero) not in (1, len(step)) or not (
                 np.isfinite(step).all() and (step > 0).all()):
@@ -134,6 +137,22 @@ def _tensor(model: Any, one: Any, index: int, data: bytes) -> Tensor:
                              f"bytes")
         values = np.frombuffer(raw.tobytes(), np.dtype(dtype).newbyteorder("<")).reshape(shape).astype(dtype)
     return Tensor(index, name, shape, np.dtype(dtype), step, zero, axis, values)
+
+
+def _check_weights(kind: str, read: list[Tensor]) -> None:
+    """ValueError unless weights and biases are constants that suit the operator."""
+    weight, rank = read[1] if len(read) > 1 else None, 2 if kind == "FULLY_CONNECTED" else 4
+    if weight is None or weight.values is None or weight.values.ndim != rank or not len(weight.step):
+        raise ValueError(f"its weights must be a constant of {rank} axes with scales")
+    if weight.dtype not in (np.int8, np.uint8) or len(set(weight.zero_point.tolist())) > 1:
+        raise ValueError(f"its weights must be int8 or uint8 with one zero point, got {weight.dtype}")
+    outputs = weight.shape[3] if kind == "DEPTHWISE_CONV_2D" else weight.shape[0]
+    if len(read) > 2 and (read[2].values is None or read[2].values.shape != (outputs,)
+                          or read[2].dtype != np.int32):
+        raise ValueError(f"its biases must be {outputs} constants of int32, got {read[2].dtype} {read[2].shape}")
+    if len(weight.step) not in (1, outputs):
+        raise ValueError(f"its weights must have one scale, or one for each of {outputs} outputs, got "
+                         f"{len(weight.step)}")
 
 
 def _operation(tflite: Any, kind: str, one: Any, tensors: tuple[Tensor, ...]) -> Operation:
@@ -159,6 +178,11 @@ def _operation(tflite: Any, kind: str, one: Any, tensors: tuple[Tensor, ...]) ->
         options["Padding"] = _PADDING.get(options["Padding"], "")
     if "FusedActivationFunction" in options:
         options["FusedActivationFunction"] = _ACTIVATION.get(options["FusedActivationFunction"], "")
+    sizes = [value for name, value in options.items() if name.startswith(("Stride", "Filter", "Dilation"))]
+    if sizes and not 1 <= min(sizes) <= max(sizes) <= 2**16:
+        raise ValueError(f"its strides, windows and dilations must be from 1 to 65536, got {sizes}")
+    if kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+        _check_weights(kind, [tensors[index] for index in inputs if index >= 0])
     if "" in options.values():
         raise ValueError("its padding must be SAME or VALID, its activation NONE, RELU, RELU_N1_TO_1 or RELU6")
     return Operation(kind, inputs, outputs, options)

@@ -19,7 +19,9 @@ FLOAT = np.float32
 
 def wrap32(x: Any) -> np.ndarray:
     """What an int32 register holds."""
-    return wrap(np.asarray(x, np.int64), INT32).astype(np.int64)
+    x = np.asarray(x, np.int64)
+    fits = x.size == 0 or (x.min() >= INT32.min and x.max() <= INT32.max)
+    return x if fits else wrap(x, INT32).astype(np.int64)
 
 
 def double_rounded(acc: np.ndarray, M: Any) -> np.ndarray:

@@ -16,15 +16,14 @@ from refquant.integers.formats import IntFormat, wrap
 from refquant.runtimes.arithmetic import (
     FLOAT,
     double_half_away,
-    double_rounded,
     float_half_even,
     half_away,
-    neon,
     rdbpot,
     split,
     srdhm,
     wrap32,
 )
+from refquant.runtimes.fast import double_rounded, neon
 from refquant.runtimes.model import Operation, Tensor
 from refquant.runtimes.softmax import by_table, fixed_point
 

@@ -38,5 +38,14 @@ def tensors_of(model: QuantizedModel, inputs: Any, kernel_set: str = "litert-ref
         described = [model.tensors[index] for index in operation.inputs if index >= 0]
         written = model.tensors[operation.outputs[0]]
         codes = [known[t.index] for t in described if t.index in known]
-        known[written.index] = rule(operation, described, written, codes)
+        try:
+            y = rule(operation, described, written, codes)
+        except (ValueError, IndexError, ZeroDivisionError, AssertionError, OverflowError) as error:
+            said = str(error) or type(error).__name__
+            raise ValueError(f"operator {operation.kind} of tensor {written.name!r} does not fit what it reads: "
+                             f"{' '.join(said.split())}") from None
+        if y.shape[1:] != written.shape[1:]:
+            raise ValueError(f"tensor {written.name!r} must have the shape that {operation.kind} gives, "
+                             f"(N, {', '.join(map(str, y.shape[1:]))}), got {written.shape}")
+        known[written.index] = y
         yield written.index, known[written.index].astype(written.dtype)

@@ -2,12 +2,15 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.compare_litert import MODELS as MODELS_SHOWN
+from benchmarks.compare_litert import PAIRS, rows
 from tools import require_module
 
 from refquant.readers.tflite_file import load_tflite
@@ -107,6 +110,14 @@ def test_a_fault_in_a_rule_shows_in_some_model(kind, place, monkeypatch):
             patch.setitem(kernels.RULES, (kind, "int8"), tuple(one))
             shown += bool(different(right, run_model(model, inputs, KERNEL_SETS[place])))
     assert shown
+
+
+def test_readme_shows_where_kernel_sets_differ():
+    page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    shown = page.split("<!-- LiteRT table")[1].split("```text\n")[1].split("\n```")[0].splitlines()
+    assert len(shown) == 2 + len(MODELS_SHOWN) * len(PAIRS)
+    (row,) = rows(folder(), ("vww_96_int8",), (("litert-ref", "litert-xnnpack"),))
+    assert list(row) in [re.split(r" {2,}", line) for line in shown]
 
 
 def test_names_of_rules_say_their_scalings():

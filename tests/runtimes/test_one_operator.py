@@ -3,10 +3,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_litert import RESOLVERS, litert
 from tflite_models import Spec, one_operator
 
 from refquant.readers.tflite_file import load_tflite
+from refquant.runtimes import arithmetic, fast
 from refquant.runtimes import operators as rules
 from refquant.runtimes.kernels import KERNEL_SETS, rule_of
 from refquant.runtimes.model import Operation, Tensor
@@ -73,6 +76,24 @@ def test_softmax_of_random_rows(tmp_path, step, dtype, least):
     rows = of_dtype(np.random.default_rng(0).integers(-128, 128, (200, 10)), dtype)
     check(tmp_path, "SOFTMAX", [Spec(rows.shape, dtype, step), Spec(rows.shape, dtype, 1 / 256, least)],
           ("SoftmaxOptions", {"Beta": 1.0}), [rows])
+
+
+@given(st.integers(1, 40), st.data())
+def test_the_fast_scalings_are_the_plain_ones(channels, data):
+    ends = st.sampled_from((-(2**31), 2**31 - 1, 0, -1, 1)) | st.integers(-(2**31), 2**31 - 1)
+    sums = np.array(data.draw(st.lists(ends, min_size=channels, max_size=channels))) >> data.draw(st.integers(0, 24))
+    acc = np.stack([sums, sums + 1, -sums - 1]).clip(-(2**31), 2**31 - 1)
+    exponents = data.draw(st.lists(st.integers(-28, 2), min_size=channels, max_size=channels))
+    kinds = st.sampled_from((0.5, 0.75, 0.6, 1 - 2**-31))
+    fractions = data.draw(st.lists(kinds, min_size=channels, max_size=channels))
+    M = np.ldexp(fractions, exponents)
+    for plain, quick in ((arithmetic.double_rounded, fast.double_rounded), (arithmetic.neon, fast.neon)):
+        try:
+            wanted = plain(acc, M)
+        except ValueError:  # a shift left that no register holds
+            continue
+        assert np.array_equal(quick(acc, M), wanted)
+        assert np.array_equal(quick(acc, float(M[0])), plain(acc, float(M[0])))
 
 
 def described(step, zero):

@@ -1,0 +1,113 @@
+"""``refquant run`` and ``refquant compare``, and what becomes of damaged .tflite files."""
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from random import Random
+
+import numpy as np
+import pytest
+from tflite_models import Spec, one_operator
+
+from refquant.cli import main
+from refquant.readers.tflite_file import load_tflite
+from refquant.runtimes import run_model
+
+RNG = np.random.default_rng(0)
+
+
+def small_model():
+    """A convolution of (1, 5, 6, 3) whose kernel sets differ on random codes."""
+    weights = RNG.integers(-127, 128, (8, 3, 2, 3)).astype(np.int8)
+    steps = RNG.uniform(0.001, 0.02, 8).astype(np.float32)
+    window = {"Padding": 1, "StrideW": 1, "StrideH": 1, "DilationWFactor": 1, "DilationHFactor": 1,
+              "FusedActivationFunction": 0}
+    return one_operator("CONV_2D", [
+        Spec((1, 5, 6, 3), "int8", 0.02, 4), Spec(weights.shape, "int8", steps, 0, weights, 0),
+        Spec((8,), "int32", 0.02 * steps, 0, RNG.integers(-999, 999, 8).astype(np.int32)),
+        Spec((1, 3, 5, 8), "int8", 0.5, -3)], ("Conv2DOptions", window))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "m.tflite").write_bytes(small_model())
+    inputs = RNG.integers(-128, 128, (200, 5, 6, 3)).astype(np.int8)
+    np.savez(folder / "d.npz", inputs=inputs, labels=RNG.integers(0, 120, 200))
+    return folder / "m.tflite", folder / "d.npz", inputs
+
+
+def test_run_writes_outputs_digests_and_every_tensor(files, tmp_path, capsys):
+    model, data, inputs = files
+    assert main(["run", str(model), str(data), "--as", "litert-opt", "--dump", "--out", str(tmp_path / "o")]) == 0
+    said = capsys.readouterr()
+    assert said.err == "" and "m.tflite as litert-opt, 200 inputs\ntop-1 " in said.out
+    wanted = run_model(load_tflite(model), inputs, "litert-opt")
+    report = json.loads((tmp_path / "o" / "report.json").read_text())
+    assert [(t["index"], t["shape"]) for t in report["tensors"]] == [(0, [200, 5, 6, 3]), (3, [200, 3, 5, 8])]
+    for tensor in report["tensors"]:
+        codes = np.load(tmp_path / "o" / "tensors" / f"{tensor['index']}.npy")
+        assert codes.dtype == np.int8 and np.array_equal(codes, wanted[tensor["index"]])
+        assert tensor["sha256"] == hashlib.sha256(codes.tobytes()).hexdigest()
+    assert np.array_equal(np.load(tmp_path / "o" / "outputs" / "3.npy"), wanted[3])
+
+
+def test_compare_says_where_by_which_rule_and_on_what(files, capsys):
+    model, data, _ = files
+    assert main(["compare", str(model), str(data), "--as", "litert-ref", "--as", "litert-xnnpack"]) == 0
+    said = capsys.readouterr().out
+    assert "0 CONV_2D: convolution (scaling A, gemmlowp_double) against convolution (scaling X, float32" in said
+    found = re.search(r"first: \[(.*)\] (-?\d+) and (-?\d+); sum (-?\d+) times (\S+) is (-?[\d.]+), zero point -3",
+                      said)
+    assert found and int(found[4]) * float(found[5]) == pytest.approx(float(found[6]), rel=1e-4)
+    assert {int(found[2]) + 3, int(found[3]) + 3} & {round(float(found[6])), round(float(found[6]) + 0.5)}
+    assert main(["compare", str(model), str(data), "--as", "litert-ref", "--as", "litert-ref"]) == 0
+    assert "; 0 of " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change, sentence", [
+    (lambda d: {"inputs": d.astype(np.float32)}, r"inputs must be int8 \(N, 5, 6, 3\), the codes that the model"),
+    (lambda d: {"inputs": d[:, :4]}, r"inputs must be int8 .*, got int8 \(200, 4, 6, 3\)"),
+    (lambda d: {"x": d}, "must hold 'inputs', and may hold 'labels', got x"),
+    (lambda d: {"inputs": d, "labels": np.zeros(3, int)}, "labels must hold 200 integers")])
+def test_bad_data_is_one_sentence_and_nothing_is_written(files, tmp_path, capsys, change, sentence):
+    model, _, inputs = files
+    np.savez(tmp_path / "d.npz", **change(inputs))
+    assert main(["run", str(model), str(tmp_path / "d.npz"), "--as", "litert-ref", "--out", str(tmp_path / "o")]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and re.search(sentence, said.err) and said.err.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("content, sentence", [
+    (b"", "must be a .tflite model, got another kind of file"), (b"\x08\0\0\0TFL3", "must be a whole .tflite model"),
+    (one_operator("TANH", [Spec((1, 4), "int8", 0.1), Spec((1, 4), "int8", 1 / 128)]),
+     "operator 0 (TANH): operator TANH is not supported, only CONV_2D, "),
+    (one_operator("RESHAPE", [Spec((2**20, 2**12), "int8", 0.1), Spec((1, 4), "int8", 0.1)], ("ReshapeOptions", {})),
+     "tensor 't0' must have at most 6 axes and 1 to 268435456 elements, got (1048576, 4096)")])
+def test_foreign_files_are_one_sentence(tmp_path, capsys, content, sentence):
+    (tmp_path / "m.tflite").write_bytes(content)
+    np.savez(tmp_path / "d.npz", inputs=np.zeros((1, 4), np.int8))
+    assert main(["run", str(tmp_path / "m.tflite"), str(tmp_path / "d.npz"), "--as", "litert-ref", "--out",
+                 str(tmp_path / "o")]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and sentence in said.err and said.err.count("\n") == 1
+
+
+def test_two_thousand_damaged_files_are_run_or_refused(tmp_path):
+    random, valid, path = Random(0), small_model(), tmp_path / "m.tflite"
+    for _ in range(2000):
+        damaged = bytearray(valid)
+        for _ in range(random.choice((1, 2, 8))):
+            damaged[random.randrange(len(damaged))] = random.randrange(256)
+        if random.random() < 0.2:
+            del damaged[random.randrange(len(damaged)):]
+        path.write_bytes(bytes(damaged))
+        try:
+            model = load_tflite(path)
+            entry = model.tensors[model.inputs[0]]
+            if sum(int(np.prod(t.shape)) for t in model.tensors) < 10**5:
+                run_model(model, np.zeros((1, *entry.shape[1:]), entry.dtype), "litert-ref")
+        except ValueError as error:
+            assert "\n" not in str(error)
