@@ -121,8 +121,9 @@ def _tensor(model: Any, one: Any, index: int, data: bytes) -> Tensor:
         zero = np.array(quantization.ZeroPointAsNumpy(), np.int64) if quantization.ZeroPointLength() else (
             np.zeros(len(step), np.int64))
         axis = quantization.QuantizedDimension()
-        if dtype in (np.int8, np.uint8) and (zero.min() < np.iinfo(dtype).min or zero.max() > np.iinfo(dtype).max):
-            raise ValueError(f"tensor {name!r} must have zero points that {np.dtype(dtype)} holds, got {zero.min()}.."
+        low, high = (0, 255) if dtype == np.uint8 else (-128, 127)
+        if dtype in (np.int8, np.uint8) and not low <= zero.min() <= zero.max() <= high:
+            raise ValueError(f"tensor {name!r} must have zero points from {low} to {high}, got {zero.min()}.."
                              f"{zero.max()}")
         channels = shape[axis] if 0 <= axis < len(shape) else 1
         if len(step) not in (1, channels) or len(zero) not in (1, len(step)) or not (
