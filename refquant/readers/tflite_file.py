@@ -30,7 +30,21 @@ _OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
                                           "FusedActivationFunction")),
     "MAX_POOL_2D": ("Pool2DOptions", ("Padding", "StrideW", "StrideH", "FilterWidth", "FilterHeight",
                                       "FusedActivationFunction")),
-    "RESHAPE": ("ReshapeOptions", ()),
+    "CONCATENATION": ("ConcatenationOptions", ("Axis", "FusedActivationFunction")),
+    "HARD_SWISH": ("", ()),
+    "LEAKY_RELU": ("LeakyReluOptions", ("Alpha",)),
+    "LOGISTIC": ("", ()),
+    "MEAN": ("ReducerOptions", ("KeepDims",)),
+    "MUL": ("MulOptions", ("FusedActivationFunction",)),
+    "PAD": ("", ()),
+    "QUANTIZE": ("", ()),
+    "RELU": ("", ()),
+    "RELU6": ("", ()),
+    "RESHAPE": ("", ()),
+    "RESIZE_NEAREST_NEIGHBOR": ("ResizeNearestNeighborOptions", ("AlignCorners", "HalfPixelCenters")),
+    "SQUEEZE": ("", ()),
+    "TANH": ("", ()),
+    "TRANSPOSE": ("", ()),
     "SOFTMAX": ("SoftmaxOptions", ("Beta",)),
 }
 
@@ -38,9 +52,8 @@ _OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 def load_tflite(path: str | os.PathLike[str]) -> QuantizedModel:
     """The model of a .tflite file, as it stands: NHWC, codes, steps and zero points.
 
-    path: a file of one subgraph of int8 or uint8 operators: CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED, ADD,
-    AVERAGE_POOL_2D, MAX_POOL_2D, RESHAPE, SOFTMAX. ValueError, in one sentence, for a damaged or foreign file and for
-    whatever else it holds; ModuleNotFoundError without the tflite package.
+    path: a file of one subgraph of int8 or uint8 operators, those of ``_OPTIONS``. ValueError, in one sentence, for a
+    damaged or foreign file and for whatever else it holds; ModuleNotFoundError without the tflite package.
     """
     try:
         import tflite
@@ -156,6 +169,31 @@ def _check_weights(kind: str, read: list[Tensor]) -> None:
                          f"{len(weight.step)}")
 
 
+def _check_others(kind: str, read: list[Tensor], written: Tensor, options: dict[str, Any]) -> None:
+    """ValueError where a second operand is not what the rules know."""
+    if kind in ("ADD", "MUL"):
+        alike = len(read) == 2 and (read[0].shape, read[0].dtype) == (read[1].shape, read[1].dtype)
+        if not alike or len(read[1].step) != 1:
+            raise ValueError("its operands must be two of one shape and dtype, each with one scale")
+    elif kind == "CONCATENATION":
+        if options["FusedActivationFunction"] != "NONE" or options["Axis"] % len(written.shape) == 0 or any(
+                t.dtype != written.dtype or len(t.shape) != len(written.shape) for t in read):
+            raise ValueError("it must join tensors of one dtype behind the batch, without activation")
+    elif kind in ("MEAN", "PAD", "TRANSPOSE"):
+        said = read[1].values if len(read) == 2 else None
+        if said is None or said.dtype not in (np.int32, np.int64):
+            raise ValueError("its second input must be a constant of integers")
+        rank = len(read[0].shape)
+        if kind == "MEAN" and (rank != 4 or sorted(int(axis) % rank for axis in said.ravel()) != [1, 2]):
+            raise ValueError(f"its mean must be over H and W, axes 1 and 2, got {said.ravel().tolist()[:8]}")
+        if kind == "PAD" and (said.shape != (rank, 2) or said[0].any() or said.min() < 0 or said.max() > 2**16):
+            raise ValueError("its paddings must be two for each axis, from 0 to 65536, none for the batch")
+        if kind == "TRANSPOSE" and (sorted(said.ravel().tolist()) != list(range(rank)) or said.ravel()[0] != 0):
+            raise ValueError(f"its axes must leave the batch in front, got {said.ravel().tolist()[:8]}")
+    elif kind == "RESIZE_NEAREST_NEIGHBOR" and (len(read[0].shape) != 4 or len(written.shape) != 4):
+        raise ValueError("it must resize planes")
+
+
 def _operation(tflite: Any, kind: str, one: Any, tensors: tuple[Tensor, ...]) -> Operation:
     if kind not in _OPTIONS:
         raise ValueError(f"operator {kind} is not supported, only {', '.join(_OPTIONS)}")
@@ -171,7 +209,7 @@ def _operation(tflite: Any, kind: str, one: Any, tensors: tuple[Tensor, ...]) ->
     table, options = one.BuiltinOptions(), {}
     if wanted and table is None:
         raise ValueError("it must have options, got none")
-    if table is not None:
+    if name and table is not None:
         held = getattr(tflite, name)()
         held.Init(table.Bytes, table.Pos)
         options = {field: getattr(held, field)() for field in wanted}
@@ -184,6 +222,8 @@ def _operation(tflite: Any, kind: str, one: Any, tensors: tuple[Tensor, ...]) ->
         raise ValueError(f"its strides, windows and dilations must be from 1 to 65536, got {sizes}")
     if kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
         _check_weights(kind, [tensors[index] for index in inputs if index >= 0])
+    else:
+        _check_others(kind, [tensors[index] for index in inputs if index >= 0], tensors[outputs[0]], options)
     if "" in options.values():
         raise ValueError("its padding must be SAME or VALID, its activation NONE, RELU, RELU_N1_TO_1 or RELU6")
     return Operation(kind, inputs, outputs, options)

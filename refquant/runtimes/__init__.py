@@ -1,7 +1,7 @@
 """Quantized models as runtimes compute them, to the last bit.
 
-Read in this order: ``model`` (a model as its file holds it), ``arithmetic`` (from sums to codes), ``operators`` (one
-function per rule), ``softmax``, ``kernels`` (which rule which kernel set has, as data), ``run``.
+Read in this order: ``model`` (a model as its file holds it), ``arithmetic`` (from sums to codes), ``operators`` and
+``elementwise`` (one function per rule), ``softmax``, ``kernels`` (which rule which kernel set has, as data), ``run``.
 """
 
 from refquant.runtimes.kernels import KERNEL_SETS

@@ -26,6 +26,8 @@ def _twice(acc: np.ndarray, M: Any, plain: Any, away: bool) -> np.ndarray:
     """(acc·m + 2^30) >> 31, then a rounding shift by -s; sums that would shift left are left to ``plain``."""
     multiplier = Multiplier.from_real(np.asarray(M, np.float64))
     m, right = np.atleast_1d(multiplier.m).astype(np.int64), -np.atleast_1d(multiplier.shift).astype(np.int64)
+    if not acc.size:
+        return acc
     if right.min() < 0 or right.max() > 30:
         return np.asarray(plain(acc, M))
     half = (np.int64(1) << right) >> 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from refquant.runtimes import elementwise as more
 from refquant.runtimes import operators as rules
 from refquant.runtimes.operators import A, B, F, Rule, X
 
@@ -36,7 +37,19 @@ RULES: dict[tuple[str, str], tuple[Rule, Rule, Rule]] = {
        for dtype in ("int8", "uint8")},
     **{("MAX_POOL_2D", dtype): (rules.max_pool, rules.max_pool, partial(rules.max_pool, fused=True))
        for dtype in ("int8", "uint8")},
-    **{("RESHAPE", dtype): _SAME for dtype in ("int8", "uint8")},
+    **{(kind, dtype): _SAME for kind in ("RESHAPE", "SQUEEZE") for dtype in ("int8", "uint8")},
+    **{(kind, dtype): (rule,) * 3 for dtype in ("int8", "uint8") for kind, rule in (
+        ("CONCATENATION", more.concatenation), ("PAD", more.pad), ("TRANSPOSE", more.transpose),
+        ("RESIZE_NEAREST_NEIGHBOR", more.resize_nearest), ("HARD_SWISH", more.hard_swish), ("RELU", more.relu),
+        ("RELU6", more.relu))},
+    **{(kind, dtype): (reference, blocks, fused)
+       for dtype in ("int8", "uint8") for kind, reference, blocks, fused in (
+        ("MUL", more.multiply_reference, more.multiply_blocks, more.multiply_float),
+        ("MEAN", more.mean_reference, more.mean_blocks, more.mean_float),
+        ("QUANTIZE", more.rescale_reference, more.rescale_blocks, more.rescale_fixed),
+        ("LEAKY_RELU", more.leaky_reference, more.leaky_reference, more.leaky_fixed),
+        ("LOGISTIC", more.function_reference, more.function_reference, more.function_fused),
+        ("TANH", more.function_reference, more.function_reference, more.function_fused))},
     **{("SOFTMAX", dtype): (rules.softmax_reference, rules.softmax_table, rules.softmax_table)
        for dtype in ("int8", "uint8")},
 }

@@ -36,13 +36,14 @@ _INT16 = IntFormat(16)
 
 # --- limits -------------------------------------------------------------------------------------------------------
 
-def _ends(y: Tensor) -> tuple[int, int]:
+def ends_of(y: Tensor) -> tuple[int, int]:
+    """The least and the greatest code of a tensor's dtype."""
     return (-128, 127) if y.dtype == np.int8 else (0, 255)
 
 
 def clamped(codes: np.ndarray, activation: str, y: Tensor, fused: bool = False) -> np.ndarray:
     """Codes within the fused activation: zy + away(v/sy), or with ``fused``, as XNNPACK has it, rint(v/sy + zy)."""
-    least, most = _ends(y)
+    least, most = ends_of(y)
     limits = []
     for value, end in zip(_LIMITS[activation], (least, most)):
         if value is None:
@@ -227,7 +228,7 @@ def average_pool(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequ
 def max_pool(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray], *,
              fused: bool = False) -> np.ndarray:
     """MAX_POOL_2D: the largest raw code of the valid cells."""
-    seen, _ = _windows(op, codes[0], _ends(inputs[0])[0])
+    seen, _ = _windows(op, codes[0], ends_of(inputs[0])[0])
     return clamped(seen.max(axis=(4, 5)), op.options["FusedActivationFunction"], y, fused)
 
 
@@ -238,7 +239,7 @@ def reshape(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[
 
 def softmax_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
     """SOFTMAX in fixed point."""
-    return fixed_point(codes[0], float(inputs[0].step[0]), op.options["Beta"], _ends(y)[0])
+    return fixed_point(codes[0], float(inputs[0].step[0]), op.options["Beta"], ends_of(y)[0])
 
 
 def softmax_table(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:

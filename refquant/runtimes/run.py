@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from refquant.runtimes.kernels import rule_of
-from refquant.runtimes.model import QuantizedModel
+from refquant.runtimes.model import QuantizedModel, Tensor
 
 
 def run_model(model: QuantizedModel, inputs: Any, kernel_set: str = "litert-ref") -> dict[int, np.ndarray]:
@@ -18,6 +18,12 @@ def run_model(model: QuantizedModel, inputs: Any, kernel_set: str = "litert-ref"
     kernel_set: one of ``kernels.KERNEL_SETS``. ValueError for other shapes and dtypes.
     """
     return dict(tensors_of(model, inputs, kernel_set))
+
+
+def _repeated(tensor: Tensor, count: int) -> np.ndarray:
+    """A constant's codes, once for each input."""
+    assert tensor.values is not None
+    return np.broadcast_to(tensor.values.astype(np.int64), (count, *tensor.shape[1:]))
 
 
 def tensors_of(model: QuantizedModel, inputs: Any, kernel_set: str = "litert-ref"
@@ -37,7 +43,9 @@ def tensors_of(model: QuantizedModel, inputs: Any, kernel_set: str = "litert-ref
     for operation, rule in zip(model.operations, rules):
         described = [model.tensors[index] for index in operation.inputs if index >= 0]
         written = model.tensors[operation.outputs[0]]
-        codes = [known[t.index] for t in described if t.index in known]
+        constant = operation.kind in ("ADD", "MUL", "CONCATENATION")  # whose operands may be
+        codes = [known[t.index] if t.index in known else _repeated(t, len(x_q)) for t in described
+                 if t.index in known or constant]
         try:
             y = rule(operation, described, written, codes)
         except (ValueError, IndexError, ZeroDivisionError, AssertionError, OverflowError) as error:

@@ -82,8 +82,11 @@ def test_bad_data_is_one_sentence_and_nothing_is_written(files, tmp_path, capsys
 
 @pytest.mark.parametrize("content, sentence", [
     (b"", "must be a .tflite model, got another kind of file"), (b"\x08\0\0\0TFL3", "must be a whole .tflite model"),
-    (one_operator("TANH", [Spec((1, 4), "int8", 0.1), Spec((1, 4), "int8", 1 / 128)]),
-     "operator 0 (TANH): operator TANH is not supported, only CONV_2D, "),
+    (one_operator("LOG", [Spec((1, 4), "int8", 0.1), Spec((1, 4), "int8", 1 / 128)]),
+     "operator 0 (LOG): operator LOG is not supported, only CONV_2D, "),
+    (one_operator("MEAN", [Spec((1, 2, 2, 4), "int8", 0.1), Spec((1,), "int32", [], 0, np.array([3], np.int32)),
+                           Spec((1, 2, 2), "int8", 0.1)], ("ReducerOptions", {"KeepDims": False})),
+     "operator 0 (MEAN): its mean must be over H and W, axes 1 and 2, got [3]"),
     (one_operator("RESHAPE", [Spec((2**20, 2**12), "int8", 0.1), Spec((1, 4), "int8", 0.1)], ("ReshapeOptions", {})),
      "tensor 't0' must have at most 6 axes and 1 to 268435456 elements, got (1048576, 4096)")])
 def test_foreign_files_are_one_sentence(tmp_path, capsys, content, sentence):

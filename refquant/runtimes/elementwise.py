@@ -1,0 +1,230 @@
+"""LiteRT's operators value by value, means, and what moves codes: one function per rule, as in ``operators``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from refquant.integers.formats import IntFormat, saturate, wrap
+from refquant.integers.multiplier import Multiplier
+from refquant.integers.requantization import requantize
+from refquant.runtimes.arithmetic import FLOAT, INT32, half_away, rdbpot, split
+from refquant.runtimes.fast import double_rounded, neon
+from refquant.runtimes.model import Operation, Tensor
+from refquant.runtimes.operators import clamped, ends_of
+
+_INT16 = IntFormat(16)
+
+
+def _in_blocks(whole: np.ndarray, tail: np.ndarray, size: int) -> np.ndarray:
+    """``whole`` in the blocks of each image's flat codes, ``tail`` behind the last whole one."""
+    count = int(np.prod(whole.shape[1:]))
+    flat, end = whole.reshape(len(whole), count).copy(), count // size * size
+    flat[:, end:] = tail.reshape(len(tail), count)[:, end:]
+    return flat.reshape(whole.shape)
+
+
+def _block(y: Tensor) -> int:
+    return 16 if y.dtype == np.int8 else 8
+
+
+def _clip(codes: np.ndarray, y: Tensor) -> np.ndarray:
+    low, high = ends_of(y)
+    return np.clip(codes, low, high)
+
+
+# --- products -----------------------------------------------------------------------------------------------------
+
+def _product(inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> tuple[np.ndarray, Any]:
+    a, b = inputs
+    return (codes[0] - a.zero) * (codes[1] - b.zero), (a.step[0] * b.step[0]) / y.step[0]
+
+
+def multiply_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """MUL: A of the product, M in float32."""
+    product, M = _product(inputs, y, codes)
+    return clamped(double_rounded(product, float(M)) + y.zero, op.options["FusedActivationFunction"], y)
+
+
+def multiply_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """MUL: the same; blocks of 16 (uint8: 8) saturate to 16 bits, and wrap there when the zero point is added."""
+    product, M = _product(inputs, y, codes)
+    held = saturate(double_rounded(product, float(M)), _INT16).astype(np.int64) + y.zero
+    whole = clamped(wrap(held, _INT16).astype(np.int64), op.options["FusedActivationFunction"], y)
+    return _in_blocks(whole, multiply_reference(op, inputs, y, codes), _block(y))
+
+
+def multiply_float(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """MUL: the product in float32 times M, rounded to even."""
+    product, M = _product(inputs, y, codes)
+    whole = np.rint(product.astype(FLOAT) * M).astype(np.int64) + y.zero
+    return clamped(whole, op.options["FusedActivationFunction"], y, True)
+
+
+# --- means --------------------------------------------------------------------------------------------------------
+
+def _sum_over_planes(op: Operation, y: Tensor, x_q: np.ndarray) -> tuple[np.ndarray, int]:
+    return x_q.sum(axis=(1, 2)), int(x_q.shape[1] * x_q.shape[2])
+
+
+def mean_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """MEAN over H and W: the division by n is in the multiplier."""
+    total, n = _sum_over_planes(op, y, codes[0])
+    m, s = split(float(inputs[0].step[0]) / float(y.step[0]))
+    k = min(n.bit_length() - 1, 32, 31 + s)
+    multiplier = Multiplier(np.asarray(1.0), np.asarray((m << k) // n), np.asarray(s - k))
+    whole = requantize(total - n * inputs[0].zero, multiplier, INT32, "gemmlowp_double").astype(np.int64)
+    return _clip(whole + y.zero, y).reshape(len(total), *y.shape[1:])
+
+
+def mean_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """MEAN as reference; with kept dimensions, on one thread, blocks of 16 channels B of raw sums, the rest A."""
+    if not op.options["KeepDims"]:
+        return mean_reference(op, inputs, y, codes)
+    total, n = _sum_over_planes(op, y, codes[0])
+    x = inputs[0]
+    M = float(x.step[0] / (FLOAT(n) * y.step[0]))
+    t = FLOAT(x.zero) * x.step[0] / y.step[0]
+    bias = y.zero - int(half_away(t))
+    end = total.shape[1] // 16 * 16
+    parts = [neon(total[:, :end], M), double_rounded(total[:, end:], M)]
+    return _clip(np.concatenate(parts, axis=1) + bias, y).reshape(len(total), *y.shape[1:])
+
+
+def mean_float(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """MEAN in float32: one factor, one addend."""
+    total, n = _sum_over_planes(op, y, codes[0])
+    x = inputs[0]
+    c = (x.step[0] / y.step[0]) * (FLOAT(1) / FLOAT(n))
+    addend = FLOAT(y.zero) - FLOAT(n * x.zero) * c
+    return _clip(np.rint(total.astype(FLOAT) * c + addend).astype(np.int64), y).reshape(len(total), *y.shape[1:])
+
+
+# --- functions of one code ----------------------------------------------------------------------------------------
+
+def _ratio(x: Tensor, y: Tensor) -> Any:
+    return x.step[0] / y.step[0]
+
+
+def _fixed(D: np.ndarray, factor: Any) -> np.ndarray:
+    """((D·μ + 128) >> 8), μ = rint(256·factor)."""
+    return (D * round(256 * float(factor)) + 128) >> 8
+
+
+def rescale_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """QUANTIZE of codes: A, M = sx/sy in double."""
+    M = float(inputs[0].step[0]) / float(y.step[0])
+    return _clip(double_rounded(codes[0] - inputs[0].zero, M) + y.zero, y)
+
+
+def rescale_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """QUANTIZE of codes: B in blocks of 16, the tail A."""
+    M = float(inputs[0].step[0]) / float(y.step[0])
+    whole = _clip(neon(codes[0] - inputs[0].zero, M) + y.zero, y)
+    return _in_blocks(whole, rescale_reference(op, inputs, y, codes), 16)
+
+
+def rescale_fixed(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """QUANTIZE of codes: eight fractional bits."""
+    return _clip(_fixed(codes[0] - inputs[0].zero, _ratio(inputs[0], y)) + y.zero, y)
+
+
+def leaky_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """LEAKY_RELU: A with f32(sx·α/sy) below zero, f32(sx/sy) above."""
+    x, D = inputs[0], codes[0] - inputs[0].zero
+    below, above = (double_rounded(D, float(M)) for M in (
+        x.step[0] * FLOAT(op.options["Alpha"]) / y.step[0], _ratio(x, y)))
+    return _clip(np.where(D < 0, below, above) + y.zero, y)
+
+
+def leaky_fixed(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """LEAKY_RELU: eight fractional bits."""
+    x, D = inputs[0], codes[0] - inputs[0].zero
+    below, above = (_fixed(D, M) for M in (_ratio(x, y) * FLOAT(op.options["Alpha"]), _ratio(x, y)))
+    return _clip(np.where(D < 0, below, above) + y.zero, y)
+
+
+def relu(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """RELU and RELU6: A, then the limits."""
+    M = float(inputs[0].step[0]) / float(y.step[0])
+    return clamped(double_rounded(codes[0] - inputs[0].zero, M) + y.zero, op.kind, y)
+
+
+def _function(kind: str, x: np.ndarray) -> np.ndarray:
+    known: dict[str, Callable[[np.ndarray], Any]] = {"LOGISTIC": expit, "TANH": np.tanh}
+    return np.asarray(known[kind](x))
+
+
+def function_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """LOGISTIC and TANH: float32 of each code, times f32(1/sy), half away from zero."""
+    real = ((codes[0] - inputs[0].zero).astype(FLOAT) * inputs[0].step[0]).astype(np.float64)
+    return _clip(half_away(_function(op.kind, real).astype(FLOAT) * (FLOAT(1) / y.step[0])) + y.zero, y)
+
+
+def function_fused(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """LOGISTIC and TANH: the zero point is added before rounding, to even."""
+    real = ((codes[0] - inputs[0].zero).astype(FLOAT) * inputs[0].step[0]).astype(np.float64)
+    scaled = _function(op.kind, real).astype(FLOAT) * (FLOAT(1) / y.step[0]) + FLOAT(y.zero)
+    return _clip(np.rint(scaled).astype(np.int64), y)
+
+
+def hard_swish(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """HARD_SWISH in 16-bit fixed point, in all sets."""
+    hs = FLOAT(1 / 128) * inputs[0].step[0]
+    (mo, so), (mr, sr) = (split(float(hs) / float(one)) for one in (y.step[0], FLOAT(3 / 32768)))
+    mo, mr = (min((m + 2**15) >> 16, 2**15 - 1) for m in (mo, mr))
+
+    def high(a: np.ndarray, b: int) -> np.ndarray:
+        return (a * b + 2**14) >> 15
+
+    def held(a: np.ndarray) -> np.ndarray:
+        return saturate(a, _INT16).astype(np.int64)
+
+    h = wrap((codes[0] - inputs[0].zero) * 128, _INT16).astype(np.int64)
+    pre, r = high(h, mo), h
+    r = held(r << (sr - 1)) if sr > 0 else r
+    r = held(high(r, mr))
+    r = held(r << 1) if sr > 0 else rdbpot(r, -sr) if sr < 0 else r
+    r = wrap((r + 2**15) >> 1, _INT16).astype(np.int64)
+    product = r * pre
+    p = np.where(product < 0, -(-product >> 15), product >> 15)
+    return _clip((rdbpot(p, -so) if so <= 0 else p << so) + y.zero, y)
+
+
+# --- moves --------------------------------------------------------------------------------------------------------
+
+def pad(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """PAD with the zero point."""
+    assert inputs[1].values is not None
+    around = inputs[1].values.astype(int).tolist()
+    return np.pad(codes[0], [(0, 0), *map(tuple, around[1:])], constant_values=inputs[0].zero)
+
+
+def transpose(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """TRANSPOSE that leaves the batch in front."""
+    assert inputs[1].values is not None
+    return codes[0].transpose(inputs[1].values.astype(int).tolist())
+
+
+def concatenation(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """CONCATENATION of codes of one step and zero point."""
+    if any(t.step[0] != y.step[0] or t.zero != y.zero for t in inputs):
+        raise ValueError("only tensors of one scale and zero point are joined")
+    return np.concatenate(codes, axis=op.options["Axis"] % len(y.shape))
+
+
+def resize_nearest(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """RESIZE_NEAREST_NEIGHBOR: codes moved."""
+    x = codes[0]
+    for axis in (1, 2):
+        size, wanted = x.shape[axis], y.shape[axis]
+        corners = op.options["AlignCorners"] and wanted > 1
+        scale = FLOAT(size - 1) / FLOAT(wanted - 1) if corners else FLOAT(size) / FLOAT(wanted)
+        offset = FLOAT(0.5) if op.options["HalfPixelCenters"] else FLOAT(0)
+        place = (np.arange(wanted, dtype=FLOAT) + offset) * scale
+        index = half_away(place) if corners else np.floor(place).astype(np.int64)
+        x = x.take(np.clip(index, 0, size - 1), axis=axis)
+    return x
