@@ -2,9 +2,9 @@
 
 Read in this order: ``graph`` (a float network as a list of nodes), ``moves`` and ``pointwise`` (more nodes),
 ``forward`` (tensors one after another), ``float_forward``, ``batchnorm`` (folding), ``qparams`` (what codes mean),
-``program`` and ``pointwise_layers`` (the integer layers), ``integer_forward`` (integers only), ``simulated_scaling`` and
-``simulated_forward`` (an independent implementation in float64), ``proof`` (``QuantizedNetwork``, whose sums are proven
-to fit), ``storage``, ``costs`` (what hardware is asked for).
+``program`` and ``pointwise_layers`` (the integer layers), ``integer_forward`` (integers only), ``simulated_scaling``
+and ``simulated_forward`` (an independent implementation in float64), ``proof`` (``QuantizedNetwork``, whose sums are
+proven to fit), ``storage``, ``costs`` (what hardware is asked for).
 """
 
 from refquant.network.batchnorm import fold_batchnorm

@@ -71,7 +71,12 @@ def load_onnx(path: str | os.PathLike[str], *, outputs: Sequence[str] = (), inpu
             return _read_model(model, path.parent, onnx.helper.get_attribute_value, tuple(outputs),
                                tuple(input_shape))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path}: {_one_line(str(error))}") from None
+
+
+def _one_line(text: str) -> str:
+    """Names in a file can hold line breaks and worse; a sentence shows them as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _read_model(model: Any, folder: Path, value_of: Callable[[Any], Any], outputs: tuple[str, ...],

@@ -194,6 +194,14 @@ def test_five_hundred_damaged_files_are_read_or_refused_in_a_sentence():
     assert found.returncode == 0, found.stdout
 
 
+def test_a_line_break_in_a_name_is_told_as_an_escape(tmp_path):
+    proto = chain(("Relu", {}, {}))
+    proto.graph.node[0].op_type = "Re\nlu\x1b"
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ValueError, match=r"node 'y' \(Re\\nlu\\x1b\): operator Re\\nlu\\x1b is not supported$"):
+        load_onnx(tmp_path / "m.onnx")
+
+
 def test_functions_of_one_tensor_become_one_function(tmp_path):
     for name in ("SiLU of two nodes", "HardSwish of four nodes", "GELU of five nodes", "x times x"):
         (tmp_path / "m.onnx").write_bytes(MODELS[name].SerializeToString())
