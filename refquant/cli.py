@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from refquant.commands.arguments import between, dialect, directory, kernel, number_or_all, shape, tile
+from refquant.interrupts import INTERRUPTED, end_at_once, install
 
 if TYPE_CHECKING:
     from refquant.workers import Progress
-
-INTERRUPTED = "refquant: interrupted"
-
 
 class _Parser(argparse.ArgumentParser):
     """argparse, with a one-sentence error instead of the usage text, and options spelled out."""
@@ -85,10 +83,10 @@ def _write(files: dict[str, bytes], directory: Path) -> list[Path]:
     from refquant.commands import report
 
     handler = signal.getsignal(signal.SIGINT)
-    if handler is _interrupt:
+    if handler is end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     written = report.write_files(files, directory)
-    if handler is _interrupt:
+    if handler is end_at_once:
         signal.signal(signal.SIGINT, handler)
     return written
 
@@ -318,14 +316,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def console() -> NoReturn:
     """The entry point: ``main``, and Ctrl-C in one line at any moment."""
-    signal.signal(signal.SIGINT, _interrupt)
+    install()
     sys.exit(main())
-
-
-def _interrupt(*_: Any) -> None:
-    """End at once: Python's own KeyboardInterrupt, raised within an import, can come out as another error."""
-    os.write(2, f"{INTERRUPTED}\n".encode())
-    os._exit(130)
 
 
 def _close_output() -> None:

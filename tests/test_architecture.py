@@ -50,7 +50,7 @@ commands.arguments commands.evaluation commands.kernel_check commands.report com
 commands.demo
 commands.quantize commands.run commands.identify commands.vectors commands.exercise commands.qat commands
 own_network
-cli
+interrupts cli
 __main__
 """.split()
 

@@ -14,21 +14,9 @@ from refquant.integers.requantization import requantize
 from refquant.runtimes.arithmetic import FLOAT, INT32, half_away, rdbpot, split
 from refquant.runtimes.fast import double_rounded, neon
 from refquant.runtimes.model import Operation, Tensor
-from refquant.runtimes.operators import clamped, ends_of
+from refquant.runtimes.operators import block_of, clamped, ends_of, in_blocks
 
 _INT16 = IntFormat(16)
-
-
-def _in_blocks(whole: np.ndarray, tail: np.ndarray, size: int) -> np.ndarray:
-    """``whole`` in the blocks of each image's flat codes, ``tail`` behind the last whole one."""
-    count = int(np.prod(whole.shape[1:]))
-    flat, end = whole.reshape(len(whole), count).copy(), count // size * size
-    flat[:, end:] = tail.reshape(len(tail), count)[:, end:]
-    return flat.reshape(whole.shape)
-
-
-def _block(y: Tensor) -> int:
-    return 16 if y.dtype == np.int8 else 8
 
 
 def _clip(codes: np.ndarray, y: Tensor) -> np.ndarray:
@@ -54,7 +42,7 @@ def multiply_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: S
     product, M = _product(inputs, y, codes)
     held = saturate(double_rounded(product, float(M)), _INT16).astype(np.int64) + y.zero
     whole = clamped(wrap(held, _INT16).astype(np.int64), op.options["FusedActivationFunction"], y)
-    return _in_blocks(whole, multiply_reference(op, inputs, y, codes), _block(y))
+    return in_blocks(whole, multiply_reference(op, inputs, y, codes), block_of(y))
 
 
 def multiply_float(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
@@ -66,13 +54,13 @@ def multiply_float(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Se
 
 # --- means --------------------------------------------------------------------------------------------------------
 
-def _sum_over_planes(op: Operation, y: Tensor, x_q: np.ndarray) -> tuple[np.ndarray, int]:
+def _sum_over_planes(x_q: np.ndarray) -> tuple[np.ndarray, int]:
     return x_q.sum(axis=(1, 2)), int(x_q.shape[1] * x_q.shape[2])
 
 
 def mean_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
     """MEAN over H and W: the division by n is in the multiplier."""
-    total, n = _sum_over_planes(op, y, codes[0])
+    total, n = _sum_over_planes(codes[0])
     m, s = split(float(inputs[0].step[0]) / float(y.step[0]))
     k = min(n.bit_length() - 1, 32, 31 + s)
     multiplier = Multiplier(np.asarray(1.0), np.asarray((m << k) // n), np.asarray(s - k))
@@ -84,7 +72,7 @@ def mean_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Seque
     """MEAN as reference; with kept dimensions, on one thread, blocks of 16 channels B of raw sums, the rest A."""
     if not op.options["KeepDims"]:
         return mean_reference(op, inputs, y, codes)
-    total, n = _sum_over_planes(op, y, codes[0])
+    total, n = _sum_over_planes(codes[0])
     x = inputs[0]
     M = float(x.step[0] / (FLOAT(n) * y.step[0]))
     t = FLOAT(x.zero) * x.step[0] / y.step[0]
@@ -96,7 +84,7 @@ def mean_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Seque
 
 def mean_float(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
     """MEAN in float32: one factor, one addend."""
-    total, n = _sum_over_planes(op, y, codes[0])
+    total, n = _sum_over_planes(codes[0])
     x = inputs[0]
     c = (x.step[0] / y.step[0]) * (FLOAT(1) / FLOAT(n))
     addend = FLOAT(y.zero) - FLOAT(n * x.zero) * c
@@ -124,7 +112,7 @@ def rescale_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Se
     """QUANTIZE of codes: B in blocks of 16, the tail A."""
     M = float(inputs[0].step[0]) / float(y.step[0])
     whole = _clip(neon(codes[0] - inputs[0].zero, M) + y.zero, y)
-    return _in_blocks(whole, rescale_reference(op, inputs, y, codes), 16)
+    return in_blocks(whole, rescale_reference(op, inputs, y, codes), 16)
 
 
 def rescale_fixed(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:

@@ -169,12 +169,24 @@ def add_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Seq
     return clamped(rdbpot(srdhm(total, m), -s) + y.zero, op.options["FusedActivationFunction"], y)
 
 
+def in_blocks(whole: np.ndarray, tail: np.ndarray, size: int) -> np.ndarray:
+    """``whole`` in the blocks of each image's flat codes, ``tail`` behind the last whole one."""
+    count = int(np.prod(whole.shape[1:]))
+    flat, end = whole.reshape(len(whole), count).copy(), count // size * size
+    flat[:, end:] = tail.reshape(len(tail), count)[:, end:]
+    return flat.reshape(whole.shape)
+
+
+def block_of(y: Tensor) -> int:
+    """The codes that the optimized kernels take at a time: 16 of int8, 8 of uint8."""
+    return 16 if y.dtype == np.int8 else 8
+
+
 def add_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
     """ADD in blocks of 16 of each image's flat codes without inner rounding (uint8: 8, floor); the tail as reference.
 
     The blocks keep the sum in 16 bits before and after the zero point.
     """
-    size = 16 if y.dtype == np.int8 else 8
     operands, (m, s) = _add_multipliers(inputs[0], inputs[1], y)
     total: Any = 0
     for x, t, (mi, si) in zip(codes, inputs, operands):
@@ -182,11 +194,7 @@ def add_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequen
         total = total + (srdhm(D << (20 + si), mi) if y.dtype == np.int8 else srdhm(D << 20, mi) >> -si)
     whole = wrap(rdbpot(srdhm(total, m), -s), _INT16).astype(np.int64)
     blocks = clamped(wrap(whole + y.zero, _INT16).astype(np.int64), op.options["FusedActivationFunction"], y)
-    count = int(np.prod(blocks.shape[1:]))
-    flat = blocks.reshape(len(blocks), count).copy()
-    end = count // size * size
-    flat[:, end:] = add_reference(op, inputs, y, codes).reshape(len(blocks), count)[:, end:]
-    return flat.reshape(blocks.shape)
+    return in_blocks(blocks, add_reference(op, inputs, y, codes), block_of(y))
 
 
 def add_fixed(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:

@@ -386,7 +386,7 @@ INTERRUPTED_WRITE = """
 import os, signal, sys
 from pathlib import Path
 from refquant import cli
-signal.signal(signal.SIGINT, cli._interrupt)
+signal.signal(signal.SIGINT, cli.end_at_once)
 rename = os.replace
 def interrupted(*paths):
     os.kill(os.getpid(), signal.SIGINT)

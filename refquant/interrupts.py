@@ -1,0 +1,18 @@
+"""Ctrl-C in one line; it imports little, so that it can be in place before anything else is loaded."""
+
+import os
+import signal
+from typing import Any
+
+INTERRUPTED = "refquant: interrupted"
+
+
+def end_at_once(*_: Any) -> None:
+    """End at once: Python's own KeyboardInterrupt, raised within an import, can come out as another error."""
+    os.write(2, f"{INTERRUPTED}\n".encode())
+    os._exit(130)
+
+
+def install() -> None:
+    """From here on Ctrl-C ends the process with one line and exit code 130."""
+    signal.signal(signal.SIGINT, end_at_once)
