@@ -33,10 +33,12 @@ network.simulated_scaling network.simulated_forward network.proof network.storag
 recipes.calibration recipes.lowering recipes.walk recipes.settings recipes.weights recipes.corrections
 recipes.network_search recipes.quantize recipes
 runtimes.model runtimes.arithmetic runtimes.fast runtimes.softmax runtimes.operators runtimes.elementwise
-runtimes.kernels runtimes.run
+runtimes.onnx_layers runtimes.onnx_elementwise runtimes.kernels runtimes.run
 runtimes
-readers.onnx_translation readers.onnx_constants readers.onnx_layers readers.onnx_moves readers.onnx_values
-readers.onnx_operators readers.onnx_file readers.tflite_file readers
+readers.onnx_translation readers.onnx_tensors readers.onnx_constants readers.onnx_layers readers.onnx_moves
+readers.onnx_values readers.onnx_operators readers.onnx_file
+readers.onnx_fusions readers.onnx_codes readers.onnx_code_moves readers.onnx_code_operators readers.onnx_quantized
+readers.tflite_file readers
 writers.onnx_qdq writers
 digits.data digits.architecture digits.gradients digits.weights digits.disparity digits.training digits.qat digits
 refquant
@@ -58,7 +60,7 @@ __main__
 GROUND = {"numpy", "scipy"}
 EXERCISES = ("judging", "codes", "ranges", "layers", "methods")
 EXTRAS = {"matplotlib": {"commands.report"}, "tqdm": {"cli", "digits.training"},
-          "onnx": {"readers.onnx_file", "readers.onnx_constants", "writers.onnx_qdq"},
+          "onnx": {"readers.onnx_file", "readers.onnx_constants", "readers.onnx_quantized", "writers.onnx_qdq"},
           "tflite": {"readers.tflite_file"},
           "hypothesis": {"strategies", "node_strategies", *(f"exercises.{name}" for name in EXERCISES)}}
 

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,56 +16,80 @@ from refquant import __version__
 from refquant.commands.arguments import directory
 from refquant.commands.report import check_directory, table, write_files
 from refquant.network.storage import array_names, read_arrays
-from refquant.runtimes.kernels import KERNEL_SETS, name_of_rule, rule_of
-from refquant.runtimes.model import Operation, QuantizedModel
+from refquant.runtimes import onnx_layers
+from refquant.runtimes.kernels import LITERT_SETS, ONNX_SETS, name_of_rule, onnxruntime_here, rule_of
+from refquant.runtimes.model import Operation, QuantizedModel, Tensor
 from refquant.runtimes.operators import sums_of
-from refquant.runtimes.run import tensors_of
+from refquant.runtimes.run import held, tensors_of
 
+RUNTIMES = (*LITERT_SETS, "onnxruntime", *ONNX_SETS)
 SLICE_ELEMENTS = 1 << 24  # of one step's codes at a time
 
 
 def add_run(commands: Any) -> None:
     """Both commands."""
-    parser = commands.add_parser("run", help="run a quantized .tflite model to the last bit as a runtime does")
+    parser = commands.add_parser("run", help="run a quantized model to the last bit as a runtime does")
     _add_files(parser)
-    parser.add_argument("--as", dest="kernel_set", required=True, choices=KERNEL_SETS, metavar="RUNTIME",
-                        help=", ".join(KERNEL_SETS))
+    parser.add_argument("--as", dest="kernel_set", required=True, choices=RUNTIMES, metavar="RUNTIME",
+                        help=f"{', '.join(RUNTIMES)}; onnxruntime is the one of its two that this machine's CPU has")
     parser.add_argument("--out", type=directory, required=True, metavar="DIR", help="where the outputs go")
     parser.add_argument("--dump", action="store_true", help="also every tensor, as DIR/tensors/INDEX.npy")
     parser.set_defaults(run=_run)
-    parser = commands.add_parser("compare", help="where two runtimes differ on a quantized .tflite model, and why")
+    parser = commands.add_parser("compare", help="where two runtimes differ on a quantized model, and why")
     _add_files(parser)
-    parser.add_argument("--as", dest="kernel_sets", action="append", required=True, choices=KERNEL_SETS,
-                        metavar="RUNTIME", help=f"given twice: {', '.join(KERNEL_SETS)}")
+    parser.add_argument("--as", dest="kernel_sets", action="append", required=True, choices=RUNTIMES,
+                        metavar="RUNTIME", help=f"given twice: {', '.join(RUNTIMES)}")
     parser.set_defaults(run=_compare)
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL.tflite")
+    parser.add_argument("model", type=Path, metavar="MODEL", help=".tflite, or .onnx in QDQ or QOperator form")
     parser.add_argument("data", type=Path, metavar="DATA.npz",
                         help="inputs (N, ...) as the model reads them, in its dtype and layout; optional labels")
+    parser.add_argument("--output", action="append", default=[], metavar="TENSOR",
+                        help="a tensor at which the model ends; may be given again")
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from refquant.readers.tflite_file import load_tflite
-
     check_directory(arguments.out)
-    model = load_tflite(arguments.model)
-    said, files = run(arguments.model, model, load_rows(arguments.data, model), arguments.kernel_set, arguments.dump)
+    kernel_set = resolved(arguments.kernel_set)
+    model = load_model(arguments.model, arguments.output, (kernel_set,))
+    said, files = run(arguments.model, model, load_rows(arguments.data, model), kernel_set, arguments.dump)
     print(said)
     print("\nWrote " + ", ".join(str(path) for path in write_files(files, arguments.out)[:4])
           + (f" and {len(files) - 4} more" if len(files) > 4 else ""))
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from refquant.readers.tflite_file import load_tflite
-
     if len(arguments.kernel_sets) != 2:
         raise ValueError(f"--as must be given twice, got {len(arguments.kernel_sets)}")
-    one, other = arguments.kernel_sets
-    model = load_tflite(arguments.model)
+    one, other = map(resolved, arguments.kernel_sets)
+    model = load_model(arguments.model, arguments.output, (one, other))
     inputs = load_rows(arguments.data, model).inputs
     print(comparison(arguments.model, model, differences(model, inputs, one, other), one, other, len(inputs)))
+
+
+def resolved(name: str) -> str:
+    """A kernel set by the name that ``--as`` takes."""
+    return onnxruntime_here() if name == "onnxruntime" else name
+
+
+def load_model(path: Path, outputs: Sequence[str], kernel_sets: Sequence[str]) -> QuantizedModel:
+    """The model of a file, by its first bytes. ValueError where a kernel set is not one of its runtime's."""
+    with open(path, "rb") as stream:
+        litert = stream.read(8)[4:] == b"TFL3" or path.suffix == ".tflite"
+    known = LITERT_SETS if litert else ONNX_SETS
+    strange = [name for name in kernel_sets if name not in known]
+    if strange:
+        raise ValueError(f"{path} is a model of {'LiteRT' if litert else 'ONNX'}, which runs as {', '.join(known)}, "
+                         f"got {strange[0]}")
+    if litert:
+        from refquant.readers.tflite_file import load_tflite
+
+        return load_tflite(path, outputs=outputs)
+    from refquant.readers.onnx_quantized import load_quantized_onnx
+
+    return load_quantized_onnx(path, outputs=outputs)
 
 
 class Rows(NamedTuple):
@@ -172,21 +196,33 @@ def _differences(model: QuantizedModel, inputs: np.ndarray, one: str, other: str
     for op in model.operations:
         described = [model.tensors[index] for index in op.inputs if index >= 0]
         written = model.tensors[op.outputs[0]]
-        codes = [first[t.index].astype(np.int64) for t in described if t.index in first]
-        mine, theirs = first[written.index].astype(np.int64), second[written.index].astype(np.int64)
+        codes = [held(first[t.index]) for t in described if t.index in first]
+        mine, theirs = held(first[written.index]), held(second[written.index])
         alone = rule_of(other, op.kind, str(described[0].dtype))(op, described, written, codes)
         where = np.argwhere(alone != mine)
         said = ""
         if len(where):
             place = tuple(int(k) for k in where[0])
             said = f"[{', '.join(map(str, (place[0] + start, *place[1:])))}] {mine[place]} and {alone[place]}"
-            sums = sums_of(op, described, written, codes)
-            if sums is not None:
-                acc, M = int(sums[0][place]), float(sums[1][place[-1]])
-                said += f"; sum {acc} times {M:.6g} is {acc * M:.6f}, zero point {written.zero}"
-            else:
-                said += "; operands " + ", ".join(str(int(x[place])) for x in codes if x.shape == mine.shape)
+            said += _operands(op, described, written, codes, place)
         yield int((mine != theirs).sum()), len(where), mine.size, said
+
+
+def _operands(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray],
+              place: tuple[int, ...]) -> str:
+    """What one code was computed from: sums and multiplier of a layer, or the codes at its place."""
+    if op.kind in ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"):
+        channel = place[1] if op.kind in ("QLinearConv", "ConvInteger") else place[-1]
+        pairs, exact = (int(onnx_layers.shaped_sums(op, inputs, y, codes[0], pairs=pairs)[place])
+                        for pairs in (True, False))
+        M = onnx_layers.multiplier(op, inputs, y).ravel()
+        M = M[channel if M.size > 1 else 0]
+        return f"; sum {pairs} with saturated pairs, {exact} without, times {M:.6g}, zero point {y.zero}"
+    sums = sums_of(op, inputs, y, codes)
+    if sums is not None:
+        acc, M = int(sums[0][place]), float(sums[1][place[-1]])
+        return f"; sum {acc} times {M:.6g} is {acc * M:.6f}, zero point {y.zero}"
+    return "; operands " + ", ".join(str(x[place]) for x in codes if x.shape[1:] == y.shape[1:])
 
 
 def comparison(path: Path, model: QuantizedModel, found: list[Difference], one: str, other: str, count: int) -> str:

@@ -19,13 +19,10 @@ import numpy as np
 from refquant.network.graph import Network, Shape
 from refquant.readers.onnx_constants import FOLDED, fold
 from refquant.readers.onnx_operators import translate
-from refquant.readers.onnx_translation import MAX_ELEMENTS, MAX_PARAMETERS, Operator, Translation
+from refquant.readers.onnx_tensors import read_tensor
+from refquant.readers.onnx_translation import MAX_ELEMENTS, Operator, Translation
 
-# Codes of TensorProto.DataType: (element type in raw bytes, the field that holds the elements otherwise).
-_TYPES = {1: ("<f4", "float_data"), 11: ("<f8", "double_data"), 10: ("<f2", "int32_data"), 7: ("<i8", "int64_data"),
-          6: ("<i4", "int32_data"), 9: ("?", "int32_data")}
 _FLOATS = (1, 10, 11)
-_EXTERNAL = 1  # of TensorProto.DataLocation
 _TENSOR = 4  # of AttributeProto.AttributeType
 _OLDEST = 7  # the operator set that gave Add, Gemm and BatchNormalization their present meaning
 OWN_DOMAIN = ("", "ai.onnx")
@@ -51,6 +48,17 @@ def load_onnx(path: str | os.PathLike[str], *, outputs: Sequence[str] = (), inpu
 
     >>> network = load_onnx("model.onnx")  # doctest: +SKIP
     """
+    path = Path(path)
+    model = open_model(path)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # the graph refuses infinity and NaN by name
+            return _read_model(model, path.parent, tuple(outputs), tuple(input_shape))
+    except ValueError as error:
+        raise ValueError(f"{path}: {one_line(str(error))}") from None
+
+
+def open_model(path: Path) -> Any:
+    """The file's ModelProto. FileNotFoundError without it, ValueError for another kind of file."""
     try:
         import onnx
     except ModuleNotFoundError as error:
@@ -58,29 +66,21 @@ def load_onnx(path: str | os.PathLike[str], *, outputs: Sequence[str] = (), inpu
             raise
         raise ModuleNotFoundError("reading ONNX files needs the onnx package: pip install 'refquant[onnx]'",
                                   name="onnx") from None
-    path = Path(path)
     if path.exists() and not (path.is_file() and path.stat().st_size < _MAX_BYTES):
         raise ValueError(f"{path} must be a file of less than {_MAX_BYTES} bytes")
     data = path.read_bytes()
     try:
-        model = onnx.load_model_from_string(data)
+        return onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's own, whose class depends on its version
         raise ValueError(f"{path} must be an ONNX model, got: {error}") from None
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):  # the graph refuses infinity and NaN by name
-            return _read_model(model, path.parent, onnx.helper.get_attribute_value, tuple(outputs),
-                               tuple(input_shape))
-    except ValueError as error:
-        raise ValueError(f"{path}: {_one_line(str(error))}") from None
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Names in a file can hold line breaks and worse; a sentence shows them as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _read_model(model: Any, folder: Path, value_of: Callable[[Any], Any], outputs: tuple[str, ...],
-                input_shape: Shape) -> Network:
+def _read_model(model: Any, folder: Path, outputs: tuple[str, ...], input_shape: Shape) -> Network:
     graph = model.graph
     if not graph.node:
         raise ValueError("it must be an ONNX model, got a graph without nodes")
@@ -94,10 +94,10 @@ def _read_model(model: Any, folder: Path, value_of: Callable[[Any], Any], output
             raise ValueError(f"{what} are not supported, got {len(lacking)}")
 
     constants: dict[str, Callable[[], np.ndarray]] = {
-        tensor.name: partial(_read_tensor, tensor, folder) for tensor in graph.initializer}
+        tensor.name: partial(read_tensor, tensor, folder) for tensor in graph.initializer}
     if len(constants) != len(graph.initializer):
         raise ValueError("tensor names must differ, got two initializers of one name")
-    wanted, nodes = _needed(graph, outputs)
+    wanted, nodes = needed(graph, outputs)
     read = {name for node in nodes for name in node.input} | {name for name in wanted}
     source = _only("input", [entry for entry in graph.input if entry.name not in constants and (
         entry.name in read or len(graph.input) == 1)])
@@ -109,7 +109,7 @@ def _read_model(model: Any, folder: Path, value_of: Callable[[Any], Any], output
         try:
             _check_names(node, known, all_outputs, readers)
             if not _fold(node, translation, folder):
-                translate(_operator(node, folder, value_of), translation)
+                translate(_operator(node, folder), translation)
         except ValueError as error:
             name = node.name or "".join(map(str, node.output[:1]))
             raise ValueError(f"node {name!r} ({node.op_type}): {error}{_hint(node, translation)}") from None
@@ -117,7 +117,7 @@ def _read_model(model: Any, folder: Path, value_of: Callable[[Any], Any], output
     return translation.network()
 
 
-def _needed(graph: Any, outputs: tuple[str, ...]) -> tuple[tuple[str, ...], list[Any]]:
+def needed(graph: Any, outputs: tuple[str, ...]) -> tuple[tuple[str, ...], list[Any]]:
     """The outputs by name, and the nodes that they need, in the file's order."""
     makers: dict[str, Any] = {}
     for node in graph.node:
@@ -217,60 +217,13 @@ def _check_names(node: Any, known: set[str], all_outputs: set[str], readers: Map
         raise ValueError(f"only its first output may be read, got a reader of {more[0]!r} too")
 
 
-def _operator(node: Any, folder: Path, value_of: Callable[[Any], Any]) -> Operator:
+def _operator(node: Any, folder: Path) -> Operator:
     """The node in plain Python values; tensors among its attributes become functions that read them."""
+    from onnx.helper import get_attribute_value
+
     attributes = {}
     for attribute in node.attribute:
-        value = value_of(attribute)
-        attributes[attribute.name] = partial(_read_tensor, value, folder) if attribute.type == _TENSOR else value
+        value = get_attribute_value(attribute)
+        attributes[attribute.name] = partial(read_tensor, value, folder) if attribute.type == _TENSOR else value
     kind = node.op_type if node.domain in OWN_DOMAIN else f"{node.domain}.{node.op_type}"
     return Operator(kind, tuple(node.output), tuple(node.input), attributes)
-
-
-def _read_tensor(tensor: Any, folder: Path) -> np.ndarray:
-    """The values of an initializer; ValueError where it does not hold what it declares."""
-    dtype, field = _TYPES.get(tensor.data_type, (None, ""))
-    if dtype is None:
-        raise ValueError(f"tensor {tensor.name!r} must hold float16, float32, float64, int32, int64 or bool, "
-                         f"got ONNX element type {tensor.data_type}")
-    shape = tuple(tensor.dims[:9])
-    count = math.prod(shape)
-    if len(shape) > 8 or any(d < 1 for d in shape) or count > MAX_PARAMETERS:
-        raise ValueError(f"tensor {tensor.name!r} must have at most 8 axes and 1 to {MAX_PARAMETERS} elements, "
-                         f"got shape {shape}")
-    item = np.dtype(dtype).itemsize
-    if tensor.data_location == _EXTERNAL:
-        raw = _read_external(tensor, folder, count * item)
-    elif tensor.HasField("raw_data"):
-        raw = tensor.raw_data
-    else:
-        # The bits of float16 stand in int32_data.
-        raw = np.array(getattr(tensor, field)).astype("<u2" if dtype == "<f2" else dtype).tobytes()
-    if len(raw) != count * item:
-        raise ValueError(f"tensor {tensor.name!r} must hold the {count} elements of its shape {shape}, "
-                         f"got {len(raw) / item:g}")
-    return np.frombuffer(raw, dtype).reshape(shape).astype(np.dtype(dtype).newbyteorder("="))
-
-
-def _read_external(tensor: Any, folder: Path, size: int) -> bytes:
-    """``size`` bytes from a file beside the model; ValueError for one elsewhere or too short."""
-    entries = {entry.key: str(entry.value) for entry in tensor.external_data}
-    location, offset, length = (entries.get(key, default) for key, default in (
-        ("location", ""), ("offset", "0"), ("length", str(size))))
-    where = f"tensor {tensor.name!r}: external data"
-    try:
-        file = (folder / location).resolve()
-        inside = file.is_relative_to(folder.resolve()) and not Path(location).is_absolute()
-        if not inside or ".." in Path(location).parts:
-            raise ValueError(f"{where} must lie in the model's folder, got {location!r}")
-        if not file.is_file():
-            raise ValueError(f"{where} must be a file, got {location!r}")
-        held = file.stat().st_size
-        if length != str(size) or not offset.isdecimal() or int(offset) + size > held:
-            raise ValueError(f"{where} must hold {size} bytes, got length {length} at offset {offset} of the {held} "
-                             f"bytes in {location!r}")
-        with open(file, "rb") as stream:
-            stream.seek(int(offset))
-            return stream.read(size)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{where} must be readable, got: {error}") from None

@@ -23,7 +23,7 @@ def conv(op: Operator, graph: Translation) -> None:
     if said != kernel:
         raise ValueError(f"attribute kernel_shape must be the weight's {kernel}, got {said}")
     height, width = graph.plane(source)
-    geometry = _geometry(op, (height + around[0] + around[2], width + around[1] + around[3]), kernel)
+    geometry = geometry_of(op, (height + around[0] + around[2], width + around[1] + around[3]), kernel)
     padding = tuple(a + b for a, b in zip(around, geometry.padding))
     geometry = Geometry.of(geometry.stride, padding, geometry.dilation, op.take("group", int, 1))
     graph.add(Conv(name, (source,), weight, bias, geometry))
@@ -157,7 +157,8 @@ def as_planes(graph: Translation, name: str, source: str, make: Callable[[str, s
 
 # --- windows ------------------------------------------------------------------------------------------------------
 
-def _geometry(op: Operator, plane: tuple[int, int], kernel: tuple[int, int]) -> Geometry:
+def geometry_of(op: Operator, plane: tuple[int, int], kernel: tuple[int, int]) -> Geometry:
+    """Strides, dilations, pads and auto_pad of a window."""
     stride, dilation = op.window("strides", (1, 1)), op.window("dilations", (1, 1))
     geometry = Geometry.of(stride, op.window("pads", (0, 0, 0, 0)), dilation)
     auto = op.take("auto_pad", bytes, b"NOTSET")
@@ -187,8 +188,8 @@ def pool(op: Operator, graph: Translation) -> None:
         source, name = _as_row(op, graph), f"{op.name}:row"
     plane = graph.plane(source)
     rows, columns = op.window("kernel_shape", (0, 0))
-    geometry = _geometry(op, plane, (rows, columns))
-    overhang = _overhang(plane, (rows, columns), geometry) if op.flag("ceil_mode") else (0, 0)
+    geometry = geometry_of(op, plane, (rows, columns))
+    overhang = overhang_of(plane, (rows, columns), geometry) if op.flag("ceil_mode") else (0, 0)
     top, left, bottom, right = geometry.padding
     geometry = geometry._replace(padding=(top, left, bottom + overhang[0], right + overhang[1]))
     if op.kind == "AveragePool":
@@ -246,7 +247,7 @@ def reduce_mean(op: Operator, graph: Translation) -> None:
         graph.reshape(op.name, mean, wanted)
 
 
-def _overhang(plane: tuple[int, int], kernel: tuple[int, int], geometry: Geometry) -> tuple[int, int]:
+def overhang_of(plane: tuple[int, int], kernel: tuple[int, int], geometry: Geometry) -> tuple[int, int]:
     """The rows and columns that the last window needs beyond the padding where the output's size is rounded up."""
     beyond = []
     for axis in (0, 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ _OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "MAX_POOL_2D": ("Pool2DOptions", ("Padding", "StrideW", "StrideH", "FilterWidth", "FilterHeight",
                                       "FusedActivationFunction")),
     "CONCATENATION": ("ConcatenationOptions", ("Axis", "FusedActivationFunction")),
+    "DEQUANTIZE": ("", ()),
     "HARD_SWISH": ("", ()),
     "LEAKY_RELU": ("LeakyReluOptions", ("Alpha",)),
     "LOGISTIC": ("", ()),
@@ -49,11 +51,12 @@ _OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def load_tflite(path: str | os.PathLike[str]) -> QuantizedModel:
+def load_tflite(path: str | os.PathLike[str], *, outputs: Sequence[str] = ()) -> QuantizedModel:
     """The model of a .tflite file, as it stands: NHWC, codes, steps and zero points.
 
-    path: a file of one subgraph of int8 or uint8 operators, those of ``_OPTIONS``. ValueError, in one sentence, for a
-    damaged or foreign file and for whatever else it holds; ModuleNotFoundError without the tflite package.
+    path: a file of one subgraph of int8 or uint8 operators, those of ``_OPTIONS``. outputs: names of tensors at which
+    the model ends; by default the file's. What the outputs do not need is not looked at. ValueError, in one sentence,
+    for a damaged or foreign file and for whatever else it holds; ModuleNotFoundError without the tflite package.
     """
     try:
         import tflite
@@ -69,7 +72,7 @@ def load_tflite(path: str | os.PathLike[str]) -> QuantizedModel:
     if data[4:8] != b"TFL3":
         raise ValueError(f"{path} must be a .tflite model, got another kind of file")
     try:
-        return _read(tflite, data)
+        return _read(tflite, data, tuple(outputs))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     except (struct.error, TypeError, IndexError, AttributeError, OverflowError, UnicodeDecodeError, MemoryError
@@ -77,48 +80,82 @@ def load_tflite(path: str | os.PathLike[str]) -> QuantizedModel:
         raise ValueError(f"{path} must be a whole .tflite model, got {type(error).__name__}: {error}") from None
 
 
-def _read(tflite: Any, data: bytes) -> QuantizedModel:
+def _read(tflite: Any, data: bytes, wanted: tuple[str, ...]) -> QuantizedModel:
     model = tflite.Model.GetRootAsModel(data, 0)
     if model.SubgraphsLength() != 1:
         raise ValueError(f"it must have one subgraph, got {model.SubgraphsLength()}")
     graph = model.Subgraphs(0)
     if max(graph.TensorsLength(), graph.OperatorsLength(), model.BuffersLength()) > len(data):
         raise ValueError("it must be a whole .tflite model, got more tensors than bytes")
-    tensors = tuple(_tensor(model, graph.Tensors(index), index, data) for index in range(graph.TensorsLength()))
-    names = {value: name for name, value in vars(tflite.BuiltinOperator).items() if isinstance(value, int)}
-    inputs, outputs = _indexes(graph.InputsAsNumpy(), tensors), _indexes(graph.OutputsAsNumpy(), tensors)
+    count = graph.TensorsLength()
+    names = [_name(graph.Tensors(index)) for index in range(count)]
+    inputs, outputs = _indexes(graph.InputsAsNumpy(), count), _indexes(graph.OutputsAsNumpy(), count)
+    operators = [graph.Operators(number) for number in range(graph.OperatorsLength())]
+    ends = [(_indexes(one.InputsAsNumpy(), count, True), _indexes(one.OutputsAsNumpy(), count)) for one in operators]
+    if wanted:
+        made = {names[index]: index for _, some in ends for index in some}
+        unknown = [name for name in wanted if name not in made]
+        if unknown:
+            raise ValueError(f"outputs must be tensors that an operator computes, got {unknown[0]!r}; the last ones "
+                             f"are {', '.join([*made][-8:])}")
+        outputs = tuple(made[name] for name in wanted)
+    needed = _needed(ends, outputs)
+    used = {*inputs, *outputs, *(index for number in needed for some in ends[number] for index in some)}
+    tensors = tuple(_tensor(model, graph.Tensors(index), index) if index in used else _unread(index, name)
+                    for index, name in enumerate(names))
+    kinds = {value: name for name, value in vars(tflite.BuiltinOperator).items() if isinstance(value, int)}
     written = {*inputs, *(t.index for t in tensors if t.values is not None)}
     operations = []
-    for number in range(graph.OperatorsLength()):
-        one = graph.Operators(number)
+    for number in needed:
+        one, (read, new) = operators[number], ends[number]
         code = model.OperatorCodes(one.OpcodeIndex())
-        kind = names.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "an unknown one")
+        kind = kinds.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "an unknown one")
         try:
-            operation = _operation(tflite, kind, one, tensors)
-            missing = [index for index in operation.inputs if index >= 0 and index not in written]
+            missing = [index for index in read if index >= 0 and index not in written]
             if missing:
-                raise ValueError(f"it must read tensors made before it, got {tensors[missing[0]].name!r}")
-            if written.intersection(operation.outputs):
+                raise ValueError(f"it must read tensors made before it, got {names[missing[0]]!r}")
+            if written.intersection(new):
                 raise ValueError("it must write a new tensor")
+            operations.append(_operation(tflite, kind, one, read, new, tensors))
         except ValueError as error:
-            raise ValueError(f"operator {number} ({kind}): {error}") from None
-        written.update(operation.outputs)
-        operations.append(operation)
+            before = [names[index] for index in read if index in written and index not in inputs
+                      and tensors[index].values is None]
+            hint = f"; --output {before[0]} ends the model before it" if before else ""
+            raise ValueError(f"operator {number} ({kind}): {error}{hint}") from None
+        written.update(new)
     if not set(outputs) <= written or not inputs or not outputs:
         raise ValueError("its outputs must be computed from its inputs")
     return QuantizedModel(tensors, tuple(operations), inputs, outputs)
 
 
-def _indexes(values: Any, tensors: tuple[Tensor, ...], optional: bool = False) -> tuple[int, ...]:
+def _name(one: Any) -> str:
+    return str((one.Name() or b"").decode("utf-8", "backslashreplace"))
+
+
+def _unread(index: int, name: str) -> Tensor:
+    """In place of a tensor that the outputs do not need."""
+    return Tensor(index, name, (), np.dtype(np.int8), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+
+def _needed(ends: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], outputs: tuple[int, ...]) -> list[int]:
+    """The numbers of the operators that the outputs need, in the file's order."""
+    wanted, numbers = set(outputs), []
+    for number in reversed(range(len(ends))):
+        if wanted.intersection(ends[number][1]):
+            wanted.update(ends[number][0])
+            numbers.append(number)
+    return numbers[::-1]
+
+
+def _indexes(values: Any, count: int, optional: bool = False) -> tuple[int, ...]:
     found = tuple(int(value) for value in (values if not isinstance(values, int) else ()))
-    if any(not (-optional <= index < len(tensors)) for index in found):
-        raise ValueError(f"tensor indexes must be below {len(tensors)}, got {found[:8]}")
+    if any(not (-optional <= index < count) for index in found):
+        raise ValueError(f"tensor indexes must be below {count}, got {found[:8]}")
     return found
 
 
-def _tensor(model: Any, one: Any, index: int, data: bytes) -> Tensor:
-    name = (one.Name() or b"").decode("utf-8", "backslashreplace")
-    dtype = _DTYPES.get(one.Type())
+def _tensor(model: Any, one: Any, index: int) -> Tensor:
+    name, dtype = _name(one), _DTYPES.get(one.Type())
     if dtype is None:
         raise ValueError(f"tensor {name!r} must hold int8, uint8, int32, int64 or float32, got tensor type "
                          f"{one.Type()}")
@@ -194,17 +231,18 @@ def _check_others(kind: str, read: list[Tensor], written: Tensor, options: dict[
         raise ValueError("it must resize planes")
 
 
-def _operation(tflite: Any, kind: str, one: Any, tensors: tuple[Tensor, ...]) -> Operation:
+def _operation(tflite: Any, kind: str, one: Any, inputs: tuple[int, ...], outputs: tuple[int, ...],
+               tensors: tuple[Tensor, ...]) -> Operation:
     if kind not in _OPTIONS:
         raise ValueError(f"operator {kind} is not supported, only {', '.join(_OPTIONS)}")
-    inputs, outputs = (_indexes(values, tensors, optional) for values, optional in (
-        (one.InputsAsNumpy(), True), (one.OutputsAsNumpy(), False)))
     if not inputs or len(outputs) != 1 or inputs[0] < 0:
         raise ValueError(f"it must have inputs and one output, got {len(inputs)} and {len(outputs)}")
-    codes = [tensors[index] for index in (inputs[0], *outputs)]
-    if any(t.dtype not in (np.int8, np.uint8) or len(t.step) != 1 for t in codes):
+    ends = [tensors[index] for index in (inputs[0], *outputs)]
+    floats = {"QUANTIZE": (True, False), "DEQUANTIZE": (False, True)}.get(kind, (False, False))  # that it may have
+    if any(not (t.dtype in (np.int8, np.uint8) and len(t.step) == 1) and not (may and t.dtype == np.float32)
+           for t, may in zip(ends, floats)) or (kind == "DEQUANTIZE" and ends[1].dtype != np.float32):
         raise ValueError(f"it must read and write int8 or uint8 with one scale, got "
-                         f"{' and '.join(str(t.dtype) for t in codes)}")
+                         f"{' and '.join(str(t.dtype) for t in ends)}")
     name, wanted = _OPTIONS[kind]
     table, options = one.BuiltinOptions(), {}
     if wanted and table is None:

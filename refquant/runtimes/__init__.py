@@ -1,13 +1,16 @@
 """Quantized models as runtimes compute them, to the last bit.
 
 Read in this order: ``model`` (a model as its file holds it), ``arithmetic`` (from sums to codes), ``operators`` and
-``elementwise`` (one function per rule), ``softmax``, ``kernels`` (which rule which kernel set has, as data), ``run``.
+``elementwise`` (LiteRT's rules, one function each), ``softmax``, ``onnx_layers`` and ``onnx_elementwise``
+(onnxruntime's), ``kernels`` (which rule which kernel set has, as data), ``run``.
 """
 
-from refquant.runtimes.kernels import KERNEL_SETS
+from refquant.runtimes.kernels import KERNEL_SETS, LITERT_SETS, ONNX_SETS
 from refquant.runtimes.run import run_model
 
 __all__ = [
     "KERNEL_SETS",
+    "LITERT_SETS",
+    "ONNX_SETS",
     "run_model",
 ]

@@ -91,6 +91,58 @@ def mean_float(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequen
     return _clip(np.rint(total.astype(FLOAT) * c + addend).astype(np.int64), y).reshape(len(total), *y.shape[1:])
 
 
+# --- from and to floats -------------------------------------------------------------------------------------------
+
+def _held(x: np.ndarray) -> np.ndarray:
+    """Integers of float32 or float64 as int32 has them: what it cannot hold, and NaN, is the lowest."""
+    fits = np.abs(x) < 2.0**31
+    return np.where(fits, np.where(fits, x, 0), -(2.0**31)).astype(np.int64)
+
+
+def quantize_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """QUANTIZE of floats: away(f32(x/s)) + z."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _clip(_held(_away(codes[0] / y.step[0])) + y.zero, y)
+
+
+def _away(x: np.ndarray) -> np.ndarray:
+    whole = np.trunc(x)
+    return np.asarray(whole + np.where(np.abs(x - whole) >= 0.5, np.copysign(1, x), 0))
+
+
+def quantize_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """QUANTIZE of floats: blocks of 8 rint(x·f32(1/s)) + z, the tail away(x/s) + z in double."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        whole = _held(np.rint(codes[0] * (FLOAT(1) / y.step[0]))) + y.zero
+        tail = _held(_away(codes[0].astype(np.float64) / np.float64(y.step[0]))) + y.zero
+    return in_blocks(_clip(whole, y), _clip(tail, y), 8)
+
+
+def quantize_fused(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """QUANTIZE of floats: rint(min(x·f32(1/s), 32767)) + z; NaN is the highest."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = codes[0] * (FLOAT(1) / y.step[0])
+    return _clip(_held(np.rint(np.where(scaled < 32767, scaled, FLOAT(32767)))) + y.zero, y)
+
+
+def dequantize_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]
+                         ) -> np.ndarray:
+    """DEQUANTIZE: f32(s·D) from double."""
+    return np.asarray((np.float64(inputs[0].step[0]) * (codes[0] - inputs[0].zero)).astype(FLOAT))
+
+
+def dequantize_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """DEQUANTIZE: blocks of 8 f32(x·s) + f32(-z·s), the tail as reference."""
+    step = inputs[0].step[0]
+    whole = codes[0].astype(FLOAT) * step + FLOAT(-inputs[0].zero) * step
+    return in_blocks(whole, dequantize_reference(op, inputs, y, codes), 8)
+
+
+def dequantize_fused(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """DEQUANTIZE: f32(D)·s."""
+    return np.asarray((codes[0] - inputs[0].zero).astype(FLOAT) * inputs[0].step[0])
+
+
 # --- functions of one code ----------------------------------------------------------------------------------------
 
 def _ratio(x: Tensor, y: Tensor) -> Any:

@@ -1,19 +1,26 @@
-"""Which rule which of LiteRT's kernel sets has, as data: the reference kernels, the optimized ones, and XNNPACK.
+"""Which rule which kernel set has, as data: LiteRT's reference kernels, optimized ones and XNNPACK; onnxruntime's.
 
 litert-ref: ``BUILTIN_REF``. litert-opt: ``BUILTIN_WITHOUT_DEFAULT_DELEGATES``, on x86-64 with AVX. litert-xnnpack:
 the default, where XNNPACK takes all that it can. Scalings: A gemmlowp_double, B neon_double, X in float32 and rounded
 to even, F in double and rounded half away from zero.
+
+onnxruntime-avx2: on x86-64 without VNNI, where pairs of unsigned codes times signed weights saturate in int16.
+onnxruntime-vnni: with it, and wherever sums are exact.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 from refquant.runtimes import elementwise as more
+from refquant.runtimes import onnx_elementwise, onnx_layers
 from refquant.runtimes import operators as rules
 from refquant.runtimes.operators import A, B, F, Rule, X
 
-KERNEL_SETS = ("litert-ref", "litert-opt", "litert-xnnpack")
+LITERT_SETS = ("litert-ref", "litert-opt", "litert-xnnpack")
+ONNX_SETS = ("onnxruntime-avx2", "onnxruntime-vnni")
+KERNEL_SETS = (*LITERT_SETS, *ONNX_SETS)
 
 # Operator and dtype of its codes: the rules of the three sets, in their order.
 _SAME = (rules.reshape,) * 3
@@ -50,9 +57,41 @@ RULES: dict[tuple[str, str], tuple[Rule, Rule, Rule]] = {
         ("LEAKY_RELU", more.leaky_reference, more.leaky_reference, more.leaky_fixed),
         ("LOGISTIC", more.function_reference, more.function_reference, more.function_fused),
         ("TANH", more.function_reference, more.function_reference, more.function_fused))},
+    ("QUANTIZE", "float32"): (more.quantize_reference, more.quantize_blocks, more.quantize_fused),
+    **{("DEQUANTIZE", dtype): (more.dequantize_reference, more.dequantize_blocks, more.dequantize_fused)
+       for dtype in ("int8", "uint8")},
     **{("SOFTMAX", dtype): (rules.softmax_reference, rules.softmax_table, rules.softmax_table)
        for dtype in ("int8", "uint8")},
 }
+
+# onnxruntime's operators: the rules of its two sets.
+_PAIRS = (True, False)
+ONNX_RULES: dict[str, tuple[Rule, ...]] = {
+    **{kind: tuple(partial(onnx_layers.layer, pairs=pairs) for pairs in _PAIRS)
+       for kind in ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat")},
+    **{kind: (rule,) * 2 for kind, rule in (
+        ("QuantizeLinear", onnx_elementwise.quantize), ("DequantizeLinear", onnx_elementwise.dequantize),
+        ("QLinearAdd", onnx_elementwise.add), ("QLinearMul", onnx_elementwise.multiply),
+        ("QLinearConcat", onnx_elementwise.concatenation), ("QLinearAveragePool", onnx_elementwise.average_pool),
+        ("QLinearGlobalAveragePool", onnx_elementwise.global_average_pool),
+        ("QLinearSigmoid", onnx_elementwise.function), ("QLinearLeakyRelu", onnx_elementwise.function),
+        ("QLinearSoftmax", onnx_elementwise.softmax), ("MaxPool", onnx_elementwise.max_pool),
+        ("Concat", onnx_elementwise.joined))},
+    **{kind: (onnx_elementwise.move,) * 2 for kind in (
+        "Flatten", "Identity", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")},
+    **{kind: (onnx_elementwise.in_floats,) * 2 for kind in ("Add", "Clip", "LeakyRelu", "Mul", "Relu", "Sub")},
+}
+
+
+def onnxruntime_here() -> str:
+    """The set that onnxruntime has on this machine, by its CPU's flags; where none are told, that of exact sums."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return "onnxruntime-vnni"
+    flags = set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
+    saturating = "ssse3" in flags and not flags & {"avx512_vnni", "avx_vnni"}
+    return "onnxruntime-avx2" if saturating else "onnxruntime-vnni"
 
 
 _NAMES = {A: "A, gemmlowp_double", B: "B, neon_double", X: "X, float32 rounded to even",
@@ -71,6 +110,8 @@ def rule_of(kernel_set: str, kind: str, dtype: str) -> Rule:
     """The rule of an operator. ValueError for an unknown kernel set or operator."""
     if kernel_set not in KERNEL_SETS:
         raise ValueError(f"the kernel set must be one of {', '.join(KERNEL_SETS)}, got {kernel_set!r}")
-    if (kind, dtype) not in RULES:
-        raise ValueError(f"operator {kind} of {dtype} is not supported")
-    return RULES[kind, dtype][KERNEL_SETS.index(kernel_set)]
+    if kernel_set in ONNX_SETS and kind in ONNX_RULES:
+        return ONNX_RULES[kind][ONNX_SETS.index(kernel_set)]
+    if kernel_set in ONNX_SETS or (kind, dtype) not in RULES:
+        raise ValueError(f"operator {kind} of {dtype} is not supported as {kernel_set}")
+    return RULES[kind, dtype][LITERT_SETS.index(kernel_set)]

@@ -20,6 +20,11 @@ def run_model(model: QuantizedModel, inputs: Any, kernel_set: str = "litert-ref"
     return dict(tensors_of(model, inputs, kernel_set))
 
 
+def held(x: np.ndarray) -> np.ndarray:
+    """What rules are given: codes as int64, floats as they are."""
+    return x if x.dtype.kind == "f" else x.astype(np.int64, copy=False)
+
+
 def _repeated(tensor: Tensor, count: int) -> np.ndarray:
     """A constant's codes, once for each input."""
     assert tensor.values is not None
@@ -38,7 +43,7 @@ def tensors_of(model: QuantizedModel, inputs: Any, kernel_set: str = "litert-ref
                          f"reads them, got {inputs.dtype} {inputs.shape}")
     rules = [rule_of(kernel_set, operation.kind, str(model.tensors[operation.inputs[0]].dtype))
              for operation in model.operations]
-    known = {entry.index: x_q.astype(np.int64)}
+    known = {entry.index: held(x_q)}
     yield entry.index, np.asarray(inputs)
     for operation, rule in zip(model.operations, rules):
         described = [model.tensors[index] for index in operation.inputs if index >= 0]
@@ -55,5 +60,5 @@ def tensors_of(model: QuantizedModel, inputs: Any, kernel_set: str = "litert-ref
         if y.shape[1:] != written.shape[1:]:
             raise ValueError(f"tensor {written.name!r} must have the shape that {operation.kind} gives, "
                              f"(N, {', '.join(map(str, y.shape[1:]))}), got {written.shape}")
-        known[written.index] = y
-        yield written.index, known[written.index].astype(written.dtype)
+        known[written.index] = held(y)
+        yield written.index, y.astype(written.dtype)

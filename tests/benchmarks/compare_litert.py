@@ -16,12 +16,12 @@ import numpy as np
 from refquant.commands.report import table
 from refquant.commands.run import differences
 from refquant.readers.tflite_file import load_tflite
-from refquant.runtimes import KERNEL_SETS, run_model
+from refquant.runtimes import LITERT_SETS, run_model
 
 MODELS = {"pretrainedResnet_quant": ("resnet8_cifar10_data", "test_images", 1.0, "test_labels"),
           "vww_96_int8": ("vww96_data", "images", 255.0, None)}
 
-PAIRS = tuple(combinations(KERNEL_SETS, 2))
+PAIRS = tuple(combinations(LITERT_SETS, 2))
 
 
 def rows(folder: Path, names: tuple[str, ...] = tuple(MODELS), pairs: tuple[tuple[str, str], ...] = PAIRS
@@ -34,7 +34,7 @@ def rows(folder: Path, names: tuple[str, ...] = tuple(MODELS), pairs: tuple[tupl
         entry = model.tensors[model.inputs[0]]
         real = data[array].astype(np.float64) / unit
         codes = np.clip(np.rint(real / entry.step[0]) + entry.zero, -128, 127).astype(np.int8)
-        answers = {one: run_model(model, codes, one)[model.outputs[0]].argmax(axis=1) for one in KERNEL_SETS}
+        answers = {one: run_model(model, codes, one)[model.outputs[0]].argmax(axis=1) for one in LITERT_SETS}
         for one, other in pairs:
             each = differences(model, codes, one, other)
             worst = max(each, key=lambda d: d.chain / d.size)

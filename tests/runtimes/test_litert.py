@@ -16,7 +16,7 @@ from tools import require_module
 from refquant.readers.tflite_file import load_tflite
 from refquant.runtimes import kernels, run_model
 from refquant.runtimes import operators as rules
-from refquant.runtimes.kernels import KERNEL_SETS, RULES
+from refquant.runtimes.kernels import LITERT_SETS, RULES
 from refquant.runtimes.operators import A, B, F, X
 
 MODELS = ("kws_ref_model", "pretrainedResnet_quant", "vww_96_int8", "ad01_int8", "str_ww_ref_model")
@@ -73,7 +73,7 @@ def different(ours, theirs):
     return {index: count for index, count in found.items() if count}
 
 
-@pytest.mark.parametrize("kernel_set", KERNEL_SETS)
+@pytest.mark.parametrize("kernel_set", LITERT_SETS)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_tensor_is_litert_s_to_the_last_bit(name, kernel_set):
     path = folder() / f"{name}.tflite"
@@ -103,12 +103,12 @@ def test_a_fault_in_a_rule_shows_in_some_model(kind, place, monkeypatch):
     for name in MODELS:
         model = load_tflite(folder() / f"{name}.tflite")
         inputs = codes_for(name, model)
-        right = run_model(model, inputs, KERNEL_SETS[place])
+        right = run_model(model, inputs, LITERT_SETS[place])
         with monkeypatch.context() as patch:
             one = list(RULES[kind, "int8"])
             one[place] = FAULTS[kind, place]
             patch.setitem(kernels.RULES, (kind, "int8"), tuple(one))
-            shown += bool(different(right, run_model(model, inputs, KERNEL_SETS[place])))
+            shown += bool(different(right, run_model(model, inputs, LITERT_SETS[place])))
     assert shown
 
 

@@ -11,7 +11,7 @@ from tflite_models import Spec, one_operator
 from refquant.readers.tflite_file import load_tflite
 from refquant.runtimes import arithmetic, fast
 from refquant.runtimes import operators as rules
-from refquant.runtimes.kernels import KERNEL_SETS, rule_of
+from refquant.runtimes.kernels import LITERT_SETS, rule_of
 from refquant.runtimes.model import Operation, Tensor
 
 LEFT, RIGHT = (v.reshape(1, 256, 256, 1) for v in np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)))
@@ -40,7 +40,7 @@ def both(tmp_path, kind, tensors, options, inputs, kernel_set):
 
 
 def check(tmp_path, kind, tensors, options, inputs):
-    for kernel_set in KERNEL_SETS:
+    for kernel_set in LITERT_SETS:
         theirs, operation, described, written = both(tmp_path, kind, tensors, options, inputs, kernel_set)
         rule = rule_of(kernel_set, kind, tensors[0].dtype)
         ours = rule(operation, described, written, [codes.astype(np.int64) for codes in inputs])
