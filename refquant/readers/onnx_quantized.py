@@ -76,15 +76,20 @@ def _read_model(model: Any, folder: Path, outputs: tuple[str, ...]) -> Quantized
         raise ValueError("it must be a quantized model, got one without QuantizeLinear or operators on codes")
     codes = Codes(constants, min(versions))
     codes.enter(entries[0])
-    for node in nodes if whole else fused(nodes, constants, wanted):
+    for node in _without_constants(nodes if whole else fused(nodes, constants, wanted), constants, wanted):
         try:
             take(codes, node)
         except (ValueError, OverflowError) as error:
             where = [name for name in node.inputs if name in codes.shapes and name != entries[0].name]
-            hint = "; " + " and ".join(f"--output {name}" for name in where[:3]) + " ends the model before it" if (
-                where) else ""
+            hint = f"; --output {where[0]} ends the model before it" if where else ""
             raise ValueError(f"node {node.name!r} ({node.kind}): {error}{hint}") from None
     return codes.model(entries[0].name, wanted)
+
+
+def _without_constants(nodes: Sequence[QuantizedNode], constants: dict[str, np.ndarray], outputs: Sequence[str]
+                       ) -> list[QuantizedNode]:
+    """Without what dequantizes weights: who reads it is refused by name."""
+    return [node for node in nodes if node.kind != DQ or node.inputs[0] not in constants or node.outputs[0] in outputs]
 
 
 def _node(proto: Any, folder: Path, constants: dict[str, np.ndarray], known: set[str], version: int

@@ -75,6 +75,21 @@ def split(M: float) -> tuple[int, int]:
     return int(multiplier.m), int(multiplier.shift)
 
 
+def fma(a: Any, b: Any, c: Any) -> np.ndarray:
+    """a·b + c of float32 rounded once to float32, as a fused multiply-add has it.
+
+    The product is exact in double. Where the sum is not, its last bit is set (rounding to odd), so that rounding to
+    float32 afterwards meets no tie that is none.
+    """
+    p, c = np.asarray(a, np.float64) * np.asarray(b, np.float64), np.asarray(c, np.float64)
+    s = np.asarray(p + c)
+    back = s - p
+    error = (p - (s - back)) + (c - back)
+    even = s.view(np.int64) % 2 == 0
+    s = np.where((error != 0) & even, np.nextafter(s, np.where(error > 0, np.inf, -np.inf)), s)
+    return s.astype(FLOAT)
+
+
 def half_away(x: Any) -> np.ndarray:
     """The nearest integer of float32 or float64, ties away from zero."""
     x = np.asarray(x)

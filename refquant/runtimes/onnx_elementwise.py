@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import expit
 
 from refquant.convolution.geometry import Geometry
-from refquant.runtimes.arithmetic import FLOAT
+from refquant.runtimes.arithmetic import FLOAT, fma
 from refquant.runtimes.model import Operation, Tensor
 from refquant.runtimes.onnx_layers import requantized
 
@@ -39,7 +39,8 @@ def quantized(x: np.ndarray, y: Tensor) -> np.ndarray:
 
 def real(x_q: np.ndarray, x: Tensor) -> np.ndarray:
     """f32(x - zx)·sx."""
-    return np.asarray((x_q - x.zero).astype(FLOAT) * x.step[0])
+    with np.errstate(over="ignore"):
+        return np.asarray((x_q - x.zero).astype(FLOAT) * x.step[0])
 
 
 def quantize(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
@@ -69,12 +70,15 @@ def _is_repeated(b: Tensor, a: Tensor) -> bool:
 
 
 def add(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
-    """QLinearAdd: rint((fixed + a·ra) + b·rb), with fixed = zy - (ra·za + rb·zb) and ra = sa/sy; a scalar first."""
+    """QLinearAdd: rint(a·ra + (b·rb + fixed)), fixed = zy - (ra·za + rb·zb), ra = sa/sy; a scalar's product first.
+
+    Each product and the sum behind it are a fused multiply-add.
+    """
     (a, b), (a_q, b_q) = inputs, _operands(inputs, codes)
     ra, rb = (t.step[0] / y.step[0] for t in (a, b))
-    fixed = FLOAT(y.zero) - (ra * FLOAT(a.zero) + rb * FLOAT(b.zero))
-    first, second = ((b_q, rb), (a_q, ra)) if _is_repeated(b, a) else ((a_q, ra), (b_q, rb))
-    total = (fixed + first[0].astype(FLOAT) * first[1]) + second[0].astype(FLOAT) * second[1]
+    fixed = FLOAT(y.zero) - fma(ra, a.zero, rb * FLOAT(b.zero))
+    first, second = ((a_q, ra), (b_q, rb)) if _is_repeated(a, b) else ((b_q, rb), (a_q, ra))
+    total = fma(second[0], second[1], fma(first[0], first[1], fixed))
     return _clip(_nearest(total), y)
 
 
@@ -184,8 +188,7 @@ def softmax(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[
     for k in range(e.shape[-1]):
         total = total + e[..., k]
     share = e * np.floor(FLOAT(1) / y.step[0]) / total[..., None]
-    out = np.minimum(_nearest(share) + y.zero, 255)
-    out = out if y.dtype == np.uint8 else out.astype(np.int8).astype(np.int64)
+    out = _clip(_nearest(share) + y.zero, y)
     return (np.moveaxis(out, -1, axis) if op.options["OneAxis"] else out).reshape(codes[0].shape)
 
 

@@ -48,7 +48,7 @@ def lost_in_pairs(x_q: np.ndarray, weight: np.ndarray, geometry: Geometry, zero:
 def sums_of(op: Operation, inputs: Sequence[Tensor], x_q: np.ndarray, *, pairs: bool) -> np.ndarray:
     """int32 sums of (x - zx)·(w - zw) and the bias. pairs: unsigned codes times signed weights lose as above.
 
-    Depthwise layers are exact: their kernel multiplies in 16 bits.
+    Depthwise layers are exact, as their kernel multiplies in 16 bits, and so is ConvInteger.
     """
     x, w = inputs[:2]
     assert w.values is not None
@@ -60,8 +60,9 @@ def sums_of(op: Operation, inputs: Sequence[Tensor], x_q: np.ndarray, *, pairs: 
     planes = x_q.reshape(*x_q.shape[:2], 1, -1) if x_q.ndim < 4 else x_q
     acc = convolve_exact(planes, raw - zw, bias, stride=geometry.stride, padding=geometry.padding,
                          dilation=geometry.dilation, groups=geometry.groups, zero_point=x.zero)
-    depthwise = op.kind in ("QLinearConv", "ConvInteger") and raw.shape[1] == 1 and len(raw) == geometry.groups
-    if pairs and x.dtype == np.uint8 and w.dtype == np.int8 and not depthwise:
+    depthwise = op.kind == "QLinearConv" and raw.shape[1] == 1 and len(raw) == geometry.groups
+    exact = depthwise or op.kind == "ConvInteger"
+    if pairs and x.dtype == np.uint8 and w.dtype == np.int8 and not exact:
         acc = acc + lost_in_pairs(planes, raw, geometry, x.zero)
     return wrap32(acc)
 

@@ -1,0 +1,150 @@
+"""onnxruntime's answers on models of its own quantizer, tensor by tensor: QDQ and QOperator, signed and unsigned."""
+from __future__ import annotations
+
+import os
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx_models import model as model_of
+from onnx_models import tensor
+from tools import require_module
+
+from refquant.readers.onnx_quantized import load_quantized_onnx
+from refquant.runtimes import run_model
+from refquant.runtimes.kernels import onnxruntime_here
+
+onnx = require_module("onnx", "pip install 'refquant[oracles]'")
+ort = require_module("onnxruntime", "pip install 'refquant[oracles]'")
+quantization = require_module("onnxruntime.quantization", "pip install 'refquant[oracles]'")
+INPUTS = 20
+NETWORKS = {"dscnn_kws": ("inputs", lambda x: x), "resnet8_cifar10": ("test_images", lambda x: x.transpose(0, 3, 1, 2)),
+            "vww96": ("images", lambda x: x.transpose(0, 3, 1, 2) / 255)}
+KINDS = {"u": quantization.QuantType.QUInt8, "s": quantization.QuantType.QInt8}
+LEVELS = ort.GraphOptimizationLevel
+
+
+class Reader(quantization.CalibrationDataReader):
+    """Some images, one after another."""
+
+    def __init__(self, name, images):
+        self.left = iter([{name: image[None]} for image in images])
+
+    def get_next(self):
+        return next(self.left, None)
+
+
+def quantized(source, target, images, form, activations, weights, per_channel):
+    """A file of onnxruntime's own quantizer."""
+    name = source.graph.input[0].name
+    quantization.quantize_static(  # which changes the model that it is given
+        deepcopy(source), str(target), Reader(name, images), quant_format=quantization.QuantFormat[form],
+        per_channel=per_channel, activation_type=KINDS[activations], weight_type=KINDS[weights])
+
+
+def session_of(model, level):
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads, options.graph_optimization_level = 3, 1, level
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def in_onnxruntime(path, x, form, tmp_path):
+    """Every tensor by its name and operator; a QDQ file as the default optimizations merge it, which name it anew."""
+    if form == "QDQ":
+        options = ort.SessionOptions()
+        options.log_severity_level, options.graph_optimization_level = 3, LEVELS.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(tmp_path / "merged.onnx")
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        path = tmp_path / "merged.onnx"
+    model = onnx.load(path)
+    kinds = {node.output[0]: node.op_type for node in model.graph.node}
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in kinds)
+    session = session_of(model.SerializeToString(), LEVELS.ORT_DISABLE_ALL)
+    rows = [session.run(list(kinds), {session.get_inputs()[0].name: image[None]}) for image in x]
+    return [(kind, np.concatenate([row[k] for row in rows])) for k, kind in enumerate(kinds.values())]
+
+
+def check(path, x, form, tmp_path):
+    """Equal answers, and as many tensors as onnxruntime computes, each equal to one of its operator."""
+    model = load_quantized_onnx(path)
+    ours = run_model(model, x, onnxruntime_here())
+    theirs = in_onnxruntime(path, x, form, tmp_path)
+    assert len(theirs) == len(model.operations)
+    for op in model.operations:
+        y = ours[op.outputs[0]]
+        equal = [k for k, (kind, z) in enumerate(theirs) if kind == op.kind and z.dtype == y.dtype
+                 and np.array_equal(y, z)]
+        assert equal, (op.kind, model.tensors[op.outputs[0]].name)
+        del theirs[equal[0]]
+    level = LEVELS.ORT_ENABLE_ALL if form == "QDQ" else LEVELS.ORT_DISABLE_ALL
+    session = session_of(str(path), level)
+    answers = [session.run(None, {session.get_inputs()[0].name: image[None]})[0] for image in x]
+    assert np.array_equal(np.concatenate(answers), ours[model.outputs[0]])
+    return model, ours
+
+
+def real_images(name):
+    place = os.environ.get("REFQUANT_MODELS")
+    if not place:
+        pytest.skip("set REFQUANT_MODELS to the folder of the models")
+    array, prepare = NETWORKS[name]
+    held = np.load(Path(place) / f"{name}_data.npz")[array][:INPUTS + 10].astype(np.float64)
+    return onnx.load(Path(place) / f"{name}_folded.onnx"), prepare(held).astype(np.float32)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("activations, weights", ["us", "ss", "uu"])
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_tensor_of_its_quantizer_s_models(name, form, activations, weights, per_channel, tmp_path):
+    source, images = real_images(name)
+    quantized(source, tmp_path / "q.onnx", images[:6], form, activations, weights, per_channel)
+    if (name, form, activations) == ("resnet8_cifar10", "QDQ", "s"):  # its additions read signed codes twice
+        with pytest.raises(ValueError, match=r"node 'conv2d' \(Conv\): the runtime computes it in floats"):
+            load_quantized_onnx(tmp_path / "q.onnx")
+        return
+    check(tmp_path / "q.onnx", images[10:], form, tmp_path)
+
+
+def every_operator():
+    """A float network of the operators that its quantizer knows, on (N, 4, 8, 8)."""
+    rng = np.random.default_rng(5)
+    held = []
+
+    def weights(name, *shape):
+        held.append(tensor(name, rng.normal(size=shape) / np.sqrt(max(1, np.prod(shape[1:])))))
+        return name
+
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["x", weights("w1", 8, 4, 3, 3), weights("b1", 8)], ["c1"], pads=[1, 1, 1, 1]),
+        node("Relu", ["c1"], ["r1"]),
+        node("Conv", ["r1", weights("w2", 8, 1, 3, 3), weights("b2", 8)], ["c2"], pads=[1, 1, 1, 1], group=8),
+        node("Add", ["r1", "c2"], ["a1"]),
+        node("LeakyRelu", ["a1"], ["l1"], alpha=0.2),
+        node("MaxPool", ["l1"], ["m1"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", ["m1", weights("w3", 6, 4, 3, 3)], ["c3"], pads=[1, 1, 1, 1], group=2),
+        node("Sigmoid", ["c3"], ["s1"]),
+        node("Mul", ["c3", "s1"], ["u1"]),
+        node("AveragePool", ["u1"], ["p1"], kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1]),
+        node("Concat", ["u1", "p1"], ["k1"], axis=1),
+        node("Transpose", ["k1"], ["t1"], perm=[0, 2, 3, 1]),
+        node("MatMul", ["t1", weights("w4", 12, 10)], ["d1"]),
+        node("Transpose", ["d1"], ["t2"], perm=[0, 3, 1, 2]),
+        node("GlobalAveragePool", ["t2"], ["g1"]),
+        node("Flatten", ["g1"], ["f1"]),
+        node("Gemm", ["f1", weights("w5", 5, 10), weights("b5", 5)], ["e1"], transB=1),
+        node("Softmax", ["e1"], ["y"], axis=1)]
+    made = model_of(nodes, held, ("N", 4, 8, 8))
+    return onnx.shape_inference.infer_shapes(made), rng.normal(size=(INPUTS + 10, 4, 8, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("activations, weights", ["us", "uu"])
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_a_network_of_every_operator(form, activations, weights, per_channel, tmp_path):
+    source, images = every_operator()
+    quantized(source, tmp_path / "q.onnx", images[:6], form, activations, weights, per_channel)
+    check(tmp_path / "q.onnx", images[10:], form, tmp_path)
