@@ -215,8 +215,8 @@ def _operands(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequenc
         channel = place[1] if op.kind in ("QLinearConv", "ConvInteger") else place[-1]
         pairs, exact = (int(onnx_layers.shaped_sums(op, inputs, y, codes[0], pairs=pairs)[place])
                         for pairs in (True, False))
-        M = onnx_layers.multiplier(op, inputs, y).ravel()
-        M = M[channel if M.size > 1 else 0]
+        each = onnx_layers.multiplier(op, inputs, y).ravel()
+        M = float(each[channel if each.size > 1 else 0])
         return f"; sum {pairs} with saturated pairs, {exact} without, times {M:.6g}, zero point {y.zero}"
     sums = sums_of(op, inputs, y, codes)
     if sums is not None:

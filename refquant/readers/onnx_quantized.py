@@ -89,7 +89,8 @@ def _read_model(model: Any, folder: Path, outputs: tuple[str, ...]) -> Quantized
 def _without_constants(nodes: Sequence[QuantizedNode], constants: dict[str, np.ndarray], outputs: Sequence[str]
                        ) -> list[QuantizedNode]:
     """Without what dequantizes weights: who reads it is refused by name."""
-    return [node for node in nodes if node.kind != DQ or node.inputs[0] not in constants or node.outputs[0] in outputs]
+    return [node for node in nodes
+            if node.kind != DQ or node.inputs[0] not in constants or node.outputs[0] in outputs]
 
 
 def _node(proto: Any, folder: Path, constants: dict[str, np.ndarray], known: set[str], version: int

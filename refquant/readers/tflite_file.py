@@ -209,9 +209,14 @@ def _check_weights(kind: str, read: list[Tensor]) -> None:
 def _check_others(kind: str, read: list[Tensor], written: Tensor, options: dict[str, Any]) -> None:
     """ValueError where a second operand is not what the rules know."""
     if kind in ("ADD", "MUL"):
-        alike = len(read) == 2 and (read[0].shape, read[0].dtype) == (read[1].shape, read[1].dtype)
-        if not alike or len(read[1].step) != 1:
-            raise ValueError("its operands must be two of one shape and dtype, each with one scale")
+        if len(read) != 2 or read[0].dtype != read[1].dtype or any(len(t.step) != 1 for t in read):
+            raise ValueError("its operands must be two of one dtype, each with one scale")
+        rank = len(written.shape)
+        whole = np.broadcast_shapes(*(t.shape for t in read))
+        if whole != written.shape or rank < 1 or whole[0] != 1 or any(
+                t.values is None and len(t.shape) != rank for t in read) or all(t.values is not None for t in read):
+            raise ValueError(f"its operands must broadcast to {written.shape} behind the batch, got "
+                             f"{' and '.join(str(t.shape) for t in read)}")
     elif kind == "CONCATENATION":
         if options["FusedActivationFunction"] != "NONE" or options["Axis"] % len(written.shape) == 0 or any(
                 t.dtype != written.dtype or len(t.shape) != len(written.shape) for t in read):

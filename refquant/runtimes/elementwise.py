@@ -11,10 +11,10 @@ from scipy.special import expit
 from refquant.integers.formats import IntFormat, saturate, wrap
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
-from refquant.runtimes.arithmetic import FLOAT, INT32, half_away, rdbpot, split
+from refquant.runtimes.arithmetic import FLOAT, INT32, half_away, rdbpot, split, wrap32
 from refquant.runtimes.fast import double_rounded, neon
 from refquant.runtimes.model import Operation, Tensor
-from refquant.runtimes.operators import block_of, clamped, ends_of, in_blocks
+from refquant.runtimes.operators import block_of, clamped, ends_of, in_blocks, rows_of
 
 _INT16 = IntFormat(16)
 
@@ -38,11 +38,19 @@ def multiply_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes
 
 
 def multiply_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
-    """MUL: the same; blocks of 16 (uint8: 8) saturate to 16 bits, and wrap there when the zero point is added."""
+    """MUL: the same; in blocks of 16 of each row (uint8: 8) it is held in 16 bits.
+
+    It saturates there, but uint8 with a scalar wraps; all wrap when the zero point is added.
+    """
     product, M = _product(inputs, y, codes)
-    held = saturate(double_rounded(product, float(M)), _INT16).astype(np.int64) + y.zero
+    length, scalar = rows_of(inputs, y)
+    reference = multiply_reference(op, inputs, y, codes)
+    if not length:
+        return reference
+    scaled, wraps = double_rounded(product, float(M)), scalar and y.dtype == np.uint8
+    held = (wrap if wraps else saturate)(scaled, _INT16).astype(np.int64) + y.zero
     whole = clamped(wrap(held, _INT16).astype(np.int64), op.options["FusedActivationFunction"], y)
-    return in_blocks(whole, multiply_reference(op, inputs, y, codes), block_of(y))
+    return in_blocks(whole, reference, block_of(y), length)
 
 
 def multiply_float(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
@@ -102,7 +110,7 @@ def _held(x: np.ndarray) -> np.ndarray:
 def quantize_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
     """QUANTIZE of floats: away(f32(x/s)) + z."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return _clip(_held(_away(codes[0] / y.step[0])) + y.zero, y)
+        return _clip(wrap32(_held(_away(codes[0] / y.step[0])) + y.zero), y)
 
 
 def _away(x: np.ndarray) -> np.ndarray:
@@ -115,7 +123,7 @@ def quantize_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: S
     with np.errstate(over="ignore", invalid="ignore"):
         whole = _held(np.rint(codes[0] * (FLOAT(1) / y.step[0]))) + y.zero
         tail = _held(_away(codes[0].astype(np.float64) / np.float64(y.step[0]))) + y.zero
-    return in_blocks(_clip(whole, y), _clip(tail, y), 8)
+    return in_blocks(_clip(wrap32(whole), y), _clip(wrap32(tail), y), 8)
 
 
 def quantize_fused(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
@@ -128,19 +136,22 @@ def quantize_fused(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Se
 def dequantize_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]
                          ) -> np.ndarray:
     """DEQUANTIZE: f32(s·D) from double."""
-    return np.asarray((np.float64(inputs[0].step[0]) * (codes[0] - inputs[0].zero)).astype(FLOAT))
+    with np.errstate(over="ignore"):
+        return np.asarray((np.float64(inputs[0].step[0]) * (codes[0] - inputs[0].zero)).astype(FLOAT))
 
 
 def dequantize_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
     """DEQUANTIZE: blocks of 8 f32(x·s) + f32(-z·s), the tail as reference."""
     step = inputs[0].step[0]
-    whole = codes[0].astype(FLOAT) * step + FLOAT(-inputs[0].zero) * step
+    with np.errstate(over="ignore", invalid="ignore"):
+        whole = codes[0].astype(FLOAT) * step + FLOAT(-inputs[0].zero) * step
     return in_blocks(whole, dequantize_reference(op, inputs, y, codes), 8)
 
 
 def dequantize_fused(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
     """DEQUANTIZE: f32(D)·s."""
-    return np.asarray((codes[0] - inputs[0].zero).astype(FLOAT) * inputs[0].step[0])
+    with np.errstate(over="ignore"):
+        return np.asarray((codes[0] - inputs[0].zero).astype(FLOAT) * inputs[0].step[0])
 
 
 # --- functions of one code ----------------------------------------------------------------------------------------
@@ -250,10 +261,17 @@ def transpose(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequenc
 
 
 def concatenation(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
-    """CONCATENATION of codes of one step and zero point."""
-    if any(t.step[0] != y.step[0] or t.zero != y.zero for t in inputs):
-        raise ValueError("only tensors of one scale and zero point are joined")
-    return np.concatenate(codes, axis=op.options["Axis"] % len(y.shape))
+    """CONCATENATION: codes of y's own step are copied; uint8 of others away(f32(x·k) - z·k) + zy, k = s·f32(1/sy)."""
+    parts = []
+    for t, x_q in zip(inputs, codes):
+        if t.step[0] == y.step[0] and t.zero == y.zero:
+            parts.append(x_q)
+        elif y.dtype != np.uint8:
+            raise ValueError("int8 tensors must have one scale and zero point")
+        else:
+            k = t.step[0] * (FLOAT(1) / y.step[0])
+            parts.append(_clip(half_away(x_q.astype(FLOAT) * k + FLOAT(-t.zero) * k) + y.zero, y))
+    return np.concatenate(parts, axis=op.options["Axis"] % len(y.shape))
 
 
 def resize_nearest(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:

@@ -169,11 +169,11 @@ def add_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Seq
     return clamped(rdbpot(srdhm(total, m), -s) + y.zero, op.options["FusedActivationFunction"], y)
 
 
-def in_blocks(whole: np.ndarray, tail: np.ndarray, size: int) -> np.ndarray:
-    """``whole`` in the blocks of each image's flat codes, ``tail`` behind the last whole one."""
-    count = int(np.prod(whole.shape[1:]))
-    flat, end = whole.reshape(len(whole), count).copy(), count // size * size
-    flat[:, end:] = tail.reshape(len(tail), count)[:, end:]
+def in_blocks(whole: np.ndarray, tail: np.ndarray, size: int, length: int = 0) -> np.ndarray:
+    """``whole`` in the blocks of each row of ``length`` codes (0: of each image), ``tail`` behind the last one."""
+    length = length or int(np.prod(whole.shape[1:]))
+    flat, end = whole.reshape(-1, length).copy(), length // size * size
+    flat[:, end:] = tail.reshape(-1, length)[:, end:]
     return flat.reshape(whole.shape)
 
 
@@ -182,19 +182,47 @@ def block_of(y: Tensor) -> int:
     return 16 if y.dtype == np.int8 else 8
 
 
-def add_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
-    """ADD in blocks of 16 of each image's flat codes without inner rounding (uint8: 8, floor); the tail as reference.
+def rows_of(inputs: Sequence[Tensor], y: Tensor) -> tuple[int, bool]:
+    """How long the rows are that the optimized kernels take of two operands, and whether one gives a scalar to each.
 
-    The blocks keep the sum in 16 bits before and after the zero point.
+    Where shapes are equal a row is an image. Else it runs over the last axes where they are equal; where the last
+    ones are not, over those along which one operand is repeated. Length 0: an operand is repeated along axes apart,
+    and codes are computed one by one.
+    """
+    rank = len(y.shape)
+    sizes = [(1,) * (rank - len(t.shape)) + t.shape for t in inputs]
+    groups: list[tuple[int, int]] = []  # which operand is repeated, 0 for none, and along how many codes
+    for m, n in [pair for pair in zip(*sizes) if pair != (1, 1)][::-1]:
+        which = 0 if m == n else 1 if m == 1 else 2
+        if groups and groups[-1][0] == which:
+            groups[-1] = which, groups[-1][1] * max(m, n)
+        else:
+            groups.append((which, max(m, n)))
+    repeated = [which for which, _ in groups if which]
+    if not repeated:
+        return int(np.prod(y.shape[1:])), False
+    return (groups[0][1], groups[0][0] != 0) if len(repeated) == len({*repeated}) else (0, False)
+
+
+def add_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """ADD in blocks of 16 of each row without inner rounding, the tails as reference.
+
+    uint8, and int8 with a scalar: in blocks of 8, rounded down inside. Blocks keep the sum in 16 bits before and
+    after the zero point.
     """
     operands, (m, s) = _add_multipliers(inputs[0], inputs[1], y)
+    length, scalar = rows_of(inputs, y)
+    reference = add_reference(op, inputs, y, codes)
+    if not length:
+        return reference
+    wide = y.dtype == np.int8 and not scalar
     total: Any = 0
     for x, t, (mi, si) in zip(codes, inputs, operands):
         D = x - t.zero
-        total = total + (srdhm(D << (20 + si), mi) if y.dtype == np.int8 else srdhm(D << 20, mi) >> -si)
+        total = total + (srdhm(D << (20 + si), mi) if wide else srdhm(D << 20, mi) >> -si)
     whole = wrap(rdbpot(srdhm(total, m), -s), _INT16).astype(np.int64)
     blocks = clamped(wrap(whole + y.zero, _INT16).astype(np.int64), op.options["FusedActivationFunction"], y)
-    return in_blocks(blocks, add_reference(op, inputs, y, codes), block_of(y))
+    return in_blocks(blocks, reference, 16 if wide else 8, length)
 
 
 def add_fixed(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:

@@ -25,10 +25,11 @@ def held(x: np.ndarray) -> np.ndarray:
     return x if x.dtype.kind == "f" else x.astype(np.int64, copy=False)
 
 
-def _repeated(tensor: Tensor, count: int) -> np.ndarray:
-    """A constant's codes, once for each input."""
+def repeated(tensor: Tensor, count: int, rank: int) -> np.ndarray:
+    """A constant's codes with ``rank`` axes, once for each input."""
     assert tensor.values is not None
-    return np.broadcast_to(tensor.values.astype(np.int64), (count, *tensor.shape[1:]))
+    values = tensor.values.astype(np.int64).reshape((1,) * (rank - tensor.values.ndim) + tensor.shape)
+    return np.broadcast_to(values, (count, *values.shape[1:]))
 
 
 def tensors_of(model: QuantizedModel, inputs: Any, kernel_set: str = "litert-ref"
@@ -49,7 +50,7 @@ def tensors_of(model: QuantizedModel, inputs: Any, kernel_set: str = "litert-ref
         described = [model.tensors[index] for index in operation.inputs if index >= 0]
         written = model.tensors[operation.outputs[0]]
         constant = operation.kind in ("ADD", "MUL", "CONCATENATION")  # whose operands may be
-        codes = [known[t.index] if t.index in known else _repeated(t, len(x_q)) for t in described
+        codes = [known[t.index] if t.index in known else repeated(t, len(x_q), len(written.shape)) for t in described
                  if t.index in known or constant]
         try:
             y = rule(operation, described, written, codes)

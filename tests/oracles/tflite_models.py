@@ -9,7 +9,7 @@ from tools import require_module
 tflite = require_module("tflite", "pip install 'refquant[tflite]'")
 flatbuffers = require_module("flatbuffers", "pip install 'refquant[tflite]'")
 
-TYPES = {"int8": 9, "uint8": 3, "int32": 2}
+TYPES = {"int8": 9, "uint8": 3, "int32": 2, "float32": 0}
 
 
 class Spec(NamedTuple):

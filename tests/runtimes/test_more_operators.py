@@ -72,3 +72,47 @@ def test_nearest_neighbours(tmp_path, size, corners, half, dtype):
     ends = [Spec(shape, dtype, 0.1, zero(3, dtype)) for shape in (x.shape, (1, *size, 5))]
     check(tmp_path, "RESIZE_NEAREST_NEIGHBOR", [ends[0], integers(size), ends[1]], (
         "ResizeNearestNeighborOptions", {"AlignCorners": corners, "HalfPixelCenters": half}), [x])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shapes", [
+    [(1, 3, 4, 37), ()], [(1, 3, 4, 37), (1,)], [(1, 3, 4, 37), (37,)], [(1, 3, 4, 37), (1, 3, 4, 1)],
+    [(1, 3, 4, 37), (1, 3, 1, 37)], [(1, 3, 4, 37), (1, 1, 4, 1)], [(1, 3, 4, 37), (1, 1, 4, 37)],
+    [(1, 3, 4, 37), (1, 3, 1, 1)], [(1, 3, 1, 37), (1, 1, 4, 37)], [(1, 3, 1, 37), (1, 1, 4, 1)]])
+@pytest.mark.parametrize("kind", ["ADD", "MUL"])
+def test_operands_that_broadcast(tmp_path, kind, shapes, dtype):
+    """Those of fewer axes are constants; both orders."""
+    rng = np.random.default_rng(3)
+    options = ("AddOptions" if kind == "ADD" else "MulOptions", {"FusedActivationFunction": 0})
+    for steps in (((0.05, 3), (0.07, -5), (0.1, 0)), ((0.9, 3), (0.0123, -9), (0.0531, 4)),
+                  ((0.7, 1), (0.9, 2), (0.01, 3))):
+        for order in (slice(None), slice(None, None, -1)):
+            read, inputs = [], []
+            for shape, (step, code) in zip(shapes[order], steps):
+                codes = of_dtype(rng.integers(-128, 128, shape), dtype)
+                constant = codes if len(shape) < 4 else None
+                read.append(Spec(shape, dtype, step, zero(code, dtype), constant))
+                inputs += [codes] if constant is None else []
+            whole = Spec((1, 3, 4, 37), dtype, steps[2][0], zero(steps[2][1], dtype))
+            check(tmp_path, kind, [*read, whole], options, inputs)
+
+
+def test_uint8_tensors_of_several_scales_are_joined(tmp_path):
+    x = np.arange(256).reshape(1, 1, 1, 256).astype(np.uint8)
+    for steps, zeros in (((0.05, 0.07, 0.06), (3, 100, 128)), ((0.3, 0.011, 0.1), (0, 255, 7))):
+        tensors = [Spec((1, 1, 1, 256 * (1 + (k == 2))), "uint8", s, z) for k, (s, z) in enumerate(zip(steps, zeros))]
+        check(tmp_path, "CONCATENATION", tensors, ("ConcatenationOptions", {"Axis": 3, "FusedActivationFunction": 0}),
+              [x, x[..., ::-1].copy()])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("step, code", [(0.1, 3), (1 / 3, -128), (1e-30, 0), (3e37, 5), (0.5, 127)])
+def test_from_and_to_floats(tmp_path, step, code, dtype):
+    """251 codes and 1207 reals: blocks of 8 and a tail; ties, what lies beside them, NaN and infinity."""
+    ties = np.clip((np.arange(-300, 300) + 0.5) * np.float64(np.float32(step)), -3e38, 3e38)
+    x = np.concatenate([ties, np.nextafter(ties, 0), [np.inf, -np.inf, np.nan, 0.0, -0.0, 1e-45, 3e38]])
+    real, codes = x.astype(np.float32)[None], of_dtype(np.arange(-128, 123), dtype)[None]
+    check(tmp_path, "QUANTIZE", [Spec(real.shape, "float32", []), Spec(real.shape, dtype, step, zero(code, dtype))],
+          None, [real])
+    check(tmp_path, "DEQUANTIZE", [Spec(codes.shape, dtype, step, zero(code, dtype)),
+                                   Spec(codes.shape, "float32", [])], None, [codes])

@@ -101,7 +101,8 @@ def test_functions_of_every_code(tmp_path, kind, attributes, step, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("step", [0.004, 0.02, 0.1, 0.5, 2.0])
-@pytest.mark.parametrize("opset, shape, axis", [(13, (10,), -1), (13, (4, 3, 2), 1), (12, (4, 3), 1), (13, (1001,), 1)])
+@pytest.mark.parametrize("opset, shape, axis", [(13, (10,), -1), (13, (4, 3, 2), 1), (12, (4, 3), 1),
+                                                (13, (1001,), 1)])
 def test_softmax(tmp_path, opset, shape, axis, step, dtype):
     x = code(RNG.integers(-128, 128, (60, *shape)), dtype)
     held = scalars(dtype, sx=step, zx=3, sy=1 / 256, zy=-128)
@@ -214,4 +215,5 @@ def test_matrix_products(tmp_path, rows, columns, dtype, w_dtype):
     three = code(RNG.integers(-128, 128, (6, 4, rows)), dtype)
     names = ["x", "sx", "zx", "w", "sw", "zw", "sy", "zy"]
     held.update(sw=sw[0], zw=zw[0])
-    check(tmp_path, one("QLinearMatMul", names, dtype, (4, rows), domain="", **{n: held[n] for n in names[1:]}), three)
+    use = {name: held[name] for name in names[1:]}
+    check(tmp_path, one("QLinearMatMul", names, dtype, (4, rows), domain="", **use), three)

@@ -19,7 +19,8 @@ onnx = require_module("onnx", "pip install 'refquant[oracles]'")
 ort = require_module("onnxruntime", "pip install 'refquant[oracles]'")
 quantization = require_module("onnxruntime.quantization", "pip install 'refquant[oracles]'")
 INPUTS = 20
-NETWORKS = {"dscnn_kws": ("inputs", lambda x: x), "resnet8_cifar10": ("test_images", lambda x: x.transpose(0, 3, 1, 2)),
+NETWORKS = {"dscnn_kws": ("inputs", lambda x: x),
+            "resnet8_cifar10": ("test_images", lambda x: x.transpose(0, 3, 1, 2)),
             "vww96": ("images", lambda x: x.transpose(0, 3, 1, 2) / 255)}
 KINDS = {"u": quantization.QuantType.QUInt8, "s": quantization.QuantType.QInt8}
 LEVELS = ort.GraphOptimizationLevel
