@@ -44,7 +44,7 @@ digits.data digits.architecture digits.gradients digits.weights digits.disparity
 refquant
 vectors.descriptions vectors.probes vectors.identify vectors.streams vectors.cases vectors.operations
 vectors.code_faults vectors.layer_faults vectors.winograd_faults vectors.faults vectors.suites
-vectors.layer_suites vectors.winograd_suites vectors.network_cases
+vectors.layer_suites vectors.winograd_suites vectors.network_cases vectors.runtime_cases
 vectors.build vectors.reading vectors.diagnosis vectors.check vectors
 node_strategies strategies
 exercises.judging exercises.codes exercises.ranges exercises.layers exercises.methods exercises

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from refquant.commands.arguments import between, dialect, directory
+from refquant.commands.run import RUNTIMES, load_model, load_rows, resolved
 
 
 def add_vectors(commands: Any) -> None:
@@ -33,12 +34,18 @@ def add_vectors(commands: Any) -> None:
                        help="the device's outputs, CASE/expected.npy or CASE/expected.hex, and stages likewise")
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(run=_check)
-    network = of.add_parser("network", help="golden cases of a network that `refquant quantize` wrote")
-    network.add_argument("network", type=Path, metavar="NETWORK.npz")
-    network.add_argument("data", type=Path, metavar="DATA.npz", help="inputs (N, C, H, W) float32")
+    network = of.add_parser("network", help="golden cases of a network that `refquant quantize` wrote, or of a "
+                            "quantized .tflite or .onnx model as a runtime computes it")
+    network.add_argument("network", type=Path, metavar="NETWORK", help=".npz, .tflite or .onnx")
+    network.add_argument("data", type=Path, metavar="DATA.npz",
+                         help="inputs (N, C, H, W) float32; of a quantized model as it reads them")
+    network.add_argument("--as", dest="runtime", choices=RUNTIMES, metavar="RUNTIME",
+                         help=f"of a .tflite or .onnx model: {', '.join(RUNTIMES)}")
     network.add_argument("--images", type=between(1, 10**6), required=True, metavar="N", help="the first N inputs")
     network.add_argument("--out", type=directory, required=True, metavar="DIR", help="gets a folder named network")
-    network.add_argument("--layers", nargs="+", metavar="NAME", help="only these (default: all, and the whole)")
+    network.add_argument("--layers", nargs="+", metavar="NAME",
+                         help="only these, of a quantized model the tensors that they write (default: all, and the "
+                         "whole)")
     network.set_defaults(run=_network)
 
 
@@ -95,6 +102,11 @@ def _network(arguments: argparse.Namespace) -> None:
     from refquant.vectors.network_cases import network_cases
 
     check_directory(arguments.out)
+    if arguments.network.suffix in (".tflite", ".onnx"):
+        _runtime_network(arguments)
+        return
+    if arguments.runtime is not None:
+        raise ValueError(f"--as is for .tflite and .onnx models, got {arguments.network}")
     network = load_quantized(arguments.network)
     arrays = read_arrays(arguments.data, ("inputs",))
     if "inputs" not in arrays:
@@ -105,5 +117,24 @@ def _network(arguments: argparse.Namespace) -> None:
     x_q = network.quantize_images(arrays["inputs"][:arguments.images])
     files = suite_files("network", f"{arguments.network.stem} on {arguments.images} images.",
                         dialect_of(network.dialect), network_cases(network, x_q, arguments.layers))
+    write_suite(files, arguments.out / "network")
+    _tell(arguments.out / "network")
+
+
+def _runtime_network(arguments: argparse.Namespace) -> None:
+    from refquant.integers.devices import dialect_of
+    from refquant.vectors.build import suite_files, write_suite
+    from refquant.vectors.runtime_cases import DIALECTS, runtime_cases
+
+    if arguments.runtime is None:
+        raise ValueError(f"--as must say which runtime computes {arguments.network}, of {', '.join(RUNTIMES)}")
+    kernel_set = resolved(arguments.runtime)
+    model = load_model(arguments.network, (), (kernel_set,))
+    inputs = load_rows(arguments.data, model).inputs
+    if len(inputs) < arguments.images:
+        raise ValueError(f"{arguments.data} must hold {arguments.images} inputs, got {len(inputs)}")
+    files = suite_files("network", f"{arguments.network.name} as {kernel_set} on {arguments.images} inputs.",
+                        dialect_of(DIALECTS.get(kernel_set, "float32_half_even")),
+                        runtime_cases(model, inputs[:arguments.images], kernel_set, arguments.layers))
     write_suite(files, arguments.out / "network")
     _tell(arguments.out / "network")

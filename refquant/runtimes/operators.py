@@ -85,8 +85,10 @@ def _convolution_sums(op: Operation, inputs: Sequence[Tensor], x_q: np.ndarray, 
     return wrap32(acc.transpose(0, 2, 3, 1))
 
 
-def _multiplier(x: Tensor, w: Tensor, y: Tensor) -> np.ndarray | float:
-    """sx·sw/sy in double, one or one per channel."""
+def multiplier_of(x: Tensor, w: Tensor, y: Tensor, *, single: bool = False) -> np.ndarray | float:
+    """sx·sw/sy in double, one or one per channel. single: with one weight scale f32(sx·sw)/sy."""
+    if single and len(w.step) == 1:
+        return float(np.float64(x.step[0] * w.step[0]) / np.float64(y.step[0]))
     M = np.float64(x.step[0]) * w.step.astype(np.float64) / np.float64(y.step[0])
     return M if len(M) > 1 else float(M[0])
 
@@ -95,11 +97,6 @@ def _float_multiplier(x: Tensor, w: Tensor, y: Tensor) -> Any:
     """The same in float32."""
     M = (x.step[0] * w.step) / y.step[0]
     return M if len(M) > 1 else M[0]
-
-
-def _single(x: Tensor, w: Tensor, y: Tensor) -> float:
-    """f32(sx·sw)/sy of layers with one weight scale."""
-    return float(np.float64(x.step[0] * w.step[0]) / np.float64(y.step[0]))
 
 
 def convolution(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray], *, scaling: Scaling,
@@ -113,9 +110,8 @@ def convolution(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Seque
 
 def _finished(op: Operation, acc: np.ndarray, scaling: Scaling, inputs: Sequence[Tensor], y: Tensor) -> np.ndarray:
     fused = scaling is float_half_even
-    M: Any = (_float_multiplier if fused else _multiplier)(inputs[0], inputs[1], y)
-    if inputs[0].dtype == np.uint8 and not fused:
-        M = _single(inputs[0], inputs[1], y)
+    x, w = inputs[:2]
+    M: Any = _float_multiplier(x, w, y) if fused else multiplier_of(x, w, y, single=x.dtype == np.uint8)
     return clamped(scaling(acc, M) + y.zero, op.options["FusedActivationFunction"], y, fused)
 
 
@@ -146,9 +142,7 @@ def fully_connected(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: S
     x, w = inputs[:2]
     acc = _fully_connected_sums(inputs, codes[0])
     fused = scaling is float_half_even
-    M: Any = (_float_multiplier if fused else _multiplier)(x, w, y)
-    if single and len(w.step) == 1:
-        M = _single(x, w, y)
+    M: Any = _float_multiplier(x, w, y) if fused else multiplier_of(x, w, y, single=single)
     out = clamped(scaling(acc, M) + y.zero, op.options["FusedActivationFunction"], y, fused)
     return out.reshape(codes[0].shape[0], *y.shape[1:])
 
@@ -295,4 +289,4 @@ def sums_of(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[
         acc = _fully_connected_sums(inputs, codes[0]).reshape(codes[0].shape[0], *y.shape[1:])
     else:
         return None
-    return acc, np.broadcast_to(_multiplier(inputs[0], inputs[1], y), acc.shape[-1:])
+    return acc, np.broadcast_to(multiplier_of(inputs[0], inputs[1], y), acc.shape[-1:])
