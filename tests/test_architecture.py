@@ -32,8 +32,8 @@ network.qparams network.program network.pointwise_layers network.integer_forward
 network.simulated_scaling network.simulated_forward network.proof network.storage network.costs network
 recipes.calibration recipes.lowering recipes.walk recipes.settings recipes.weights recipes.corrections
 recipes.network_search recipes.quantize recipes
-runtimes.model runtimes.arithmetic runtimes.fast runtimes.softmax runtimes.operators runtimes.elementwise
-runtimes.onnx_layers runtimes.onnx_elementwise runtimes.kernels runtimes.run
+runtimes.model runtimes.arithmetic runtimes.fast runtimes.softmax runtimes.average_pools runtimes.operators
+runtimes.elementwise runtimes.onnx_layers runtimes.onnx_elementwise runtimes.own runtimes.kernels runtimes.run
 runtimes
 readers.onnx_translation readers.onnx_tensors readers.onnx_constants readers.onnx_layers readers.onnx_moves
 readers.onnx_values readers.onnx_operators readers.onnx_file

@@ -19,10 +19,10 @@ from refquant.network.storage import array_names, read_arrays
 from refquant.runtimes import onnx_layers
 from refquant.runtimes.kernels import LITERT_SETS, ONNX_SETS, name_of_rule, onnxruntime_here, rule_of
 from refquant.runtimes.model import Operation, QuantizedModel, Tensor
-from refquant.runtimes.operators import sums_of
+from refquant.runtimes.operators import sums_of, windows
 from refquant.runtimes.run import held, tensors_of
 
-RUNTIMES = (*LITERT_SETS, "onnxruntime", *ONNX_SETS)
+RUNTIMES = (*LITERT_SETS, "onnxruntime", *ONNX_SETS, "refquant")
 SLICE_ELEMENTS = 1 << 24  # of one step's codes at a time
 
 
@@ -78,7 +78,7 @@ def load_model(path: Path, outputs: Sequence[str], kernel_sets: Sequence[str]) -
     """The model of a file, by its first bytes. ValueError where a kernel set is not one of its runtime's."""
     with open(path, "rb") as stream:
         litert = stream.read(8)[4:] == b"TFL3" or path.suffix == ".tflite"
-    known = LITERT_SETS if litert else ONNX_SETS
+    known = (*(LITERT_SETS if litert else ONNX_SETS), "refquant")
     strange = [name for name in kernel_sets if name not in known]
     if strange:
         raise ValueError(f"{path} is a model of {'LiteRT' if litert else 'ONNX'}, which runs as {', '.join(known)}, "
@@ -222,7 +222,14 @@ def _operands(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequenc
     if sums is not None:
         acc, M = int(sums[0][place]), float(sums[1][place[-1]])
         return f"; sum {acc} times {M:.6g} is {acc * M:.6f}, zero point {y.zero}"
-    return "; operands " + ", ".join(str(x[place]) for x in codes if x.shape[1:] == y.shape[1:])
+    if op.kind == "AVERAGE_POOL_2D":
+        seen, valid = windows(op, codes[0], 0)
+        count = int(valid[place[1:3]].sum())
+        return f"; {count} codes whose sum is {int(seen[place].sum())}, zero point {y.zero}"
+    equal = [x for x in codes if x.shape[1:] == y.shape[1:]]
+    if equal:
+        return "; operands " + ", ".join(str(x[place]) for x in equal)
+    return f"; computed from {codes[0][place[0]].size} codes whose sum is {codes[0][place[0]].sum()}"
 
 
 def comparison(path: Path, model: QuantizedModel, found: list[Difference], one: str, other: str, count: int) -> str:

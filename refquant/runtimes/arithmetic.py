@@ -34,6 +34,11 @@ def neon(acc: np.ndarray, M: Any) -> np.ndarray:
     return _in_dialect(acc, M, "neon_double")
 
 
+def single_rounded(acc: np.ndarray, M: Any) -> np.ndarray:
+    """C: one rounding in 64 bits, ties up."""
+    return _in_dialect(acc, M, "single_round")
+
+
 def _in_dialect(acc: np.ndarray, M: Any, dialect: str) -> np.ndarray:
     multiplier = Multiplier.from_real(np.asarray(M, np.float64))
     if np.ndim(M):

@@ -5,7 +5,7 @@ the default, where XNNPACK takes all that it can. Scalings: A gemmlowp_double, B
 to even, F in double and rounded half away from zero.
 
 onnxruntime-avx2: on x86-64 without VNNI, where pairs of unsigned codes times signed weights saturate in int16.
-onnxruntime-vnni: with it, and wherever sums are exact.
+onnxruntime-vnni: with it, and wherever sums are exact. refquant: its own rules, of both runtimes' files.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from functools import partial
 from pathlib import Path
 
 from refquant.runtimes import elementwise as more
-from refquant.runtimes import onnx_elementwise, onnx_layers
+from refquant.runtimes import onnx_elementwise, onnx_layers, own
 from refquant.runtimes import operators as rules
+from refquant.runtimes.arithmetic import single_rounded
 from refquant.runtimes.operators import A, B, F, Rule, X
 
 LITERT_SETS = ("litert-ref", "litert-opt", "litert-xnnpack")
 ONNX_SETS = ("onnxruntime-avx2", "onnxruntime-vnni")
-KERNEL_SETS = (*LITERT_SETS, *ONNX_SETS)
+KERNEL_SETS = (*LITERT_SETS, *ONNX_SETS, "refquant")
 
 # Operator and dtype of its codes: the rules of the three sets, in their order.
 _SAME = (rules.reshape,) * 3
@@ -82,6 +83,23 @@ ONNX_RULES: dict[str, tuple[Rule, ...]] = {
     **{kind: (onnx_elementwise.in_floats,) * 2 for kind in ("Add", "Clip", "LeakyRelu", "Mul", "Relu", "Sub")},
 }
 
+# refquant's own rules, where they are not those of the runtime's first set: maxima and moves are.
+OWN_RULES: dict[str, Rule] = {
+    "CONV_2D": partial(rules.convolution, scaling=single_rounded),
+    "DEPTHWISE_CONV_2D": partial(rules.depthwise, scaling=single_rounded),
+    "FULLY_CONNECTED": partial(rules.fully_connected, scaling=single_rounded),
+    **dict.fromkeys(("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"),
+                    own.onnx_layer),
+    **dict.fromkeys(("ADD", "QLinearAdd"), own.add), **dict.fromkeys(("MUL", "QLinearMul"), own.multiply),
+    **dict.fromkeys(("CONCATENATION", "QLinearConcat"), own.concatenation),
+    "AVERAGE_POOL_2D": own.average_pool, "QLinearAveragePool": own.onnx_average_pool,
+    **dict.fromkeys(("MEAN", "QLinearGlobalAveragePool"), own.mean),
+    **dict.fromkeys(("QUANTIZE", "RELU", "RELU6"), own.rescale),
+    **dict.fromkeys(("HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax",
+                     "SOFTMAX", "TANH"), own.function),
+    "QuantizeLinear": own.quantize, "DEQUANTIZE": own.dequantize, "DequantizeLinear": own.dequantize,
+}
+
 
 def onnxruntime_here() -> str:
     """The set that onnxruntime has on this machine, by its CPU's flags; where none are told, that of exact sums."""
@@ -94,14 +112,14 @@ def onnxruntime_here() -> str:
     return "onnxruntime-avx2" if saturating else "onnxruntime-vnni"
 
 
-_NAMES = {A: "A, gemmlowp_double", B: "B, neon_double", X: "X, float32 rounded to even",
-          F: "F, double rounded away"}
+_NAMES = {single_rounded: "C, single_round", A: "A, gemmlowp_double", B: "B, neon_double",
+          X: "X, float32 rounded to even", F: "F, double rounded away"}
 
 
 def name_of_rule(rule: Rule) -> str:
     """In words: the function, and its scalings."""
     if not isinstance(rule, partial):
-        return str(getattr(rule, "__name__", "rule"))
+        return str(getattr(rule, "__name__", "rule")) + (" (refquant's)" if rule.__module__ == own.__name__ else "")
     said = [f"{key} {_NAMES.get(value, value)}" for key, value in rule.keywords.items()]
     return f"{rule.func.__name__} ({'; '.join(said)})"
 
@@ -110,8 +128,12 @@ def rule_of(kernel_set: str, kind: str, dtype: str) -> Rule:
     """The rule of an operator. ValueError for an unknown kernel set or operator."""
     if kernel_set not in KERNEL_SETS:
         raise ValueError(f"the kernel set must be one of {', '.join(KERNEL_SETS)}, got {kernel_set!r}")
+    if kernel_set == "refquant" and (kind in ONNX_RULES or (kind, dtype) in RULES):
+        if (kind, dtype) == ("QUANTIZE", "float32"):
+            return own.quantize
+        return OWN_RULES[kind] if kind in OWN_RULES else (ONNX_RULES.get(kind) or RULES[kind, dtype])[0]
     if kernel_set in ONNX_SETS and kind in ONNX_RULES:
         return ONNX_RULES[kind][ONNX_SETS.index(kernel_set)]
-    if kernel_set in ONNX_SETS or (kind, dtype) not in RULES:
+    if kernel_set not in LITERT_SETS or (kind, dtype) not in RULES:
         raise ValueError(f"operator {kind} of {dtype} is not supported as {kernel_set}")
     return RULES[kind, dtype][LITERT_SETS.index(kernel_set)]

@@ -55,8 +55,10 @@ def dequantize(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequen
 
 # --- two operands -------------------------------------------------------------------------------------------------
 
-def _operands(inputs: Sequence[Tensor], codes: Sequence[np.ndarray]) -> list[np.ndarray]:
+def operands_of(inputs: Sequence[Tensor], codes: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Of each operand the codes, in the order of the inputs; constants as they stand."""
+    if len(codes) == len(inputs):
+        return list(codes)
     computed = iter(codes)
     return [next(computed) if t.values is None else np.asarray(t.values).astype(
         np.int64 if t.dtype.kind in "iu" else t.dtype) for t in inputs]
@@ -74,7 +76,7 @@ def add(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.n
 
     Each product and the sum behind it are a fused multiply-add.
     """
-    (a, b), (a_q, b_q) = inputs, _operands(inputs, codes)
+    (a, b), (a_q, b_q) = inputs, operands_of(inputs, codes)
     ra, rb = (t.step[0] / y.step[0] for t in (a, b))
     fixed = FLOAT(y.zero) - fma(ra, a.zero, rb * FLOAT(b.zero))
     first, second = ((a_q, ra), (b_q, rb)) if _is_repeated(a, b) else ((b_q, rb), (a_q, ra))
@@ -84,7 +86,7 @@ def add(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.n
 
 def multiply(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
     """QLinearMul: rint(f32((a - za)·(b - zb))·f32(sa·sb/sy) + zy)."""
-    (a, b), (a_q, b_q) = inputs, _operands(inputs, codes)
+    (a, b), (a_q, b_q) = inputs, operands_of(inputs, codes)
     M = (a.step[0] * b.step[0]) / y.step[0]
     product = (a_q - a.zero) * (b_q - b.zero)
     return _clip(_nearest(product.astype(FLOAT) * M + FLOAT(y.zero)), y)
@@ -93,7 +95,7 @@ def multiply(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence
 def concatenation(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
     """QLinearConcat: codes of y's own step are copied, others dequantized and quantized."""
     parts = []
-    for t, x_q in zip(inputs, _operands(inputs, codes)):
+    for t, x_q in zip(inputs, operands_of(inputs, codes)):
         same = t.step[0] == y.step[0] and t.zero == y.zero
         x_q = np.broadcast_to(x_q, (len(codes[0]), *x_q.shape[1:]))
         parts.append(x_q if same else quantized(real(x_q, t), y))
@@ -102,7 +104,7 @@ def concatenation(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Seq
 
 # --- pools --------------------------------------------------------------------------------------------------------
 
-def _windows(op: Operation, x: np.ndarray, fill: Any) -> tuple[np.ndarray, np.ndarray]:
+def windows(op: Operation, x: np.ndarray, fill: Any) -> tuple[np.ndarray, np.ndarray]:
     """(N, C, P, Q, R, S), and how many cells of each window lie in the input, (P, Q)."""
     geometry, kernel = op.options["Geometry"], op.options["Kernel"]
     top, left, bottom, right = geometry.padding
@@ -130,7 +132,7 @@ def average_pool(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequ
     planes = _planes(codes[0])
     if planes.shape[2:] == op.options["Kernel"] and not any(geometry.padding):
         return global_average_pool(op, inputs, y, codes)
-    seen, count = _windows(op, real(planes, inputs[0]), FLOAT(0))
+    seen, count = windows(op, real(planes, inputs[0]), FLOAT(0))
     total = np.zeros(seen.shape[:4], FLOAT)
     for r in range(seen.shape[4]):
         for s in range(seen.shape[5]):
@@ -154,7 +156,7 @@ def global_average_pool(op: Operation, inputs: Sequence[Tensor], y: Tensor, code
 def max_pool(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
     """MaxPool of codes or floats."""
     lowest: Any = -np.inf if y.dtype.kind == "f" else np.iinfo(y.dtype).min
-    seen, _ = _windows(op, _planes(codes[0]), lowest)
+    seen, _ = windows(op, _planes(codes[0]), lowest)
     return seen.max(axis=(4, 5)).reshape(len(codes[0]), *y.shape[1:])
 
 
@@ -196,7 +198,7 @@ def softmax(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[
 
 def in_floats(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
     """What the runtime leaves in floats and rounds once: Add, Sub, Mul, Relu, Clip, LeakyRelu."""
-    operands = _operands(inputs, codes)
+    operands = operands_of(inputs, codes)
     with np.errstate(over="ignore"):
         if op.kind in ("Add", "Sub", "Mul"):
             of: dict[str, Any] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}

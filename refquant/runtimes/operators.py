@@ -23,6 +23,7 @@ from refquant.runtimes.arithmetic import (
     srdhm,
     wrap32,
 )
+from refquant.runtimes.average_pools import raw_half_away
 from refquant.runtimes.fast import double_rounded, neon
 from refquant.runtimes.model import Operation, Tensor
 from refquant.runtimes.softmax import by_table, fixed_point
@@ -231,7 +232,7 @@ def add_fixed(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequenc
 
 # --- pools, and what has no sums ----------------------------------------------------------------------------------
 
-def _windows(op: Operation, x_q: np.ndarray, fill: int) -> tuple[np.ndarray, np.ndarray]:
+def windows(op: Operation, x_q: np.ndarray, fill: int) -> tuple[np.ndarray, np.ndarray]:
     """All windows of raw codes, (N, P, Q, C, R, S), padded with ``fill``; and which cells are valid, (P, Q, R, S)."""
     options = op.options
     kernel = options["FilterHeight"], options["FilterWidth"]
@@ -249,16 +250,15 @@ def _windows(op: Operation, x_q: np.ndarray, fill: int) -> tuple[np.ndarray, np.
 def average_pool(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray], *,
                  fused: bool = False) -> np.ndarray:
     """AVERAGE_POOL_2D: raw codes of the valid cells, summed and divided half away from zero; steps do not matter."""
-    seen, valid = _windows(op, codes[0], 0)
+    seen, valid = windows(op, codes[0], 0)
     total, count = seen.sum(axis=(4, 5)), valid.sum(axis=(2, 3))[:, :, None]
-    mean = np.where(total < 0, -((-total + count // 2) // count), (total + count // 2) // count)
-    return clamped(mean, op.options["FusedActivationFunction"], y, fused)
+    return clamped(raw_half_away(total, count), op.options["FusedActivationFunction"], y, fused)
 
 
 def max_pool(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray], *,
              fused: bool = False) -> np.ndarray:
     """MAX_POOL_2D: the largest raw code of the valid cells."""
-    seen, _ = _windows(op, codes[0], ends_of(inputs[0])[0])
+    seen, _ = windows(op, codes[0], ends_of(inputs[0])[0])
     return clamped(seen.max(axis=(4, 5)), op.options["FusedActivationFunction"], y, fused)
 
 
