@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import io
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,15 @@ from refquant.commands.arguments import directory
 from refquant.commands.report import check_directory, table, write_files
 from refquant.network.storage import array_names, read_arrays
 from refquant.runtimes import onnx_layers
-from refquant.runtimes.kernels import LITERT_SETS, ONNX_SETS, name_of_rule, onnxruntime_here, rule_of
+from refquant.runtimes.kernels import (
+    LITERT_LAYERS,
+    LITERT_SETS,
+    ONNX_LAYERS,
+    ONNX_SETS,
+    name_of_rule,
+    onnxruntime_here,
+    rule_of,
+)
 from refquant.runtimes.model import Operation, QuantizedModel, Tensor
 from refquant.runtimes.operators import sums_of, windows
 from refquant.runtimes.run import held, tensors_of
@@ -126,12 +135,16 @@ def run(path: Path, model: QuantizedModel, rows: Rows, kernel_set: str, dump: bo
     """The table that is printed, and the files: report.json, the outputs, and with ``dump`` every computed tensor.
 
     Arrays are ``tensors/INDEX.npy`` and ``outputs/INDEX.npy``, inputs stacked on axis 0, in the runtime's layout.
+    report.json has the names of ``refquant quantize``'s where it says the same: integer_top1, seconds, layers.
     """
+    begun = time.perf_counter()
     digests: dict[int, Any] = {}
     kept: dict[int, list[np.ndarray]] = {}
+    seen: dict[int, np.ndarray] = {}  # least and greatest code, and how many lie at either end of the dtype
     for some in slices_of(model, len(rows.inputs)):
         for index, codes in tensors_of(model, rows.inputs[some], kernel_set):
             digests.setdefault(index, hashlib.sha256()).update(np.ascontiguousarray(codes).tobytes())
+            seen[index] = _ranges(codes, seen.get(index))
             if dump or index in model.outputs:
                 kept.setdefault(index, []).append(codes)
     arrays = {index: np.concatenate(parts) for index, parts in kept.items()}
@@ -141,7 +154,9 @@ def run(path: Path, model: QuantizedModel, rows: Rows, kernel_set: str, dump: bo
         {"index": index, "name": model.tensors[index].name, "dtype": str(model.tensors[index].dtype),
          "shape": [len(rows.inputs), *model.tensors[index].shape[1:]], "sha256": found.hexdigest()}
         for index, found in digests.items()]
-    report = {"refquant": __version__, "as": kernel_set, "inputs": len(rows.inputs), "top1": top1,
+    layers = [_layer(model, op, kernel_set, seen[op.outputs[0]], len(rows.inputs)) for op in model.operations]
+    report = {"refquant": __version__, "as": kernel_set, "inputs": len(rows.inputs), "integer_top1": top1,
+              "seconds": round(time.perf_counter() - begun, 3), "layers": layers,
               "model": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
               "outputs": list(model.outputs), "tensors": tensors}
     files = {"report.json": (json.dumps(report, indent=1) + "\n").encode()}
@@ -153,6 +168,32 @@ def run(path: Path, model: QuantizedModel, rows: Rows, kernel_set: str, dump: bo
     said = f"top-1 {top1:.2f} %\n" if top1 is not None else ""
     return (f"{path.name} as {kernel_set}, {len(rows.inputs)} inputs\n{said}\n"
             f"{table(('output', 'name', 'dtype', 'shape', 'sha256'), outputs)}"), files
+
+
+def _ranges(codes: np.ndarray, before: np.ndarray | None) -> np.ndarray:
+    """Least and greatest value, and how many stand at either end of the dtype."""
+    ends = np.iinfo(codes.dtype) if codes.dtype.kind in "iu" else np.finfo(codes.dtype)
+    found = np.array([codes.min(), codes.max(), (codes == ends.min).sum(), (codes == ends.max).sum()], np.float64)
+    if before is None:
+        return found
+    return np.array([min(found[0], before[0]), max(found[1], before[1]), *(found + before)[2:]])
+
+
+def _layer(model: QuantizedModel, op: Operation, kernel_set: str, seen: np.ndarray, count: int) -> dict[str, Any]:
+    """What an operation is and wrote: its rule, its output's scale (1/step), and the share of codes at each end."""
+    written, read = model.tensors[op.outputs[0]], [model.tensors[index] for index in op.inputs if index >= 0]
+    weights = read[1].values if len(read) > 1 and op.kind in (*LITERT_LAYERS, *ONNX_LAYERS) else None
+    size = int(np.prod(written.shape))
+    each = 0 if weights is None else weights[..., 0].size if op.kind == "DEPTHWISE_CONV_2D" else weights[0].size
+    low, high = (100 * float(part) / (size * count) for part in seen[2:])
+    whole = written.dtype.kind in "iu"
+    return {"name": written.name, "kind": op.kind, "inputs": [t.name for t in read if t.values is None],
+            "output": written.name, "shape": list(written.shape[1:]), "format": str(written.dtype),
+            "scale": 1 / float(written.step[0]) if written.step.size else None,
+            "zero_point": written.zero if written.step.size else None, "macs": size * each,
+            "rule": name_of_rule(rule_of(kernel_set, op.kind, str(read[0].dtype))),
+            "min": int(seen[0]) if whole else float(seen[0]), "max": int(seen[1]) if whole else float(seen[1]),
+            "saturated_low": low if whole else 0.0, "saturated_high": high if whole else 0.0}
 
 
 def _npy(values: np.ndarray) -> bytes:
@@ -211,7 +252,7 @@ def _differences(model: QuantizedModel, inputs: np.ndarray, one: str, other: str
 def _operands(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray],
               place: tuple[int, ...]) -> str:
     """What one code was computed from: sums and multiplier of a layer, or the codes at its place."""
-    if op.kind in ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"):
+    if op.kind in ONNX_LAYERS:
         channel = place[1] if op.kind in ("QLinearConv", "ConvInteger") else place[-1]
         pairs, exact = (int(onnx_layers.shaped_sums(op, inputs, y, codes[0], pairs=pairs)[place])
                         for pairs in (True, False))

@@ -21,6 +21,8 @@ from refquant.runtimes.operators import A, B, F, Rule, X
 
 LITERT_SETS = ("litert-ref", "litert-opt", "litert-xnnpack")
 ONNX_SETS = ("onnxruntime-avx2", "onnxruntime-vnni")
+LITERT_LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")  # with weights
+ONNX_LAYERS = ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat")
 KERNEL_SETS = (*LITERT_SETS, *ONNX_SETS, "refquant")
 
 # Operator and dtype of its codes: the rules of the three sets, in their order.
@@ -69,7 +71,7 @@ RULES: dict[tuple[str, str], tuple[Rule, Rule, Rule]] = {
 _PAIRS = (True, False)
 ONNX_RULES: dict[str, tuple[Rule, ...]] = {
     **{kind: tuple(partial(onnx_layers.layer, pairs=pairs) for pairs in _PAIRS)
-       for kind in ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat")},
+       for kind in ONNX_LAYERS},
     **{kind: (rule,) * 2 for kind, rule in (
         ("QuantizeLinear", onnx_elementwise.quantize), ("DequantizeLinear", onnx_elementwise.dequantize),
         ("QLinearAdd", onnx_elementwise.add), ("QLinearMul", onnx_elementwise.multiply),
@@ -88,8 +90,7 @@ OWN_RULES: dict[str, Rule] = {
     "CONV_2D": partial(rules.convolution, scaling=single_rounded),
     "DEPTHWISE_CONV_2D": partial(rules.depthwise, scaling=single_rounded),
     "FULLY_CONNECTED": partial(rules.fully_connected, scaling=single_rounded),
-    **dict.fromkeys(("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"),
-                    own.onnx_layer),
+    **dict.fromkeys(ONNX_LAYERS, own.onnx_layer),
     **dict.fromkeys(("ADD", "QLinearAdd"), own.add), **dict.fromkeys(("MUL", "QLinearMul"), own.multiply),
     **dict.fromkeys(("CONCATENATION", "QLinearConcat"), own.concatenation),
     "AVERAGE_POOL_2D": own.average_pool, "QLinearAveragePool": own.onnx_average_pool,

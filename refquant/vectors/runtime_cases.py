@@ -12,7 +12,7 @@ from refquant.integers.multiplier import Multiplier
 from refquant.integers.simd import INT8, INT32
 from refquant.runtimes import onnx_layers
 from refquant.runtimes.arithmetic import INT32 as WORD
-from refquant.runtimes.kernels import LITERT_SETS, name_of_rule, rule_of
+from refquant.runtimes.kernels import LITERT_LAYERS, LITERT_SETS, ONNX_LAYERS, name_of_rule, rule_of
 from refquant.runtimes.model import Operation, QuantizedModel
 from refquant.runtimes.model import Tensor as ModelTensor
 from refquant.runtimes.operators import A, B, multiplier_of, sums_of
@@ -23,7 +23,6 @@ from refquant.vectors.suites import M_FORMAT
 
 # What moves no code, and what ends in floats, has no case.
 _WITHOUT = ("RESHAPE", "SQUEEZE", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-_LAYERS = ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger")
 # The dialect that the manifest names: that of most layers.
 DIALECTS = {"litert-ref": "gemmlowp_double", "litert-opt": "neon_double"}
 
@@ -102,7 +101,7 @@ def _case(id: str, model: QuantizedModel, op: Operation, known: dict[int, np.nda
 
 
 def _is_layer(op: Operation) -> bool:
-    return op.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", *_LAYERS)
+    return op.kind in (*LITERT_LAYERS, *ONNX_LAYERS)
 
 
 def _coding(name: str, tensor: ModelTensor) -> dict[str, Tensor]:
@@ -127,7 +126,7 @@ def _multiplier(described: list[ModelTensor], written: ModelTensor, single: bool
 def _sums(op: Operation, described: list[ModelTensor], written: ModelTensor, codes: list[np.ndarray], kernel_set: str
           ) -> np.ndarray | None:
     """The sums of a layer as the kernel set has them."""
-    if op.kind in _LAYERS:
+    if op.kind in ONNX_LAYERS:
         return onnx_layers.shaped_sums(op, described, written, codes[0], pairs=kernel_set == "onnxruntime-avx2")
     found = sums_of(op, described, written, codes)
     return None if found is None else found[0]
