@@ -33,9 +33,10 @@ def in_floats(graph: Codes, kind: str, op: Operator) -> None:
     if graph.dtype_of(a) != np.float32:
         raise ValueError(f"it must read float32, got {graph.dtype_of(a)}")
     options: dict[str, Any] = {}
-    inputs, shape = [graph.read(a)], graph.shape(a)
-    if kind in ("Add", "Sub", "Mul"):
-        inputs.append(graph.read(b))
+    two = kind in ("Add", "Sub", "Mul")
+    inputs, shape = [graph.read(a, constant=two)], graph.shape(a)
+    if two:
+        inputs.append(graph.read(b, constant=True))
         shape = broadcast(graph, op, a, b, np.dtype(np.float32))
     elif kind == "LeakyRelu":
         options["Alpha"] = op.take("alpha", float, 0.01)

@@ -148,7 +148,7 @@ def _no_axis(op: Operator) -> None:
 
 def _two(graph: Codes, kind: str, op: Operator) -> None:
     a, sa, za, b, sb, zb, ys, yz = op.inputs[:8]
-    inputs = [graph.read(a, sa, za), graph.read(b, sb, zb)]
+    inputs = [graph.read(a, sa, za, constant=True), graph.read(b, sb, zb, constant=True)]
     dtype, end = _written(graph, op, ys, yz)
     graph.finish(kind, op, inputs, broadcast(graph, op, a, b, dtype), dtype, end)
 
@@ -156,7 +156,7 @@ def _two(graph: Codes, kind: str, op: Operator) -> None:
 def _concat(graph: Codes, kind: str, op: Operator) -> None:
     given = [name for name in op.inputs if name]
     if kind == "Concat":
-        names, inputs = given, [graph.read(name) for name in given]
+        names, inputs = given, [graph.read(name, constant=True) for name in given]
         dtype, end = graph.dtype_of(names[0]), Coding()
         if dtype.kind != "f":
             raise ValueError("codes are joined by QLinearConcat")
@@ -164,9 +164,9 @@ def _concat(graph: Codes, kind: str, op: Operator) -> None:
         names = [*op.inputs[2::3]]
         names = names[:names.index("")] if "" in names else names
         dtype, end = _written(graph, op, *op.inputs[:2])
-        inputs = [graph.read(*op.inputs[2 + 3 * k:5 + 3 * k]) for k in range(len(names))]
+        inputs = [graph.read(*op.inputs[2 + 3 * k:5 + 3 * k], constant=True) for k in range(len(names))]
     shapes = [graph.shape(name) for name in names]
-    axis = op.take("axis", int, 0) % len(shapes[0])
+    axis = op.take("axis", int, 0) % max(1, len(shapes[0]))
     rest = {(len(s), s[:axis], s[axis + 1:]) for s in shapes}
     if axis == 0 or len(rest) != 1 or any(graph.dtype_of(name) != dtype for name in names) or all(
             name in graph.constants for name in names):

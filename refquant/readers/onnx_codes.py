@@ -93,14 +93,15 @@ class Codes:
             raise ValueError(f"its zero point {zero!r} must be one {np.dtype(dtype)}, got {len(z)} of {z.dtype}")
         return Coding(s, np.broadcast_to(z.astype(np.int64), s.shape) if len(z) == 1 else z.astype(np.int64))
 
-    def read(self, name: str, step: str = "", zero: str = "") -> int:
-        """A computed tensor, or a constant of codes, read with this step and zero point."""
+    def read(self, name: str, step: str = "", zero: str = "", *, constant: bool = False) -> int:
+        """A computed tensor read with this step and zero point; with ``constant`` also a constant."""
+        if name in self.constants and not constant:
+            raise ValueError(f"it must read a computed tensor, got the constant {name!r}")
         if name in self.constants:
             values = self.constants[name]
             coding = self.coding(step, zero, values.dtype) if step else Coding()
             return self.constant(name, values, coding)
-        if name not in self.shapes:
-            raise ValueError(f"it must read tensors that the runtime computes, got {name!r}")
+        self._check_known(name)
         if step:
             said, held = self.coding(step, zero, self._dtypes[name]), self._codings[name]
             if self._dtypes[name].kind == "f":
@@ -112,8 +113,13 @@ class Codes:
                                  f"{held.step[0]} and {held.zero[0]}, got {said.step[0]} and {said.zero[0]}")
         return self._indexes[name]
 
+    def _check_known(self, name: str) -> None:
+        if name not in self.shapes and name not in self.constants:
+            raise ValueError(f"it must read tensors that the runtime computes, got {name!r}")
+
     def shape(self, name: str) -> Shape:
         """With a batch of 1; of a constant as it stands."""
+        self._check_known(name)
         return self.constants[name].shape if name in self.constants else self.shapes[name]
 
     # --- nodes ----------------------------------------------------------------------------------------------------
@@ -126,8 +132,11 @@ class Codes:
 
     def dtype_of(self, name: str) -> np.dtype:
         """Of a computed tensor or a constant."""
+        self._check_known(name)
         return self.constants[name].dtype if name in self.constants else self._dtypes[name]
 
     def coding_of(self, name: str) -> Coding:
         """The step and zero point that a moved tensor shares."""
+        if name not in self._codings:
+            raise ValueError(f"it must read a computed tensor, got {name!r}")
         return self._codings[name]

@@ -74,6 +74,8 @@ def load_tflite(path: str | os.PathLike[str], *, outputs: Sequence[str] = ()) ->
     try:
         return _read(tflite, data, tuple(outputs))
     except ValueError as error:
+        if " buffer " in f" {error} ":  # NumPy's, about an offset outside the file
+            raise ValueError(f"{path} must be a whole .tflite model, got: {error}") from None
         raise ValueError(f"{path}: {error}") from None
     except (struct.error, TypeError, IndexError, AttributeError, OverflowError, UnicodeDecodeError, MemoryError
             ) as error:  # what the flatbuffers' accessors do with offsets outside the file

@@ -228,4 +228,5 @@ def move(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.
 
 def joined(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
     """Concat of floats."""
-    return np.concatenate(list(codes), axis=op.options["Axis"])
+    parts = [np.broadcast_to(part, (len(codes[0]), *part.shape[1:])) for part in operands_of(inputs, codes)]
+    return np.concatenate(parts, axis=op.options["Axis"])

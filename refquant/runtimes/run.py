@@ -53,7 +53,8 @@ def tensors_of(model: QuantizedModel, inputs: Any, kernel_set: str = "litert-ref
         codes = [known[t.index] if t.index in known else repeated(t, len(x_q), len(written.shape)) for t in described
                  if t.index in known or constant]
         try:
-            y = rule(operation, described, written, codes)
+            with np.errstate(over="ignore", invalid="ignore"):  # as runtimes do
+                y = rule(operation, described, written, codes)
         except (ValueError, IndexError, ZeroDivisionError, AssertionError, OverflowError) as error:
             said = str(error) or type(error).__name__
             raise ValueError(f"operator {operation.kind} of tensor {written.name!r} does not fit what it reads: "

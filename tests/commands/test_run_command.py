@@ -4,13 +4,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from random import Random
 
 import numpy as np
 import pytest
+from onnx_models import helper as onnx_helper
+from onnx_models import tensor as onnx_tensor
+from quantized_files import campaign
 from tflite_models import Spec, one_operator
 
 from refquant.cli import main
+from refquant.readers import load_quantized_onnx
 from refquant.readers.tflite_file import load_tflite
 from refquant.runtimes import run_model
 
@@ -98,19 +101,68 @@ def test_foreign_files_are_one_sentence(tmp_path, capsys, content, sentence):
     assert said.out == "" and sentence in said.err and said.err.count("\n") == 1
 
 
-def test_two_thousand_damaged_files_are_run_or_refused(tmp_path):
-    random, valid, path = Random(0), small_model(), tmp_path / "m.tflite"
-    for _ in range(2000):
-        damaged = bytearray(valid)
-        for _ in range(random.choice((1, 2, 8))):
-            damaged[random.randrange(len(damaged))] = random.randrange(256)
-        if random.random() < 0.2:
-            del damaged[random.randrange(len(damaged)):]
-        path.write_bytes(bytes(damaged))
-        try:
-            model = load_tflite(path)
-            entry = model.tensors[model.inputs[0]]
-            if sum(int(np.prod(t.shape)) for t in model.tensors) < 10**5:
-                run_model(model, np.zeros((1, *entry.shape[1:]), entry.dtype), "litert-ref")
-        except ValueError as error:
-            assert "\n" not in str(error)
+def test_two_thousand_damaged_files_are_run_or_refused():
+    """A part of ``tests/fuzz/quantized_files.py``, .tflite and ONNX."""
+    met, found = campaign(2000, 11)
+    assert not found and met["run"] > 100 and met["refused"] > 1000
+
+
+@pytest.fixture(scope="module")
+def onnx_files(tmp_path_factory):
+    """A QLinearConv of floats whose pairs saturate on random codes of full range, and its data."""
+    folder, rng = tmp_path_factory.mktemp("onnx"), np.random.default_rng(0)
+    node, value = onnx_helper.make_node, onnx_helper.make_tensor_value_info
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+             node("QLinearConv", ["q", "s", "z", "w", "s", "zw", "sy", "z"], ["c"]),
+             node("DequantizeLinear", ["c", "sy", "z"], ["y"])]
+    held = {"s": np.float32(0.01), "z": np.uint8(9), "zw": np.int8(0), "sy": np.float32(1.5),
+            "w": rng.integers(-128, 128, (4, 3, 3, 3)).astype(np.int8)}
+    graph = onnx_helper.make_graph(nodes, "one", [value("x", 1, ("N", 3, 6, 6))], [value("y", 1, None)],
+                                   [onnx_tensor(name, values, values.dtype) for name, values in held.items()])
+    made = onnx_helper.make_model(graph, opset_imports=[onnx_helper.make_opsetid("", 13)], ir_version=8)
+    (folder / "m.onnx").write_bytes(made.SerializeToString())
+    inputs = rng.uniform(-0.1, 2.5, (30, 3, 6, 6)).astype(np.float32)
+    np.savez(folder / "d.npz", inputs=inputs, labels=np.zeros(30, int))
+    return folder / "m.onnx", folder / "d.npz", inputs
+
+
+def test_an_onnx_model_runs_and_its_two_sets_are_compared(onnx_files, tmp_path, capsys, monkeypatch):
+    model, data, inputs = onnx_files
+    assert main(["run", str(model), str(data), "--as", "onnxruntime-avx2", "--dump", "--out", str(tmp_path)]) == 0
+    read = load_quantized_onnx(model)
+    wanted = run_model(read, inputs, "onnxruntime-avx2")
+    codes, reals = (op.outputs[0] for op in read.operations[1:])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [layer["kind"] for layer in report["layers"]] == ["QuantizeLinear", "QLinearConv", "DequantizeLinear"]
+    assert report["layers"][1]["macs"] == 4 * 4 * 4 * 27 and report["layers"][1]["rule"] == "layer (pairs True)"
+    assert report["layers"][1]["saturated_low"] == pytest.approx(100 * (wanted[codes] == 0).mean())
+    assert report["integer_top1"] is not None
+    assert np.array_equal(np.load(tmp_path / "tensors" / f"{reals}.npy"), wanted[reals])
+    capsys.readouterr()
+    assert main(["compare", str(model), str(data), "--as", "onnxruntime-avx2", "--as", "onnxruntime-vnni"]) == 0
+    said = capsys.readouterr().out
+    found = re.search(r"first: \[.*\] (\d+) and (\d+); sum (-?\d+) with saturated pairs, (-?\d+) without, "
+                      r"times (\S+), zero point 9", said)
+    assert found
+    assert [round(int(found[k + 2]) * float(found[5])) + 9 for k in (1, 2)] == [int(found[1]), int(found[2])]
+    assert main(["compare", str(model), str(data), "--as", "onnxruntime-vnni", "--as", "refquant"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("refquant.commands.run.onnxruntime_here", lambda: "onnxruntime-vnni")
+    assert main(["run", str(model), str(data), "--as", "onnxruntime", "--out", str(tmp_path / "o")]) == 0
+    assert "m.onnx as onnxruntime-vnni, 30 inputs" in capsys.readouterr().out
+
+
+def test_a_model_ends_where_it_is_told(files, onnx_files, tmp_path, capsys):
+    model, data, _ = onnx_files
+    assert main(["run", str(model), str(data), "--as", "onnxruntime-vnni", "--output", "q", "--out",
+                 str(tmp_path / "a")]) == 0
+    assert [t["name"] for t in json.loads((tmp_path / "a" / "report.json").read_text())["tensors"]] == ["x", "q"]
+    capsys.readouterr()
+    for one, runtime, name, sentence in (
+            (onnx_files, "onnxruntime-vnni", "nothing", "must be tensors that a node computes, got 'nothing'"),
+            (files, "litert-ref", "t0", "must be tensors that an operator computes, got 't0'; the last ones are t3"),
+            (files, "onnxruntime", "t3", "is a model of LiteRT, which runs as litert-ref, .*, got onnxruntime")):
+        assert main(["run", str(one[0]), str(one[1]), "--as", runtime, "--output", name, "--out",
+                     str(tmp_path / "b")]) == 2
+        said = capsys.readouterr()
+        assert re.search(sentence, said.err) and said.err.count("\n") == 1 and not (tmp_path / "b").exists()
