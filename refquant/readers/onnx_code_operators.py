@@ -78,6 +78,30 @@ def _conv(graph: Codes, kind: str, op: Operator) -> None:
     graph.finish(kind, op, inputs, out, dtype, end, Geometry=geometry)
 
 
+def _float_conv(graph: Codes, kind: str, op: Operator) -> None:
+    """Conv of planes that the runtime leaves in floats."""
+    x, w, bias = op.inputs[:3]
+    values, shape = graph.value(w, "weights"), graph.shape(x)
+    read = graph.read(x)
+    if graph.dtype_of(x) != np.float32 or values.dtype != np.float32 or values.ndim != 4 or len(shape) != 4:
+        raise ValueError(f"in floats it must read planes and weights (O, C, R, S), got {shape} and {values.shape}")
+    kernel = (values.shape[2], values.shape[3])
+    if op.window("kernel_shape", kernel) != kernel:
+        raise ValueError(f"attribute kernel_shape must be the weight's {kernel}")
+    geometry = geometry_of(op, (shape[2], shape[3]), kernel)._replace(groups=op.take("group", int, 1))
+    if geometry.groups < 1:
+        raise ValueError(f"group must be 1 or more, got {geometry.groups}")
+    geometry.check_shapes(shape, values.shape)
+    inputs = [read, graph.constant(w, values, Coding())]
+    if bias:
+        held = graph.value(bias, "bias")
+        if held.dtype != np.float32 or held.shape != (len(values),):
+            raise ValueError(f"its bias must be {len(values)} of float32, got {held.dtype} {held.shape}")
+        inputs.append(graph.constant(bias, held, Coding()))
+    size = geometry.output_size(shape[2], shape[3], kernel)
+    graph.finish(kind, op, inputs, (1, len(values), *size), np.float32, Coding(), Geometry=geometry)
+
+
 def _read_layer(graph: Codes, x: str, xs: str, xz: str) -> int:
     """The input of a layer; an Integer operator says its zero point alone."""
     if xs:
@@ -229,7 +253,7 @@ _MICROSOFT = ("MatMulIntegerToFloat", "QGemm", "QLinearAdd", "QLinearAveragePool
 _INPUTS = {"QLinearConv": 8, "ConvInteger": 2, "QGemm": 6, "QLinearMatMul": 8, "MatMulInteger": 2,
            "MatMulIntegerToFloat": 4, "QuantizeLinear": 2, "DequantizeLinear": 2, "QLinearAdd": 7, "QLinearMul": 7,
            "QLinearConcat": 5, "QLinearAveragePool": 4, "QLinearGlobalAveragePool": 5, "QLinearLeakyRelu": 4,
-           "QLinearSigmoid": 4, "QLinearSoftmax": 4}
+           "QLinearSigmoid": 4, "QLinearSoftmax": 4, "Conv": 2}
 _TAKEN: dict[str, Callable[[Codes, str, Operator], None]] = {
     **{kind: _conv for kind in ("QLinearConv", "ConvInteger")},
     **{kind: _matrix for kind in ("QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat")},
@@ -238,6 +262,7 @@ _TAKEN: dict[str, Callable[[Codes, str, Operator], None]] = {
     **{kind: _concat for kind in ("QLinearConcat", "Concat")},
     **{kind: _unary for kind in ("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearLeakyRelu",
                                  "QLinearSigmoid", "QLinearSoftmax")},
+    "Conv": _float_conv,
     "MaxPool": _max_pool,
     **{kind: in_floats for kind in FLOATS if kind != "Concat"},
     **{kind: move for kind in MOVES},
@@ -247,7 +272,7 @@ _TAKEN: dict[str, Callable[[Codes, str, Operator], None]] = {
 def take(graph: Codes, node: QuantizedNode) -> None:
     """A node more. ValueError for what is not supported."""
     kind = node.kind.removeprefix("com.microsoft.")
-    if node.kind in ("Conv", "Gemm", "MatMul", "AveragePool", "GlobalAveragePool", "Softmax", "Sigmoid"):
+    if node.kind in ("Gemm", "MatMul", "AveragePool", "GlobalAveragePool", "Softmax", "Sigmoid"):
         raise ValueError("the runtime computes it in floats, whose sums have an order of their own; it is not "
                          "supported")
     if kind not in _TAKEN or (node.kind != kind) != (kind in _MICROSOFT):

@@ -76,7 +76,7 @@ def _read_model(model: Any, folder: Path, outputs: tuple[str, ...]) -> Quantized
         raise ValueError("it must be a quantized model, got one without QuantizeLinear or operators on codes")
     codes = Codes(constants, min(versions))
     codes.enter(entries[0])
-    for node in _without_constants(nodes if whole else fused(nodes, constants, wanted), constants, wanted):
+    for node in _dequantized(nodes if whole else fused(nodes, constants, wanted), constants, wanted):
         try:
             take(codes, node)
         except (ValueError, OverflowError) as error:
@@ -86,11 +86,30 @@ def _read_model(model: Any, folder: Path, outputs: tuple[str, ...]) -> Quantized
     return codes.model(entries[0].name, wanted)
 
 
-def _without_constants(nodes: Sequence[QuantizedNode], constants: dict[str, np.ndarray], outputs: Sequence[str]
-                       ) -> list[QuantizedNode]:
-    """Without what dequantizes weights: who reads it is refused by name."""
-    return [node for node in nodes
-            if node.kind != DQ or node.inputs[0] not in constants or node.outputs[0] in outputs]
+def _dequantized(nodes: Sequence[QuantizedNode], constants: dict[str, np.ndarray], outputs: Sequence[str]
+                 ) -> list[QuantizedNode]:
+    """Without what dequantizes weights that a float operator reads: they become constants, f32(code - zero)·step."""
+    left = []
+    for node in nodes:
+        held = constants.get(node.inputs[0]) if node.kind == DQ else None
+        params = [constants.get(name) for name in node.inputs[1:3] if name]
+        if held is None or node.outputs[0] in outputs or any(one is None for one in params):
+            left.append(node)
+            continue
+        axis = node.attributes.get("axis", 1)
+        step, zero = (np.asarray(one) for one in (params[0], params[1] if len(params) > 1 else 0))
+        slices = held.shape[axis] if -held.ndim <= axis < held.ndim else 1
+        if step.dtype != np.float32 or step.size not in (1, slices) or zero.size not in (1, slices):
+            raise ValueError(f"node {node.name!r} ({DQ}): its scale must be one float32 or one for each slice along "
+                             f"axis {axis}, got {step.dtype} {step.shape}")
+        shape = [1] * held.ndim
+        if step.size > 1:
+            shape[axis] = -1
+        zero = zero.astype(np.int64).reshape(shape) if zero.size > 1 else zero.astype(np.int64).ravel()[:1].sum()
+        step = step.reshape(shape) if step.size > 1 else step.ravel()[0]
+        with np.errstate(over="ignore"):
+            constants[node.outputs[0]] = np.asarray((held.astype(np.int64) - zero).astype(np.float32) * step)
+    return left
 
 
 def _node(proto: Any, folder: Path, constants: dict[str, np.ndarray], known: set[str], version: int

@@ -83,15 +83,17 @@ def split(M: float) -> tuple[int, int]:
 def fma(a: Any, b: Any, c: Any) -> np.ndarray:
     """a·b + c of float32 rounded once to float32, as a fused multiply-add has it.
 
-    The product is exact in double. Where the sum is not, its last bit is set (rounding to odd), so that rounding to
-    float32 afterwards meets no tie that is none.
+    The product is exact in double. Rounding the sum to double and then to float32 would go wrong where the first
+    rounding ends halfway between two float32: there one more bit of the sum, its error, decides.
     """
-    p, c = np.asarray(a, np.float64) * np.asarray(b, np.float64), np.asarray(c, np.float64)
+    p, c = np.broadcast_arrays(np.asarray(a, np.float64) * np.asarray(b, np.float64), np.asarray(c, np.float64))
     s = np.asarray(p + c)
-    back = s - p
-    error = (p - (s - back)) + (c - back)
-    even = s.view(np.int64) % 2 == 0
-    s = np.where((error != 0) & even, np.nextafter(s, np.where(error > 0, np.inf, -np.inf)), s)
+    halfway = ((s.view(np.int64) & (2**29 - 1)) == 2**28) | (np.abs(s) < 2.0**-120)
+    if halfway.any():
+        back = s - p
+        error = (p - (s - back)) + (c - back)
+        beside = np.nextafter(s, np.where(error > 0, np.inf, -np.inf))
+        s = np.where(halfway & (error != 0), beside, s)
     return s.astype(FLOAT)
 
 

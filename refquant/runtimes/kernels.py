@@ -79,7 +79,7 @@ ONNX_RULES: dict[str, tuple[Rule, ...]] = {
         ("QLinearGlobalAveragePool", onnx_elementwise.global_average_pool),
         ("QLinearSigmoid", onnx_elementwise.function), ("QLinearLeakyRelu", onnx_elementwise.function),
         ("QLinearSoftmax", onnx_elementwise.softmax), ("MaxPool", onnx_elementwise.max_pool),
-        ("Concat", onnx_elementwise.joined))},
+        ("Concat", onnx_elementwise.joined), ("Conv", onnx_layers.float_convolution))},
     **{kind: (onnx_elementwise.move,) * 2 for kind in (
         "Flatten", "Identity", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")},
     **{kind: (onnx_elementwise.in_floats,) * 2 for kind in ("Add", "Clip", "LeakyRelu", "Mul", "Relu", "Sub")},

@@ -6,13 +6,14 @@ A rule is a function of the operation, its tensors' descriptions and their codes
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from refquant.convolution.direct import convolve_exact
 from refquant.convolution.geometry import Geometry, pad, taps
-from refquant.runtimes.arithmetic import FLOAT, wrap32
+from refquant.runtimes.arithmetic import FLOAT, fma, wrap32
 from refquant.runtimes.model import Operation, Tensor
 
 
@@ -101,3 +102,61 @@ def layer(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np
     channels_first = op.kind == "QLinearConv"
     M = M.reshape(1, -1, *[1] * (acc.ndim - 2)) if channels_first else M.ravel()
     return requantized(acc, M, y) if y.step.size else np.asarray(acc.astype(FLOAT) * M)
+
+
+def block_of(terms: int, positions: int) -> int:
+    """How many terms of a sum MLAS's SGEMM adds before it adds them to the output, on one thread (STRIDEK).
+
+    terms: of each sum. positions: of the output's plane. 128, or more where the plane is
+    small and the sum long. onnxruntime divides planes among threads, and with them the blocks can change.
+    """
+    stride_n, stride_k = 128, 128
+    if positions < terms:
+        while stride_n > 16 and stride_n // 2 >= positions:
+            stride_k, stride_n = 2 * stride_k, stride_n // 2
+    return stride_k
+
+
+def float_convolution(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
+    """Conv that is left in floats, as MLAS has it with FMA on one thread: channels, rows, columns; the bias last.
+
+    Fused multiply-adds, from 0 in each block of terms (``block_of``); blocks are added up. A group of one output, as
+    in a depthwise layer, has products rounded by themselves, four of which are added before they meet the sum; of the
+    rest two, then one.
+    """
+    w, (x,) = inputs[1], codes
+    assert w.values is not None
+    geometry = op.options["Geometry"]
+    weight, kernel = w.values, w.values.shape[2:]
+    rows, columns = geometry.output_size(x.shape[2], x.shape[3], kernel)
+    seen = dict(taps(x.astype(FLOAT), kernel, geometry))
+    each = len(weight) // geometry.groups  # outputs of a group
+    first = np.arange(len(weight)) // each * weight.shape[1]  # the input channel at which each one's group begins
+    order = [(c, r, s) for c in range(weight.shape[1]) for r in range(kernel[0]) for s in range(kernel[1])]
+
+    def term(place: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+        c, r, s = place
+        return weight[None, :, c, r, s, None, None], seen[r, s][:, first + c]
+
+    total = np.zeros((len(x), len(weight), rows, columns), FLOAT)
+    if each == 1:
+        for some in _by_four(order):
+            total = total + reduce(np.add, [a * b for a, b in map(term, some)])
+    else:
+        size = block_of(len(order), rows * columns)
+        for start in range(0, len(order), size):
+            part = np.zeros_like(total)
+            for place in order[start:start + size]:
+                part = fma(*term(place), part)
+            total = part if start == 0 else total + part
+    if len(inputs) > 2:
+        assert inputs[2].values is not None
+        total = total + inputs[2].values[None, :, None, None]
+    return total
+
+
+def _by_four(order: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:
+    """Fours, then a pair, then one."""
+    whole = len(order) // 4 * 4
+    parts = [order[k:k + 4] for k in range(0, whole, 4)]
+    return [*parts, *(part for part in (order[whole:whole + 2], order[whole + 2:]) if part)]

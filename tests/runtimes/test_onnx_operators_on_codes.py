@@ -1,12 +1,15 @@
 """onnxruntime's operators on codes one at a time: every pair of codes, extreme scales, uint8 and int8."""
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from tools import require_module
 
 from refquant.readers.onnx_quantized import load_quantized_onnx
 from refquant.runtimes import run_model
+from refquant.runtimes.arithmetic import fma
 from refquant.runtimes.kernels import onnxruntime_here
 
 onnx = require_module("onnx", "pip install 'refquant[oracles]'")
@@ -217,3 +220,37 @@ def test_matrix_products(tmp_path, rows, columns, dtype, w_dtype):
     held.update(sw=sw[0], zw=zw[0])
     use = {name: held[name] for name in names[1:]}
     check(tmp_path, one("QLinearMatMul", names, dtype, (4, rows), domain="", **use), three)
+
+
+@pytest.mark.parametrize("shape, weight, attributes", [
+    ((8, 6, 6), (8, 1, 3, 3), {"group": 8, "pads": [1, 1, 1, 1]}), ((5, 6, 6), (1, 5, 3, 3), {}),
+    ((6, 6, 6), (1, 6, 1, 1), {}), ((7, 6, 6), (1, 7, 1, 1), {}), ((8, 6, 6), (2, 4, 3, 3), {"group": 2}),
+    ((8, 6, 6), (8, 4, 3, 3), {"group": 2, "strides": [2, 1]}), ((3, 20, 20), (5, 3, 3, 3), {}),
+    ((16, 16, 16), (12, 16, 3, 3), {"pads": [1, 1, 1, 1]}), ((64, 8, 8), (32, 64, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((300, 3, 3), (40, 300, 1, 1), {}), ((20, 2, 2), (64, 20, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((1, 6, 6), (4, 1, 3, 6), {})])
+def test_convolutions_that_are_left_in_floats(tmp_path, shape, weight, attributes):
+    """On one thread, bit for bit: sums of one block and of several."""
+    held = {"w": RNG.normal(size=weight).astype(np.float32), "b": RNG.normal(size=weight[0]).astype(np.float32)}
+    made = one("Conv", ["x", "w", "b"], np.float32, shape, attributes, "", **held)
+    made.graph.node.extend([helper.make_node("QuantizeLinear", ["y", "s", "z"], ["q"])])
+    made.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in (
+        ("s", np.float32(0.1)), ("z", np.uint8(128))))
+    made.graph.output.extend([helper.make_empty_tensor_value_info("q")])
+    check(tmp_path, made, RNG.normal(size=(6, *shape)).astype(np.float32))
+
+
+@pytest.mark.parametrize("a, b, c", [
+    (1 + 2**-23, 1 + 2**-23, -(1 + 2**-22)), (3.0, 2**-24, 1.0), (1.0, 2**-24, 1.0), (1 + 2**-23, 2**-24, 1.0),
+    (1 - 2**-24, 2**-24, 1.0), (-(1 - 2**-24), 2**-24, 1.0), (1 + 2**-23, 2**-24, 1 + 2**-23), (7.0, 0.1, -0.7),
+    (2**-70, 2**-70, 2**-140), (2**-75 * 1.5, 2**-75, 0.0), (2**-75 * 1.5, 2**-74, 2**-149)])
+def test_a_fused_multiply_add_is_rounded_once(a, b, c):
+    """Against fractions, at ties, beside them, and among subnormal numbers."""
+    a, b, c = (np.float32(v) for v in (a, b, c))
+    exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+    got = float(fma(a, b, c))
+    near = [float(np.nextafter(np.float32(got), np.float32(end))) for end in (-np.inf, np.inf)]
+    distance = [abs(Fraction(v) - exact) for v in (got, *near)]
+    assert distance[0] == min(distance)
+    if distance.count(min(distance)) > 1:  # a tie: the even one
+        assert np.float32(got).view(np.int32) % 2 == 0
