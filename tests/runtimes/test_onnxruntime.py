@@ -11,9 +11,12 @@ from onnx_models import model as model_of
 from onnx_models import tensor
 from tools import require_module
 
+from refquant.digits.weights import calibration_images, load_digits
 from refquant.readers.onnx_quantized import load_quantized_onnx
+from refquant.recipes.quantize import quantize_network
 from refquant.runtimes import run_model
 from refquant.runtimes.kernels import onnxruntime_here
+from refquant.writers import to_qdq
 
 onnx = require_module("onnx", "pip install 'refquant[oracles]'")
 ort = require_module("onnxruntime", "pip install 'refquant[oracles]'")
@@ -147,3 +150,13 @@ def test_a_network_of_every_operator(form, activations, weights, per_channel, tm
     source, images = every_operator()
     quantized(source, tmp_path / "q.onnx", images[:6], form, activations, weights, per_channel)
     check(tmp_path / "q.onnx", images[10:], form, tmp_path)
+
+
+def test_refquant_s_own_export_is_what_it_says_of_it(tmp_path):
+    """The bundled network as ``--export-onnx`` writes it: int8, an addition, a depthwise layer left in floats."""
+    network, images, _ = load_digits()
+    exported = to_qdq(quantize_network(network, calibration_images(), "channelwise-int8", activations="affine"))
+    (tmp_path / "q.onnx").write_bytes(exported)
+    model, _ = check(tmp_path / "q.onnx", images[:INPUTS].astype(np.float32), "QDQ", tmp_path)
+    kinds = [op.kind for op in model.operations]
+    assert {"QLinearConv", "Conv", "Add", "QLinearAveragePool", "QGemm"} <= {*kinds}
