@@ -260,6 +260,7 @@ def _add_identify(commands: Any) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from refquant.commands.compare import add_compare
     from refquant.commands.exercise import add_exercise
     from refquant.commands.run import add_run
     from refquant.commands.vectors import add_vectors
@@ -277,6 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     add_vectors(commands)
     add_exercise(commands)
     add_run(commands)
+    add_compare(commands)
     dialects = commands.add_parser("dialects", help="the ways to requantize: formulas, words, and who computes so")
     dialects.add_argument("two", nargs="*", metavar="DIALECT",
                           help="two names, or words: the smallest input on which they differ")

@@ -50,7 +50,8 @@ node_strategies strategies
 exercises.judging exercises.codes exercises.ranges exercises.layers exercises.methods exercises
 commands.arguments commands.evaluation commands.kernel_check commands.report commands.layers commands.page
 commands.demo
-commands.quantize commands.run commands.identify commands.vectors commands.exercise commands.qat commands
+commands.quantize commands.run commands.compare commands.identify commands.vectors commands.exercise commands.qat
+commands
 own_network
 interrupts cli
 __main__
@@ -59,7 +60,7 @@ __main__
 # What a plain ``import refquant`` may load beside the standard library.
 GROUND = {"numpy", "scipy"}
 EXERCISES = ("judging", "codes", "ranges", "layers", "methods")
-EXTRAS = {"matplotlib": {"commands.report"}, "tqdm": {"cli", "digits.training"},
+EXTRAS = {"matplotlib": {"commands.report", "commands.compare"}, "tqdm": {"cli", "digits.training"},
           "onnx": {"readers.onnx_file", "readers.onnx_constants", "readers.onnx_quantized", "writers.onnx_qdq"},
           "tflite": {"readers.tflite_file"},
           "hypothesis": {"strategies", "node_strategies", *(f"exercises.{name}" for name in EXERCISES)}}

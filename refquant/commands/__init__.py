@@ -2,6 +2,7 @@
 
 Read in this order: ``demo``, ``quantize`` (a network and data of the reader's own), ``evaluation`` (what a report
 says of a quantized network), ``kernel_check`` (a network's layers once more through lanes and Winograd), ``report``
-(tables and figures), ``identify``, ``vectors`` and ``exercise`` (the last two with their parsers), ``qat`` (training
-beside post-training quantization). ``arguments`` holds the types of command line arguments.
+(tables and figures), ``run`` and ``compare`` (quantized models as runtimes compute them), ``identify``, ``vectors``
+and ``exercise`` (from ``run`` on with their parsers), ``qat`` (training beside post-training quantization).
+``arguments`` holds the types of command line arguments.
 """

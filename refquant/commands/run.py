@@ -1,4 +1,4 @@
-"""``refquant run`` and ``refquant compare``: a quantized model as runtimes compute it, and where two differ."""
+"""``refquant run``: a quantized model as a runtime computes it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ from refquant import __version__
 from refquant.commands.arguments import directory
 from refquant.commands.report import check_directory, table, write_files
 from refquant.network.storage import array_names, read_arrays
-from refquant.runtimes import onnx_layers
 from refquant.runtimes.kernels import (
     LITERT_LAYERS,
     LITERT_SETS,
@@ -27,31 +26,26 @@ from refquant.runtimes.kernels import (
     onnxruntime_here,
     rule_of,
 )
-from refquant.runtimes.model import Operation, QuantizedModel, Tensor
-from refquant.runtimes.operators import sums_of, windows
-from refquant.runtimes.run import held, tensors_of
+from refquant.runtimes.model import Operation, QuantizedModel
+from refquant.runtimes.run import tensors_of
 
 RUNTIMES = (*LITERT_SETS, "onnxruntime", *ONNX_SETS, "refquant")
 SLICE_ELEMENTS = 1 << 24  # of one step's codes at a time
 
 
 def add_run(commands: Any) -> None:
-    """Both commands."""
+    """The command."""
     parser = commands.add_parser("run", help="run a quantized model to the last bit as a runtime does")
-    _add_files(parser)
+    add_files(parser)
     parser.add_argument("--as", dest="kernel_set", required=True, choices=RUNTIMES, metavar="RUNTIME",
                         help=f"{', '.join(RUNTIMES)}; onnxruntime is the one of its two that this machine's CPU has")
     parser.add_argument("--out", type=directory, required=True, metavar="DIR", help="where the outputs go")
     parser.add_argument("--dump", action="store_true", help="also every tensor, as DIR/tensors/INDEX.npy")
     parser.set_defaults(run=_run)
-    parser = commands.add_parser("compare", help="where two runtimes differ on a quantized model, and why")
-    _add_files(parser)
-    parser.add_argument("--as", dest="kernel_sets", action="append", required=True, choices=RUNTIMES,
-                        metavar="RUNTIME", help=f"given twice: {', '.join(RUNTIMES)}")
-    parser.set_defaults(run=_compare)
 
 
-def _add_files(parser: argparse.ArgumentParser) -> None:
+def add_files(parser: argparse.ArgumentParser) -> None:
+    """A model, its data, and where it ends."""
     parser.add_argument("model", type=Path, metavar="MODEL", help=".tflite, or .onnx in QDQ or QOperator form")
     parser.add_argument("data", type=Path, metavar="DATA.npz",
                         help="inputs (N, ...) as the model reads them, in its dtype and layout; optional labels")
@@ -67,15 +61,6 @@ def _run(arguments: argparse.Namespace) -> None:
     print(said)
     print("\nWrote " + ", ".join(str(path) for path in write_files(files, arguments.out)[:4])
           + (f" and {len(files) - 4} more" if len(files) > 4 else ""))
-
-
-def _compare(arguments: argparse.Namespace) -> None:
-    if len(arguments.kernel_sets) != 2:
-        raise ValueError(f"--as must be given twice, got {len(arguments.kernel_sets)}")
-    one, other = map(resolved, arguments.kernel_sets)
-    model = load_model(arguments.model, arguments.output, (one, other))
-    inputs = load_rows(arguments.data, model).inputs
-    print(comparison(arguments.model, model, differences(model, inputs, one, other), one, other, len(inputs)))
 
 
 def resolved(name: str) -> str:
@@ -200,88 +185,3 @@ def _npy(values: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     return buffer.getvalue()
-
-
-class Difference(NamedTuple):
-    """One operation under two kernel sets.
-
-    chain: codes that differ when each set goes its own way. alone: when both read the first set's codes. first: of
-    the latter the first that differs, in words; "" where none does.
-    """
-
-    operation: Operation
-    rules: tuple[str, str]
-    chain: int
-    alone: int
-    size: int
-    first: str
-
-
-def differences(model: QuantizedModel, inputs: np.ndarray, one: str, other: str) -> list[Difference]:
-    """Operation after operation, where two kernel sets differ."""
-    totals: dict[int, list[Any]] = {}
-    for some in slices_of(model, len(inputs)):
-        parts = _differences(model, inputs[some], one, other, some.start)
-        for number, (chain, alone, size, first) in enumerate(parts):
-            seen = totals.setdefault(number, [0, 0, 0, ""])
-            totals[number] = [seen[0] + chain, seen[1] + alone, seen[2] + size, seen[3] or first]
-    rules = [tuple(name_of_rule(rule_of(name, op.kind, str(model.tensors[op.inputs[0]].dtype)))
-                   for name in (one, other)) for op in model.operations]
-    return [Difference(op, (names[0], names[1]), *totals[number])
-            for number, (op, names) in enumerate(zip(model.operations, rules))]
-
-
-def _differences(model: QuantizedModel, inputs: np.ndarray, one: str, other: str, start: int
-                 ) -> Iterator[tuple[int, int, int, str]]:
-    first, second = (dict(tensors_of(model, inputs, name)) for name in (one, other))
-    for op in model.operations:
-        described = [model.tensors[index] for index in op.inputs if index >= 0]
-        written = model.tensors[op.outputs[0]]
-        codes = [held(first[t.index]) for t in described if t.index in first]
-        mine, theirs = held(first[written.index]), held(second[written.index])
-        alone = rule_of(other, op.kind, str(described[0].dtype))(op, described, written, codes)
-        where = np.argwhere(alone != mine)
-        said = ""
-        if len(where):
-            place = tuple(int(k) for k in where[0])
-            said = f"[{', '.join(map(str, (place[0] + start, *place[1:])))}] {mine[place]} and {alone[place]}"
-            said += _operands(op, described, written, codes, place)
-        yield int((mine != theirs).sum()), len(where), mine.size, said
-
-
-def _operands(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray],
-              place: tuple[int, ...]) -> str:
-    """What one code was computed from: sums and multiplier of a layer, or the codes at its place."""
-    if op.kind in ONNX_LAYERS:
-        channel = place[1] if op.kind in ("QLinearConv", "ConvInteger") else place[-1]
-        pairs, exact = (int(onnx_layers.shaped_sums(op, inputs, y, codes[0], pairs=pairs)[place])
-                        for pairs in (True, False))
-        each = onnx_layers.multiplier(op, inputs, y).ravel()
-        M = float(each[channel if each.size > 1 else 0])
-        return f"; sum {pairs} with saturated pairs, {exact} without, times {M:.6g}, zero point {y.zero}"
-    sums = sums_of(op, inputs, y, codes)
-    if sums is not None:
-        acc, M = int(sums[0][place]), float(sums[1][place[-1]])
-        return f"; sum {acc} times {M:.6g} is {acc * M:.6f}, zero point {y.zero}"
-    if op.kind == "AVERAGE_POOL_2D":
-        seen, valid = windows(op, codes[0], 0)
-        count = int(valid[place[1:3]].sum())
-        return f"; {count} codes whose sum is {int(seen[place].sum())}, zero point {y.zero}"
-    equal = [x for x in codes if x.shape[1:] == y.shape[1:]]
-    if equal:
-        return "; operands " + ", ".join(str(x[place]) for x in equal)
-    return f"; computed from {codes[0][place[0]].size} codes whose sum is {codes[0][place[0]].sum()}"
-
-
-def comparison(path: Path, model: QuantizedModel, found: list[Difference], one: str, other: str, count: int) -> str:
-    """The table of ``refquant compare``, and each operation whose rules differ with its first difference."""
-    rows = [(str(number), one_.operation.kind, model.tensors[one_.operation.outputs[0]].name[-40:],
-             f"{one_.chain} of {one_.size}", f"{100 * one_.chain / one_.size:.2f}", str(one_.alone))
-            for number, one_ in enumerate(found)]
-    told = [f"{number} {d.operation.kind}: {d.rules[0]} against {d.rules[1]}\n  first: {d.first}"
-            for number, d in enumerate(found) if d.alone]
-    total, size = sum(d.chain for d in found), sum(d.size for d in found)
-    return (f"{path.name}, {count} inputs: {one} against {other}; {total} of {size} codes differ, "
-            f"{100 * total / size:.2f} %\n\n"
-            f"{table(('operation', 'kind', 'tensor', 'codes that differ', '%', 'on equal inputs'), rows)}\n\n"
-            + ("\n".join(told) or "On equal inputs no rule makes a difference."))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from refquant.commands.compare import differences
 from refquant.commands.report import table
-from refquant.commands.run import differences
 from refquant.readers.tflite_file import load_tflite
 from refquant.runtimes import LITERT_SETS, run_model
 
