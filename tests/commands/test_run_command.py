@@ -56,7 +56,7 @@ def test_run_writes_outputs_digests_and_every_tensor(files, tmp_path, capsys):
     assert np.array_equal(np.load(tmp_path / "o" / "outputs" / "3.npy"), wanted[3])
 
 
-def test_compare_says_where_by_which_rule_and_on_what(files, capsys):
+def test_compare_says_where_by_which_rule_and_on_what(files, tmp_path, capsys):
     model, data, _ = files
     assert main(["compare", str(model), str(data), "--as", "litert-ref", "--as", "litert-xnnpack"]) == 0
     said = capsys.readouterr().out
@@ -65,8 +65,12 @@ def test_compare_says_where_by_which_rule_and_on_what(files, capsys):
                       said)
     assert found and int(found[4]) * float(found[5]) == pytest.approx(float(found[6]), rel=1e-4)
     assert {int(found[2]) + 3, int(found[3]) + 3} & {round(float(found[6])), round(float(found[6]) + 0.5)}
-    assert main(["compare", str(model), str(data), "--as", "litert-ref", "--as", "litert-ref"]) == 0
+    assert main(["compare", str(model), str(data), "--as", "litert-ref", "--as", "litert-ref", "--out",
+                 str(tmp_path / "c")]) == 0
     assert "; 0 of " in capsys.readouterr().out
+    report = json.loads((tmp_path / "c" / "report.json").read_text())
+    assert report["as"] == ["litert-ref"] * 2 and [op["different"] for op in report["operations"]] == [0]
+    assert (tmp_path / "c" / "differences.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("change, sentence", [

@@ -34,5 +34,6 @@ def test_every_figure_has_numbers_and_is_shown_on_a_page():
     shown = "".join(page.read_text(encoding="utf-8") for page in pages)
     assert {name for name in names if f"figures/{name}.png)" in shown} == names
     drawn = {path.stem for path in (ROOT / "figures").glob("*.png")}
-    assert drawn == names | {"resnet8_sqnr"}  # written by `refquant quantize`
+    # Of real networks: written by `refquant quantize` and by tests/benchmarks/compare_onnxruntime.py.
+    assert drawn == names | {"resnet8_sqnr", "kernel_sets"}
     assert all(numbers_drawn.differences(name, []) for name in names), "every figure has numbers"

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -160,3 +161,14 @@ def test_refquant_s_own_export_is_what_it_says_of_it(tmp_path):
     model, _ = check(tmp_path / "q.onnx", images[:INPUTS].astype(np.float32), "QDQ", tmp_path)
     kinds = [op.kind for op in model.operations]
     assert {"QLinearConv", "Conv", "Add", "QLinearAveragePool", "QGemm"} <= {*kinds}
+
+
+def test_readme_shows_what_a_cpu_makes_of_a_model(tmp_path):
+    """One row of its table, computed again."""
+    from benchmarks import compare_onnxruntime  # which needs onnxruntime
+    real_images("vww96")  # skips without the models
+    page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    shown = page.split("<!-- ONNX Runtime table")[1].split("```text\n")[1].split("\n```")[0].splitlines()
+    assert len(shown) == 2 + 2 * len(compare_onnxruntime.NETWORKS)
+    found, _ = compare_onnxruntime.row(Path(os.environ["REFQUANT_MODELS"]), "vww96", True, tmp_path)
+    assert list(found) in [re.split(r" {2,}", line) for line in shown]
