@@ -99,9 +99,10 @@ def _dequantized(nodes: Sequence[QuantizedNode], constants: dict[str, np.ndarray
         axis = node.attributes.get("axis", 1)
         step, zero = (np.asarray(one) for one in (params[0], params[1] if len(params) > 1 else 0))
         slices = held.shape[axis] if -held.ndim <= axis < held.ndim else 1
-        if step.dtype != np.float32 or step.size not in (1, slices) or zero.size not in (1, slices):
-            raise ValueError(f"node {node.name!r} ({DQ}): its scale must be one float32 or one for each slice along "
-                             f"axis {axis}, got {step.dtype} {step.shape}")
+        if {held.dtype.kind, zero.dtype.kind} - {*"iu"} or step.dtype != np.float32 or (
+                step.size not in (1, slices) or zero.size not in (1, slices)):
+            raise ValueError(f"node {node.name!r} ({DQ}): it must have integers and one scale of float32, or one for "
+                             f"each slice along axis {axis}, got {held.dtype} and {step.dtype} {step.shape}")
         shape = [1] * held.ndim
         if step.size > 1:
             shape[axis] = -1
@@ -126,6 +127,9 @@ def _node(proto: Any, folder: Path, constants: dict[str, np.ndarray], known: set
         raise ValueError(f"node {name!r} ({proto.op_type}): it must read tensors made before it and write new ones, "
                          f"got {(missing or list(proto.output))[0]!r}")
     own = proto.domain in OWN_DOMAIN
+    if own and proto.op_type in (Q, DQ) and not (len(proto.input) > 1 and proto.input[1]):
+        raise ValueError(f"node {name!r} ({proto.op_type}): it must have a tensor and a scale, got "
+                         f"{list(proto.input)[:3]}")
     known.update(filter(None, proto.output))
     try:
         attributes = {one.name: read_tensor(one.t, folder, codes=True) if one.HasField("t") else

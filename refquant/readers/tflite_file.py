@@ -220,7 +220,8 @@ def _check_others(kind: str, read: list[Tensor], written: Tensor, options: dict[
             raise ValueError(f"its operands must broadcast to {written.shape} behind the batch, got "
                              f"{' and '.join(str(t.shape) for t in read)}")
     elif kind == "CONCATENATION":
-        if options["FusedActivationFunction"] != "NONE" or options["Axis"] % len(written.shape) == 0 or any(
+        axes = len(written.shape)
+        if options["FusedActivationFunction"] != "NONE" or axes < 2 or options["Axis"] % axes == 0 or any(
                 t.dtype != written.dtype or len(t.shape) != len(written.shape) for t in read):
             raise ValueError("it must join tensors of one dtype behind the batch, without activation")
     elif kind in ("MEAN", "PAD", "TRANSPOSE"):
