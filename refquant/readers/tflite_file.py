@@ -199,6 +199,10 @@ def _check_weights(kind: str, read: list[Tensor]) -> None:
         raise ValueError(f"its weights must be a constant of {rank} axes with scales")
     if weight.dtype not in (np.int8, np.uint8) or len(set(weight.zero_point.tolist())) > 1:
         raise ValueError(f"its weights must be int8 or uint8 with one zero point, got {weight.dtype}")
+    if weight.dtype == np.int8 and kind != "FULLY_CONNECTED" and weight.zero:
+        raise ValueError(f"int8 weights of {kind} must have zero point 0, as LiteRT asks for, got {weight.zero}")
+    if len(weight.step) > 1 and (weight.dtype == np.uint8 or weight.zero):
+        raise ValueError("weights with several scales must be int8 with zero point 0, as LiteRT asks for")
     outputs = weight.shape[3] if kind == "DEPTHWISE_CONV_2D" else weight.shape[0]
     if len(read) > 2 and (read[2].values is None or read[2].values.shape != (outputs,)
                           or read[2].dtype != np.int32):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -54,8 +54,10 @@ def multiply_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: S
 
 
 def multiply_float(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
-    """MUL: the product in float32 times M, rounded to even."""
+    """MUL: the product in float32 times M, rounded to even; from 256 on M falls back to blocks."""
     product, M = _product(inputs, y, codes)
+    if M >= 256:
+        return multiply_blocks(op, inputs, y, codes)
     whole = np.rint(product.astype(FLOAT) * M).astype(np.int64) + y.zero
     return clamped(whole, op.options["FusedActivationFunction"], y, True)
 
@@ -184,42 +186,53 @@ def rescale_fixed(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Seq
 
 
 def leaky_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
-    """LEAKY_RELU: A with f32(sx·α/sy) below zero, f32(sx/sy) above."""
+    """LEAKY_RELU: A with f32(sx·α/sy) below zero, f32(sx/sy) above; α may be negative or 0."""
     x, D = inputs[0], codes[0] - inputs[0].zero
-    below, above = (double_rounded(D, float(M)) for M in (
+    below, above = (_scaled(D, float(M)) for M in (
         x.step[0] * FLOAT(op.options["Alpha"]) / y.step[0], _ratio(x, y)))
     return _clip(np.where(D < 0, below, above) + y.zero, y)
 
 
+def _scaled(D: np.ndarray, M: float) -> np.ndarray:
+    """A of |M|, with M's sign."""
+    return np.zeros_like(D) if M == 0 else double_rounded(D, abs(M)) * (1 if M > 0 else -1)
+
+
 def leaky_fixed(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
-    """LEAKY_RELU: eight fractional bits."""
+    """LEAKY_RELU: eight fractional bits; ratios beyond what these hold fall back to the reference."""
     x, D = inputs[0], codes[0] - inputs[0].zero
-    below, above = (_fixed(D, M) for M in (_ratio(x, y) * FLOAT(op.options["Alpha"]), _ratio(x, y)))
+    above_by = _ratio(x, y)
+    below_by = above_by * FLOAT(op.options["Alpha"])
+    if not (2.0**-8 <= above_by <= 2.0**7 and -(2.0**7 - 2.0**-8) <= below_by <= 2.0**7
+            and abs(below_by) >= 2.0**-8):
+        return leaky_reference(op, inputs, y, codes)
+    below, above = _fixed(D, below_by), _fixed(D, above_by)
     return _clip(np.where(D < 0, below, above) + y.zero, y)
 
 
 def relu(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
-    """RELU and RELU6: A, then the limits."""
-    M = float(inputs[0].step[0]) / float(y.step[0])
+    """RELU and RELU6: A, M = f32(sx/sy); then the limits."""
+    M = float(_ratio(inputs[0], y))
     return clamped(double_rounded(codes[0] - inputs[0].zero, M) + y.zero, op.kind, y)
 
 
-def _function(kind: str, x: np.ndarray) -> np.ndarray:
-    known: dict[str, Callable[[np.ndarray], Any]] = {"LOGISTIC": expit, "TANH": np.tanh}
-    return np.asarray(known[kind](x))
-
-
 def function_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
-    """LOGISTIC and TANH: float32 of each code, times f32(1/sy), half away from zero."""
-    real = ((codes[0] - inputs[0].zero).astype(FLOAT) * inputs[0].step[0]).astype(np.float64)
-    return _clip(half_away(_function(op.kind, real).astype(FLOAT) * (FLOAT(1) / y.step[0])) + y.zero, y)
+    """LOGISTIC, 1/(1 + exp(-x)) in float32, and TANH: of each code, times f32(1/sy), half away from zero."""
+    real = (codes[0] - inputs[0].zero).astype(FLOAT) * inputs[0].step[0]
+    if op.kind == "LOGISTIC":
+        with np.errstate(over="ignore"):
+            value = FLOAT(1) / (FLOAT(1) + np.exp(-real.astype(np.float64)).astype(FLOAT))
+    else:
+        value = np.tanh(real.astype(np.float64)).astype(FLOAT)
+    return _clip(half_away(value * (FLOAT(1) / y.step[0])) + y.zero, y)
 
 
 def function_fused(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
-    """LOGISTIC and TANH: the zero point is added before rounding, to even."""
+    """LOGISTIC and TANH: float32 of the function in double, times f32(1/sy), rounded to even."""
     real = ((codes[0] - inputs[0].zero).astype(FLOAT) * inputs[0].step[0]).astype(np.float64)
-    scaled = _function(op.kind, real).astype(FLOAT) * (FLOAT(1) / y.step[0]) + FLOAT(y.zero)
-    return _clip(np.rint(scaled).astype(np.int64), y)
+    value = expit(real) if op.kind == "LOGISTIC" else np.tanh(real)
+    scaled = np.asarray(value).astype(FLOAT) * (FLOAT(1) / y.step[0])
+    return _clip(np.rint(scaled).astype(np.int64) + y.zero, y)
 
 
 def hard_swish(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:

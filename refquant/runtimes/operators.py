@@ -95,14 +95,24 @@ def multiplier_of(x: Tensor, w: Tensor, y: Tensor, *, single: bool = False) -> n
 
 
 def _float_multiplier(x: Tensor, w: Tensor, y: Tensor) -> Any:
-    """The same in float32."""
+    """The same in float32, as XNNPACK has it; it refuses 256 and more."""
     M = (x.step[0] * w.step) / y.step[0]
+    if M.max() >= 256:
+        raise ValueError(f"XNNPACK does not take a multiplier sx·sw/sy of 256 or more, got {M.max():.6g}")
     return M if len(M) > 1 else M[0]
 
 
+def _left_out(op: Operation, x: Tensor, w: Tensor) -> bool:
+    """Whether XNNPACK leaves a layer to the optimized kernels: for an odd quantized dimension, or a zero point."""
+    if x.dtype == np.uint8:
+        return w.axis != 0
+    return op.kind == "FULLY_CONNECTED" and w.zero != 0
+
+
 def convolution(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray], *, scaling: Scaling,
-                grouped: Scaling | None = None) -> np.ndarray:
-    """CONV_2D. grouped: the scaling where the input is divided among groups."""
+                grouped: Scaling | None = None, otherwise: Scaling | None = None) -> np.ndarray:
+    """CONV_2D. grouped: the scaling where channels are divided into groups; otherwise: of what XNNPACK leaves out."""
+    scaling = otherwise if otherwise is not None and _left_out(op, *inputs[:2]) else scaling
     acc = _convolution_sums(op, inputs, codes[0], False)
     groups = codes[0].shape[3] // inputs[1].shape[3]
     rule = scaling if groups == 1 or grouped is None else grouped
@@ -117,8 +127,9 @@ def _finished(op: Operation, acc: np.ndarray, scaling: Scaling, inputs: Sequence
 
 
 def depthwise(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray], *, scaling: Scaling,
-              tail: Scaling | None = None) -> np.ndarray:
-    """DEPTHWISE_CONV_2D. tail: the scaling of the channels from 8·floor(C/8) on."""
+              tail: Scaling | None = None, otherwise: Scaling | None = None) -> np.ndarray:
+    """DEPTHWISE_CONV_2D. tail: the scaling of the channels from 8·floor(C/8) on; otherwise: as above."""
+    scaling = otherwise if otherwise is not None and _left_out(op, *inputs[:2]) else scaling
     acc = _convolution_sums(op, inputs, codes[0], True)
     whole = acc.shape[3] // 8 * 8
     if tail is None or whole == acc.shape[3]:
@@ -138,9 +149,11 @@ def _fully_connected_sums(inputs: Sequence[Tensor], x_q: np.ndarray) -> np.ndarr
 
 
 def fully_connected(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray], *,
-                    scaling: Scaling, single: bool = False) -> np.ndarray:
-    """FULLY_CONNECTED. single: with one weight scale M is f32(sx·sw)/sy."""
+                    scaling: Scaling, single: bool = False, otherwise: Scaling | None = None) -> np.ndarray:
+    """FULLY_CONNECTED. single: with one weight scale M is f32(sx·sw)/sy; otherwise: as above, M likewise."""
     x, w = inputs[:2]
+    if otherwise is not None and _left_out(op, x, w):
+        scaling, single = otherwise, True
     acc = _fully_connected_sums(inputs, codes[0])
     fused = scaling is float_half_even
     M: Any = _float_multiplier(x, w, y) if fused else multiplier_of(x, w, y, single=single)
@@ -247,12 +260,11 @@ def windows(op: Operation, x_q: np.ndarray, fill: int) -> tuple[np.ndarray, np.n
     return views(np.pad(x_q, around, constant_values=fill)), valid
 
 
-def average_pool(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray], *,
-                 fused: bool = False) -> np.ndarray:
+def average_pool(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
     """AVERAGE_POOL_2D: raw codes of the valid cells, summed and divided half away from zero; steps do not matter."""
     seen, valid = windows(op, codes[0], 0)
     total, count = seen.sum(axis=(4, 5)), valid.sum(axis=(2, 3))[:, :, None]
-    return clamped(raw_half_away(total, count), op.options["FusedActivationFunction"], y, fused)
+    return clamped(raw_half_away(total, count), op.options["FusedActivationFunction"], y)
 
 
 def max_pool(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray], *,
