@@ -5,11 +5,12 @@ Where it uses floats, they are float32, in its order. Constants among the operan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
 from refquant.convolution.geometry import Geometry
 from refquant.runtimes.arithmetic import FLOAT, fma
@@ -72,16 +73,15 @@ def _is_repeated(b: Tensor, a: Tensor) -> bool:
 
 
 def add(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
-    """QLinearAdd: rint(a·ra + (b·rb + fixed)), fixed = zy - (ra·za + rb·zb), ra = sa/sy; a scalar's product first.
+    """QLinearAdd: rint(a·ra + (b·rb + fixed)), fixed = zy - (ra·za + rb·zb), ra = sa/sy; b is a scalar if one is.
 
-    Each product and the sum behind it are a fused multiply-add.
+    Each product and the sum behind it are a fused multiply-add, ra·za and its sum too.
     """
-    (a, b), (a_q, b_q) = inputs, operands_of(inputs, codes)
+    operands = list(zip(inputs, operands_of(inputs, codes)))
+    (a, a_q), (b, b_q) = operands[::-1] if _is_repeated(*inputs) else operands
     ra, rb = (t.step[0] / y.step[0] for t in (a, b))
     fixed = FLOAT(y.zero) - fma(ra, a.zero, rb * FLOAT(b.zero))
-    first, second = ((a_q, ra), (b_q, rb)) if _is_repeated(a, b) else ((b_q, rb), (a_q, ra))
-    total = fma(second[0], second[1], fma(first[0], first[1], fixed))
-    return _clip(_nearest(total), y)
+    return _clip(_nearest(fma(a_q, ra, fma(b_q, rb, fixed))), y)
 
 
 def multiply(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
@@ -162,8 +162,18 @@ def max_pool(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence
 
 # --- functions ----------------------------------------------------------------------------------------------------
 
+_ODD = (4.37031012579801e-11, 1.15627324459942e-07, 6.08574864600143e-05, 8.51377133304701e-03, 2.48287947061529e-01)
+_EVEN = (6.10247389755681e-13, 5.76102136993427e-09, 6.29106785017040e-06, 1.70198817374094e-03,
+         1.16817656904453e-01, 9.93151921023180e-01)
+
+
 def _sigmoid(op: Operation, x: np.ndarray) -> np.ndarray:
-    return np.asarray(expit(x.astype(np.float64))).astype(FLOAT)
+    """MLAS's: x·P(x²)/Q(x²) + 1/2 with x within ±18, by fused multiply-adds; within 0 and 1."""
+    x = np.clip(x, FLOAT(-18), FLOAT(18))
+    square = x * x
+    odd, even = (reduce(lambda held, c: fma(held, square, FLOAT(c)), parts[1:], np.full_like(x, parts[0]))
+                 for parts in (_ODD, _EVEN))
+    return np.clip(odd * x / even + FLOAT(0.5), FLOAT(0), FLOAT(1))
 
 
 def _leaky(op: Operation, x: np.ndarray) -> np.ndarray:
@@ -182,15 +192,16 @@ def softmax(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[
     x, axis = inputs[0], op.options["Axis"]
     rows = np.moveaxis(codes[0], axis, -1) if op.options["OneAxis"] else codes[0].reshape(
         *codes[0].shape[:axis], -1)
-    limit = np.log(float(int(FLOAT(3.4028234663852886e38) / FLOAT(rows.shape[-1]))))
+    limit = float(FLOAT(math.log(float(np.finfo(FLOAT).max / FLOAT(rows.shape[-1])))))
     shift = max(0.0, limit - 5) / float(x.step[0])
-    table = np.exp((np.arange(256) - 255 + shift) * float(x.step[0])).astype(FLOAT)
+    table = np.array([math.exp((k - 255 + shift) * float(x.step[0])) for k in range(256)]).astype(FLOAT)
     e = table[rows - rows.max(axis=-1, keepdims=True) + 255]
     total = np.zeros(e.shape[:-1], FLOAT)
     for k in range(e.shape[-1]):
         total = total + e[..., k]
-    share = e * np.floor(FLOAT(1) / y.step[0]) / total[..., None]
-    out = _clip(_nearest(share) + y.zero, y)
+    with np.errstate(over="ignore"):
+        share = e * np.floor(FLOAT(1) / y.step[0]) / total[..., None]
+    out = _clip(_nearest(np.minimum(share, FLOAT(2**20))) + y.zero, y)
     return (np.moveaxis(out, -1, axis) if op.options["OneAxis"] else out).reshape(codes[0].shape)
 
 
