@@ -269,7 +269,9 @@ def average_pool(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequ
 
 def max_pool(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray], *,
              fused: bool = False) -> np.ndarray:
-    """MAX_POOL_2D: the largest raw code of the valid cells."""
+    """MAX_POOL_2D: the largest raw code of the valid cells. XNNPACK does not take strides beyond the window."""
+    fused = fused and (op.options["StrideH"] <= op.options["FilterHeight"]
+                       and op.options["StrideW"] <= op.options["FilterWidth"])
     seen, _ = windows(op, codes[0], ends_of(inputs[0])[0])
     return clamped(seen.max(axis=(4, 5)), op.options["FusedActivationFunction"], y, fused)
 
