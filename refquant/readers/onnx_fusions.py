@@ -34,7 +34,8 @@ class QuantizedNode:
 def fused(nodes: Sequence[QuantizedNode], constants: dict[str, np.ndarray], outputs: Sequence[str]
           ) -> list[QuantizedNode]:
     """The nodes after the optimizations, in the vocabulary of QOperator files; ``constants`` gains zero points."""
-    nodes = _without_redundant_limits(list(nodes), constants, outputs)
+    nodes = _with_integer_biases(_without_quantized_weights(list(nodes), constants), constants)
+    nodes = _without_redundant_limits(nodes, constants, outputs)
     nodes = _passed_on(nodes, constants, outputs)
     nodes = _unsigned(_own_dequantizer(nodes, outputs), constants, outputs)
     return _merged(nodes, constants, outputs)
@@ -63,6 +64,50 @@ def _zero_point(node: QuantizedNode, constants: Mapping[str, np.ndarray]) -> np.
         return np.zeros((), np.uint8)
     value = constants.get(node.inputs[2])
     return value if value is not None and value.size == 1 else None
+
+
+def _without_quantized_weights(nodes: list[QuantizedNode], constants: dict[str, np.ndarray]) -> list[QuantizedNode]:
+    """What QuantizeLinear makes of a constant becomes one: rint(w/step) + zero, within the dtype."""
+    left = []
+    for node in nodes:
+        w, step = (constants.get(name) for name in (*node.inputs, "", "")[:2])
+        zero = constants.get(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.zeros((), np.uint8)
+        axis = node.attributes.get("axis", 1)
+        fits = zero is not None and step is not None and w is not None and zero.dtype in (np.int8, np.uint8) and (
+            step.size == zero.size == 1 or (-w.ndim <= axis < w.ndim and w.shape[axis] == step.size == zero.size))
+        if node.kind != Q or w is None or step is None or zero is None or w.dtype != np.float32 or not fits:
+            left.append(node)
+            continue
+        shape = [1] * w.ndim
+        if step.size > 1:
+            shape[axis] = -1
+        step, zeros, ends = step.reshape(shape), zero.astype(np.int64).reshape(shape), np.iinfo(zero.dtype)
+        with np.errstate(all="ignore"):
+            scaled = np.clip(np.nan_to_num(w / step, nan=-np.inf), ends.min - zeros, ends.max - zeros)
+        constants[node.outputs[0]] = (np.rint(scaled) + zeros).astype(zero.dtype)
+    return left
+
+
+def _with_integer_biases(nodes: list[QuantizedNode], constants: dict[str, np.ndarray]) -> list[QuantizedNode]:
+    """A constant float bias of a layer between codes becomes int32: rint(b / f32(sx·sw)), dequantized again."""
+    made, result = {node.outputs[0]: node for node in nodes}, []
+    for node in nodes:
+        dqs = [made.get(name) for name in node.inputs[:2]]
+        bias = constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
+        steps = [None if dq is None or dq.kind != DQ else constants.get(dq.inputs[1]) for dq in dqs]
+        if node.kind not in ("Conv", "Gemm") or bias is None or bias.dtype != np.float32 or bias.ndim != 1 or (
+                steps[0] is None or steps[1] is None or steps[0].size != 1 or steps[1].size not in (1, bias.size)):
+            result.append(node)
+            continue
+        with np.errstate(all="ignore"):
+            step = (steps[0].ravel() * steps[1].ravel()).astype(np.float32)
+            codes = np.rint(bias / step)
+            held = np.where(np.abs(codes) < 2.0**31, codes, -(2.0**31)).astype(np.int64).astype(np.int32)
+        name = f"{node.outputs[0]}:bias"
+        constants[f"{name} codes"], constants[f"{name} step"] = held, step
+        result += [QuantizedNode(DQ, (f"{name} codes", f"{name} step"), (name,), name, {"axis": 0}),
+                   replace(node, inputs=(*node.inputs[:2], name))]
+    return result
 
 
 def _without_redundant_limits(nodes: list[QuantizedNode], constants: Mapping[str, np.ndarray],

@@ -153,6 +153,35 @@ def test_a_network_of_every_operator(form, activations, weights, per_channel, tm
     check(tmp_path / "q.onnx", images[10:], form, tmp_path)
 
 
+def test_float_biases_and_weights_that_the_file_quantizes(tmp_path):
+    """As other exporters write them: biases are float32, and weights too, with a QuantizeLinear behind them."""
+    source, images = every_operator()
+    quantized(source, tmp_path / "q.onnx", images[:6], "QDQ", "u", "s", True)
+    model = onnx.load(tmp_path / "q.onnx")
+    held = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    for node in list(model.graph.node):
+        if node.op_type != "DequantizeLinear" or node.input[0] not in held:
+            continue
+        codes, step = held[node.input[0]], held[node.input[1]]
+        axis = next((one.i for one in node.attribute if one.name == "axis"), 0)
+        shape = [1] * codes.ndim
+        if step.size > 1:
+            shape[axis] = -1
+        real = (codes * step.reshape(shape) if codes.ndim else codes * step).astype(np.float32)
+        if codes.dtype == np.int32:
+            model.graph.initializer.append(onnx.numpy_helper.from_array(real, node.output[0]))
+            model.graph.node.remove(node)
+        else:
+            name = f"{node.input[0]} real"
+            model.graph.initializer.append(onnx.numpy_helper.from_array(real, name))
+            model.graph.node.insert(0, onnx.helper.make_node("QuantizeLinear", [name, *node.input[1:]], [f"{name} q"],
+                                                             axis=axis))
+            node.input[0] = f"{name} q"
+    onnx.save(model, tmp_path / "r.onnx")
+    read, _ = check(tmp_path / "r.onnx", images[10:], "QDQ", tmp_path)
+    assert {"QLinearConv", "QGemm", "QLinearMatMul"} <= {op.kind for op in read.operations}
+
+
 def test_refquant_s_own_export_is_what_it_says_of_it(tmp_path):
     """The bundled network as ``--export-onnx`` writes it: int8, an addition, a depthwise layer left in floats."""
     network, images, _ = load_digits()
