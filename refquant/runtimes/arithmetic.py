@@ -81,7 +81,7 @@ def split(M: float) -> tuple[int, int]:
 
 
 def fma(a: Any, b: Any, c: Any) -> np.ndarray:
-    """a·b + c of float32 rounded once to float32, as a fused multiply-add has it.
+    """a·b + c of float32 rounded once to float32, as a fused multiply-add has it (IEEE 754).
 
     The product is exact in double. Rounding the sum to double and then to float32 would go wrong where the first
     rounding ends halfway between two float32: there one more bit of the sum, its error, decides.

@@ -25,6 +25,9 @@ def lost_in_pairs(x_q: np.ndarray, weight: np.ndarray, geometry: Geometry, zero:
     count stands alone. Only pairs of two weights beyond 128 together can leave int16, so others are passed over.
 
     x_q: unsigned codes (N, C, H, W), weight: signed codes (O, C/groups, R, S). zero: what pads.
+
+    >>> lost_in_pairs(np.array([[[[200]], [[190]]]]), np.array([[[[127]], [[100]]]]), Geometry(), 0)  # 44400
+    array([[[[-11633]]]])
     """
     geometry.check_shapes(x_q.shape, weight.shape)
     rows, columns = geometry.output_size(x_q.shape[2], x_q.shape[3], weight.shape[2:])

@@ -4,10 +4,10 @@
     python tests/benchmarks/compare_onnxruntime.py --figure [FOLDER]
 
 FOLDER: of the models and their data; by default the environment variable REFQUANT_MODELS. Each network is quantized
-in QDQ form with uint8 activations and int8 weights on 100 images. A row has the share of codes that differ between
-onnxruntime-avx2 and onnxruntime-vnni, top-1 of both, top-1 of the float network, and in how many answers onnxruntime
-itself, on this machine and on one thread, differs from the set that the machine has. --figure draws
-figures/kernel_sets.png, with LiteRT's sets beside it.
+in QDQ form with uint8 activations and int8 weights, on images that are not evaluated. A row has the share of codes
+that differ between onnxruntime-avx2 and onnxruntime-vnni, top-1 of both and of the float network (without labels:
+agreement with the float network), and in how many answers onnxruntime itself, on this machine and on one thread,
+differs from the set that the machine has. --figure draws figures/kernel_sets.png, with LiteRT's sets beside it.
 """
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from refquant.readers import load_quantized_onnx, load_tflite
 from refquant.runtimes import run_model
 from refquant.runtimes.kernels import ONNX_SETS, onnxruntime_here
 
-CALIBRATION = 100
-# Network: its data file, calibration images, those that are evaluated, labels, and what is done to images.
+# Network: arrays of calibration images and of those that are evaluated, labels, how many images calibrate, and what
+# is done to images. Where both are one array, the first ones calibrate and the others are evaluated.
 NETWORKS = {
-    "dscnn_kws": ("inputs", "inputs", "labels", lambda x: x),
-    "resnet8_cifar10": ("calibration_images", "test_images", "test_labels", lambda x: x.transpose(0, 3, 1, 2)),
-    "vww96": ("images", "images", None, lambda x: x.transpose(0, 3, 1, 2) / 255)}
+    "dscnn_kws": ("inputs", "inputs", "labels", 100, lambda x: x),
+    "resnet8_cifar10": ("calibration_images", "test_images", "test_labels", 100, lambda x: x.transpose(0, 3, 1, 2)),
+    "vww96": ("images", "images", None, 40, lambda x: x.transpose(0, 3, 1, 2) / 255)}
 
 
 class Images(CalibrationDataReader):  # type: ignore[misc]
@@ -49,10 +49,11 @@ class Images(CalibrationDataReader):  # type: ignore[misc]
 
 def prepared(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Calibration images, evaluated ones, labels."""
-    calibration, evaluated, labels, prepare = NETWORKS[name]
+    calibration, evaluated, labels, count, prepare = NETWORKS[name]
     data = np.load(folder / f"{name}_data.npz")
-    some, all_ = (prepare(data[key].astype(np.float64)).astype(np.float32) for key in (calibration, evaluated))
-    return some[:CALIBRATION], all_, None if labels is None else data[labels]
+    some, others = (prepare(data[key].astype(np.float64)).astype(np.float32) for key in (calibration, evaluated))
+    start = count if calibration == evaluated else 0
+    return some[:count], others[start:], None if labels is None else data[labels][start:]
 
 
 def quantized(folder: Path, name: str, per_channel: bool, target: Path) -> None:

@@ -105,10 +105,10 @@ def test_foreign_files_are_one_sentence(tmp_path, capsys, content, sentence):
     assert said.out == "" and sentence in said.err and said.err.count("\n") == 1
 
 
-def test_two_thousand_damaged_files_are_run_or_refused():
+def test_a_thousand_damaged_files_are_run_or_refused():
     """A part of ``tests/fuzz/quantized_files.py``, .tflite and ONNX."""
-    met, found = campaign(2000, 11)
-    assert not found and met["run"] > 100 and met["refused"] > 1000
+    met, found = campaign(1000, 11)
+    assert not found and met["run"] > 60 and met["refused"] > 600
 
 
 @pytest.fixture(scope="module")
