@@ -101,8 +101,8 @@ def load_rows(path: Path, model: QuantizedModel) -> Rows:
                          f"{', '.join(sorted(array_names(path))) or 'nothing'}")
     inputs, labels = arrays["inputs"], arrays.get("labels")
     if inputs.dtype != entry.dtype or inputs.shape[1:] != entry.shape[1:] or not len(inputs):
-        raise ValueError(f"inputs must be {entry.dtype} (N, {', '.join(map(str, entry.shape[1:]))}), the codes that "
-                         f"the model reads, got {inputs.dtype} {inputs.shape}")
+        raise ValueError(f"inputs must be {entry.dtype} (N, {', '.join(map(str, entry.shape[1:]))}), as the model "
+                         f"reads them, got {inputs.dtype} {inputs.shape}")
     if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != inputs.shape[:1]):
         raise ValueError(f"labels must hold {len(inputs)} integers, got {labels.dtype} {labels.shape}")
     return Rows(inputs, labels)
@@ -134,7 +134,8 @@ def run(path: Path, model: QuantizedModel, rows: Rows, kernel_set: str, dump: bo
                 kept.setdefault(index, []).append(codes)
     arrays = {index: np.concatenate(parts) for index, parts in kept.items()}
     logits = arrays[model.outputs[0]].reshape(len(rows.inputs), -1)
-    top1 = None if rows.labels is None else 100.0 * float((logits.argmax(axis=1) == rows.labels).mean())
+    judged = rows.labels is not None and max(arrays[model.outputs[0]].shape[1:], default=1) == logits.shape[1]
+    top1 = 100.0 * float((logits.argmax(axis=1) == rows.labels).mean()) if judged else None  # of planes there is none
     tensors: list[dict[str, Any]] = [
         {"index": index, "name": model.tensors[index].name, "dtype": str(model.tensors[index].dtype),
          "shape": [len(rows.inputs), *model.tensors[index].shape[1:]], "sha256": found.hexdigest()}

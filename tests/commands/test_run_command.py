@@ -45,15 +45,31 @@ def test_run_writes_outputs_digests_and_every_tensor(files, tmp_path, capsys):
     model, data, inputs = files
     assert main(["run", str(model), str(data), "--as", "litert-opt", "--dump", "--out", str(tmp_path / "o")]) == 0
     said = capsys.readouterr()
-    assert said.err == "" and "m.tflite as litert-opt, 200 inputs\ntop-1 " in said.out
+    assert said.err == "" and "m.tflite as litert-opt, 200 inputs\n" in said.out
     wanted = run_model(load_tflite(model), inputs, "litert-opt")
     report = json.loads((tmp_path / "o" / "report.json").read_text())
+    assert report["integer_top1"] is None  # planes are no answers
     assert [(t["index"], t["shape"]) for t in report["tensors"]] == [(0, [200, 5, 6, 3]), (3, [200, 3, 5, 8])]
     for tensor in report["tensors"]:
         codes = np.load(tmp_path / "o" / "tensors" / f"{tensor['index']}.npy")
         assert codes.dtype == np.int8 and np.array_equal(codes, wanted[tensor["index"]])
         assert tensor["sha256"] == hashlib.sha256(codes.tobytes()).hexdigest()
     assert np.array_equal(np.load(tmp_path / "o" / "outputs" / "3.npy"), wanted[3])
+
+
+def test_top_1_is_the_share_of_right_answers(tmp_path, capsys):
+    rows = RNG.integers(-128, 128, (40, 9)).astype(np.int8)
+    (tmp_path / "m.tflite").write_bytes(one_operator("SOFTMAX", [
+        Spec((1, 9), "int8", 0.01, 3), Spec((1, 9), "int8", 1 / 256, -128)], ("SoftmaxOptions", {"Beta": 1.0})))
+    labels = rows.argmax(axis=1)
+    labels[:10] = (labels[:10] + 1) % 9
+    np.savez(tmp_path / "d.npz", inputs=rows, labels=labels)
+    assert main(["run", str(tmp_path / "m.tflite"), str(tmp_path / "d.npz"), "--as", "litert-ref", "--out",
+                 str(tmp_path / "o")]) == 0
+    codes = run_model(load_tflite(tmp_path / "m.tflite"), rows)[1]
+    wanted = 100 * (codes.argmax(axis=1) == labels).mean()
+    assert f"top-1 {wanted:.2f} %" in capsys.readouterr().out and 60 < wanted <= 75
+    assert json.loads((tmp_path / "o" / "report.json").read_text())["integer_top1"] == pytest.approx(wanted)
 
 
 def test_compare_says_where_by_which_rule_and_on_what(files, tmp_path, capsys):
@@ -74,7 +90,7 @@ def test_compare_says_where_by_which_rule_and_on_what(files, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("change, sentence", [
-    (lambda d: {"inputs": d.astype(np.float32)}, r"inputs must be int8 \(N, 5, 6, 3\), the codes that the model"),
+    (lambda d: {"inputs": d.astype(np.float32)}, r"must be int8 \(N, 5, 6, 3\), as the model reads them, got f"),
     (lambda d: {"inputs": d[:, :4]}, r"inputs must be int8 .*, got int8 \(200, 4, 6, 3\)"),
     (lambda d: {"x": d}, "must hold 'inputs', and may hold 'labels', got x"),
     (lambda d: {"inputs": d, "labels": np.zeros(3, int)}, "labels must hold 200 integers")])
@@ -140,7 +156,6 @@ def test_an_onnx_model_runs_and_its_two_sets_are_compared(onnx_files, tmp_path, 
     assert [layer["kind"] for layer in report["layers"]] == ["QuantizeLinear", "QLinearConv", "DequantizeLinear"]
     assert report["layers"][1]["macs"] == 4 * 4 * 4 * 27 and report["layers"][1]["rule"] == "layer (pairs True)"
     assert report["layers"][1]["saturated_low"] == pytest.approx(100 * (wanted[codes] == 0).mean())
-    assert report["integer_top1"] is not None
     assert np.array_equal(np.load(tmp_path / "tensors" / f"{reals}.npy"), wanted[reals])
     capsys.readouterr()
     assert main(["compare", str(model), str(data), "--as", "onnxruntime-avx2", "--as", "onnxruntime-vnni"]) == 0
@@ -160,7 +175,9 @@ def test_a_model_ends_where_it_is_told(files, onnx_files, tmp_path, capsys):
     model, data, _ = onnx_files
     assert main(["run", str(model), str(data), "--as", "onnxruntime-vnni", "--output", "q", "--out",
                  str(tmp_path / "a")]) == 0
-    assert [t["name"] for t in json.loads((tmp_path / "a" / "report.json").read_text())["tensors"]] == ["x", "q"]
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    assert [t["name"] for t in report["tensors"]] == ["x", "q"]
+    assert report["integer_top1"] is None  # planes are no answers
     capsys.readouterr()
     for one, runtime, name, sentence in (
             (onnx_files, "onnxruntime-vnni", "nothing", "must be tensors that a node computes, got 'nothing'"),
