@@ -97,8 +97,19 @@ def fma(a: Any, b: Any, c: Any) -> np.ndarray:
     return s.astype(FLOAT)
 
 
-def half_away(x: Any) -> np.ndarray:
-    """The nearest integer of float32 or float64, ties away from zero."""
+def away(x: Any) -> np.ndarray:
+    """The nearest whole number of float32 or float64, as a float, ties away from zero."""
     x = np.asarray(x)
     whole = np.trunc(x)
-    return (whole + np.where(np.abs(x - whole) >= 0.5, np.copysign(1, x), 0)).astype(np.int64)
+    return np.asarray(whole + np.where(np.abs(x - whole) >= 0.5, np.copysign(1, x), 0))
+
+
+def half_away(x: Any) -> np.ndarray:
+    """The same as an integer."""
+    return away(x).astype(np.int64)
+
+
+def as_int32(x: np.ndarray) -> np.ndarray:
+    """Whole numbers in floats as x86 makes int32 of them: what it cannot hold, and NaN, becomes the lowest."""
+    fits = np.abs(x) < 2.0**31
+    return np.where(fits, np.where(fits, x, 0), -(2.0**31)).astype(np.int64)

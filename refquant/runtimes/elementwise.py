@@ -11,7 +11,7 @@ from scipy.special import expit
 from refquant.integers.formats import IntFormat, saturate, wrap
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
-from refquant.runtimes.arithmetic import FLOAT, INT32, half_away, rdbpot, split, wrap32
+from refquant.runtimes.arithmetic import FLOAT, INT32, as_int32, away, half_away, rdbpot, split, wrap32
 from refquant.runtimes.fast import double_rounded, neon
 from refquant.runtimes.model import Operation, Tensor
 from refquant.runtimes.operators import block_of, clamped, ends_of, in_blocks, rows_of
@@ -103,28 +103,17 @@ def mean_float(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequen
 
 # --- from and to floats -------------------------------------------------------------------------------------------
 
-def _held(x: np.ndarray) -> np.ndarray:
-    """Integers of float32 or float64 as int32 has them: what it cannot hold, and NaN, is the lowest."""
-    fits = np.abs(x) < 2.0**31
-    return np.where(fits, np.where(fits, x, 0), -(2.0**31)).astype(np.int64)
-
-
 def quantize_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
     """QUANTIZE of floats: away(f32(x/s)) + z."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return _clip(wrap32(_held(_away(codes[0] / y.step[0])) + y.zero), y)
-
-
-def _away(x: np.ndarray) -> np.ndarray:
-    whole = np.trunc(x)
-    return np.asarray(whole + np.where(np.abs(x - whole) >= 0.5, np.copysign(1, x), 0))
+        return _clip(wrap32(as_int32(away(codes[0] / y.step[0])) + y.zero), y)
 
 
 def quantize_blocks(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
     """QUANTIZE of floats: blocks of 8 rint(x·f32(1/s)) + z, the tail away(x/s) + z in double."""
     with np.errstate(over="ignore", invalid="ignore"):
-        whole = _held(np.rint(codes[0] * (FLOAT(1) / y.step[0]))) + y.zero
-        tail = _held(_away(codes[0].astype(np.float64) / np.float64(y.step[0]))) + y.zero
+        whole = as_int32(np.rint(codes[0] * (FLOAT(1) / y.step[0]))) + y.zero
+        tail = as_int32(away(codes[0].astype(np.float64) / np.float64(y.step[0]))) + y.zero
     return in_blocks(_clip(wrap32(whole), y), _clip(wrap32(tail), y), 8)
 
 
@@ -132,7 +121,7 @@ def quantize_fused(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Se
     """QUANTIZE of floats: rint(min(x·f32(1/s), 32767)) + z; NaN is the highest."""
     with np.errstate(over="ignore", invalid="ignore"):
         scaled = codes[0] * (FLOAT(1) / y.step[0])
-    return _clip(_held(np.rint(np.where(scaled < 32767, scaled, FLOAT(32767)))) + y.zero, y)
+    return _clip(as_int32(np.rint(np.where(scaled < 32767, scaled, FLOAT(32767)))) + y.zero, y)
 
 
 def dequantize_reference(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]

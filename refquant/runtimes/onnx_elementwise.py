@@ -13,15 +13,9 @@ from typing import Any
 import numpy as np
 
 from refquant.convolution.geometry import Geometry
-from refquant.runtimes.arithmetic import FLOAT, fma
+from refquant.runtimes.arithmetic import FLOAT, as_int32, fma
 from refquant.runtimes.model import Operation, Tensor
 from refquant.runtimes.onnx_layers import requantized
-
-
-def _nearest(x: np.ndarray) -> np.ndarray:
-    """To int32, ties to even; what int32 does not hold becomes the lowest (CVTPS2DQ)."""
-    held = np.abs(x) < 2.0**31
-    return np.where(held, np.rint(np.where(held, x, 0)), -(2.0**31)).astype(np.int64)
 
 
 def _clip(codes: np.ndarray, y: Tensor) -> np.ndarray:
@@ -81,7 +75,7 @@ def add(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.n
     (a, a_q), (b, b_q) = operands[::-1] if _is_repeated(*inputs) else operands
     ra, rb = (t.step[0] / y.step[0] for t in (a, b))
     fixed = FLOAT(y.zero) - fma(ra, a.zero, rb * FLOAT(b.zero))
-    return _clip(_nearest(fma(a_q, ra, fma(b_q, rb, fixed))), y)
+    return _clip(as_int32(np.rint(fma(a_q, ra, fma(b_q, rb, fixed)))), y)
 
 
 def multiply(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
@@ -89,7 +83,7 @@ def multiply(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence
     (a, b), (a_q, b_q) = inputs, operands_of(inputs, codes)
     M = (a.step[0] * b.step[0]) / y.step[0]
     product = (a_q - a.zero) * (b_q - b.zero)
-    return _clip(_nearest(product.astype(FLOAT) * M + FLOAT(y.zero)), y)
+    return _clip(as_int32(np.rint(product.astype(FLOAT) * M + FLOAT(y.zero))), y)
 
 
 def concatenation(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
@@ -140,7 +134,7 @@ def average_pool(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequ
     if op.options["CountPadding"]:
         count = np.full_like(count, int(np.prod(op.options["Kernel"])))
     mean = total / count.astype(FLOAT)
-    return _clip(_nearest(mean / y.step[0] + FLOAT(y.zero)), y).reshape(len(planes), *y.shape[1:])
+    return _clip(as_int32(np.rint(mean / y.step[0] + FLOAT(y.zero))), y).reshape(len(planes), *y.shape[1:])
 
 
 def global_average_pool(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]
@@ -201,7 +195,7 @@ def softmax(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[
         total = total + e[..., k]
     with np.errstate(over="ignore"):
         share = e * np.floor(FLOAT(1) / y.step[0]) / total[..., None]
-    out = _clip(_nearest(np.minimum(share, FLOAT(2**20))) + y.zero, y)
+    out = _clip(as_int32(np.rint(np.minimum(share, FLOAT(2**20)))) + y.zero, y)
     return (np.moveaxis(out, -1, axis) if op.options["OneAxis"] else out).reshape(codes[0].shape)
 
 

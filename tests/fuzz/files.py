@@ -15,6 +15,7 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -154,28 +155,31 @@ def attempt(proto: bytes, random: Random, folder: Path) -> str:
     return "run"
 
 
-def campaign(count: int, seed: int, report: bool = False) -> tuple[Counter[str], list[str]]:
-    """What became of ``count`` files, and the findings."""
+# A file: its bytes, its suffix, and a function of these, a Random and a folder that tells what became of it.
+Drawn = tuple[bytes, str, Callable[[bytes, Random, Path], str]]
+
+
+def bounded(count: int, seed: int, draw: Callable[[Random], Drawn], report: bool) -> tuple[Counter[str], list[str]]:
+    """What became of ``count`` files, and the findings: other exceptions, seconds, memory."""
     def late(*_: Any) -> None:
         raise TimeoutError(f"more than {SECONDS} s")
 
-    random, valid, found, met = Random(seed), seeds(), [], Counter[str]()
+    random, found, met = Random(seed), [], Counter[str]()
     signal.signal(signal.SIGALRM, late)
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("error")
         for number in range(count):
-            damage = random.choice((damaged_bytes, damaged_fields, damaged_fields, damaged_fields))
-            proto = damage(random.choice(valid), random)
+            data, suffix, tried = draw(random)
             signal.setitimer(signal.ITIMER_REAL, SECONDS)
             try:
-                met[attempt(proto, random, Path(name))] += 1
+                met[tried(data, random, Path(name))] += 1
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     raise
                 found.append(f"{number}: {type(error).__name__}: {error}")
                 if report:
                     Path("fuzz-findings").mkdir(exist_ok=True)
-                    Path(f"fuzz-findings/{seed}-{number}.onnx").write_bytes(proto)
+                    Path(f"fuzz-findings/{seed}-{number}.{suffix}").write_bytes(data)
                     print(found[-1][:300], flush=True)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -183,6 +187,17 @@ def campaign(count: int, seed: int, report: bool = False) -> tuple[Counter[str],
     if grown > BYTES:
         found.append(f"the process grew to {grown / 2**20:.0f} MiB")
     return met, found
+
+
+def campaign(count: int, seed: int, report: bool = False) -> tuple[Counter[str], list[str]]:
+    """What became of ``count`` files, and the findings."""
+    valid = seeds()
+
+    def draw(random: Random) -> Drawn:
+        damage = random.choice((damaged_bytes, damaged_fields, damaged_fields, damaged_fields))
+        return damage(random.choice(valid), random), "onnx", attempt
+
+    return bounded(count, seed, draw, report)
 
 
 if __name__ == "__main__":

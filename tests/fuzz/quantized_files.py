@@ -8,22 +8,18 @@ fuzz-findings/. COUNT is 20000 unless told.
 """
 from __future__ import annotations
 
-import resource
-import signal
 import sys
-import tempfile
-import warnings
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE), str(HERE.parent / "oracles")]
 
-from files import BYTES, SECONDS, damaged_bytes, damaged_fields  # noqa: E402
+from files import Drawn, bounded, damaged_bytes, damaged_fields  # noqa: E402
 from onnx_models import helper, onnx, tensor  # noqa: E402
 from tflite_models import Spec, one_operator  # noqa: E402
 
@@ -111,7 +107,7 @@ def changed_bytes(data: bytes, random: Random) -> bytes:
     return bytes(out)
 
 
-def attempt(data: bytes, random: Random, folder: Path, litert: bool) -> str:
+def attempt(data: bytes, random: Random, folder: Path, *, litert: bool) -> str:
     """What became of one file. Other exceptions than ValueError come through."""
     path = folder / ("m.tflite" if litert else "m.onnx")
     path.write_bytes(data)
@@ -131,36 +127,16 @@ def attempt(data: bytes, random: Random, folder: Path, litert: bool) -> str:
 
 def campaign(count: int, seed: int, report: bool = False) -> tuple[Counter[str], list[str]]:
     """What became of ``count`` files, and the findings."""
-    def late(*_: Any) -> None:
-        raise TimeoutError(f"more than {SECONDS} s")
-
-    random, found, met = Random(seed), [], Counter[str]()
     valid = {True: litert_seeds(), False: onnx_seeds()}
-    signal.signal(signal.SIGALRM, late)
-    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for number in range(count):
-            litert = random.random() < 0.5
-            damage = (random.choice((damaged_bytes, changed_bytes, changed_bytes)) if litert else
-                      random.choice((damaged_bytes, damaged_fields, damaged_fields)))
-            data = damage(random.choice(valid[litert]), random)
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
-            try:
-                met[attempt(data, random, Path(name), litert)] += 1
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-                found.append(f"{number}: {type(error).__name__}: {error}")
-                if report:
-                    Path("fuzz-findings").mkdir(exist_ok=True)
-                    Path(f"fuzz-findings/{seed}-{number}.{'tflite' if litert else 'onnx'}").write_bytes(data)
-                    print(found[-1][:300], flush=True)
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if grown > BYTES:
-        found.append(f"the process grew to {grown / 2**20:.0f} MiB")
-    return met, found
+
+    def draw(random: Random) -> Drawn:
+        litert = random.random() < 0.5
+        damage = (random.choice((damaged_bytes, changed_bytes, changed_bytes)) if litert else
+                  random.choice((damaged_bytes, damaged_fields, damaged_fields)))
+        return damage(random.choice(valid[litert]), random), "tflite" if litert else "onnx", partial(
+            attempt, litert=litert)
+
+    return bounded(count, seed, draw, report)
 
 
 if __name__ == "__main__":
