@@ -227,7 +227,7 @@ def function_fused(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Se
 def hard_swish(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
     """HARD_SWISH in 16-bit fixed point, in all sets."""
     hs = FLOAT(1 / 128) * inputs[0].step[0]
-    (mo, so), (mr, sr) = (split(float(hs) / float(one)) for one in (y.step[0], FLOAT(3 / 32768)))
+    (mo, so), (mr, sr) = (split(float(hs / one)) for one in (y.step[0], FLOAT(3 / 32768)))
     mo, mr = (min((m + 2**15) >> 16, 2**15 - 1) for m in (mo, mr))
 
     def high(a: np.ndarray, b: int) -> np.ndarray:
