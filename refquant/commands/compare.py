@@ -19,7 +19,7 @@ from refquant.runtimes import onnx_layers
 from refquant.runtimes.kernels import ONNX_LAYERS, name_of_rule, rule_of
 from refquant.runtimes.model import Operation, QuantizedModel, Tensor
 from refquant.runtimes.operators import sums_of, windows
-from refquant.runtimes.run import held, tensors_of
+from refquant.runtimes.run import held, operands, tensors_of
 
 
 def add_compare(commands: Any) -> None:
@@ -84,9 +84,10 @@ def _differences(model: QuantizedModel, inputs: np.ndarray, one: str, other: str
     for op in model.operations:
         described = [model.tensors[index] for index in op.inputs if index >= 0]
         written = model.tensors[op.outputs[0]]
-        codes = [held(first[t.index]) for t in described if t.index in first]
+        codes = operands(model, op, first, len(inputs))
         mine, theirs = held(first[written.index]), held(second[written.index])
-        alone = rule_of(other, op.kind, str(described[0].dtype))(op, described, written, codes)
+        with np.errstate(over="ignore", invalid="ignore"):  # as runtimes do
+            alone = rule_of(other, op.kind, str(described[0].dtype))(op, described, written, codes)
         where = np.argwhere(alone != mine)
         said = ""
         if len(where):

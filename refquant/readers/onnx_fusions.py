@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from refquant.runtimes.arithmetic import as_int32
+
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 _MOVES = ("Flatten", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze", "MaxPool")
 _PASSED = ("MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")  # that codes are moved through
@@ -101,8 +103,7 @@ def _with_integer_biases(nodes: list[QuantizedNode], constants: dict[str, np.nda
             continue
         with np.errstate(all="ignore"):
             step = (steps[0].ravel() * steps[1].ravel()).astype(np.float32)
-            codes = np.rint(bias / step)
-            held = np.where(np.abs(codes) < 2.0**31, codes, -(2.0**31)).astype(np.int64).astype(np.int32)
+            held = as_int32(np.rint(bias / step)).astype(np.int32)
         name = f"{node.outputs[0]}:bias"
         constants[f"{name} codes"], constants[f"{name} step"] = held, step
         result += [QuantizedNode(DQ, (f"{name} codes", f"{name} step"), (name,), name, {"axis": 0}),

@@ -97,7 +97,8 @@ OWN_RULES: dict[str, Rule] = {
     **dict.fromkeys(("QUANTIZE", "RELU", "RELU6"), own.rescale),
     **dict.fromkeys(("HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax",
                      "SOFTMAX", "TANH"), own.function),
-    "QuantizeLinear": own.quantize, "DEQUANTIZE": own.dequantize, "DequantizeLinear": own.dequantize,
+    "QuantizeLinear": own.quantize,
+    **dict.fromkeys(("DEQUANTIZE", "DequantizeLinear"), more.dequantize_reference),
 }
 
 

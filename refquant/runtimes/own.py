@@ -128,7 +128,3 @@ def quantize(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence
     return np.clip(half_away(np.clip(scaled, -1e9, 1e9)) + y.zero, ends.min, ends.max)
 
 
-def dequantize(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray]) -> np.ndarray:
-    """s·(x - z) in double, then float32."""
-    with np.errstate(over="ignore"):
-        return np.asarray((np.float64(_step(inputs[0])) * (codes[0] - inputs[0].zero)).astype(np.float32))

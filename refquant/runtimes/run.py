@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from refquant.runtimes.kernels import rule_of
-from refquant.runtimes.model import QuantizedModel, Tensor
+from refquant.runtimes.model import Operation, QuantizedModel, Tensor
 
 
 def run_model(model: QuantizedModel, inputs: Any, kernel_set: str = "litert-ref") -> dict[int, np.ndarray]:
@@ -32,6 +32,16 @@ def repeated(tensor: Tensor, count: int, rank: int) -> np.ndarray:
     return np.broadcast_to(values, (count, *values.shape[1:]))
 
 
+def operands(model: QuantizedModel, operation: Operation, known: Mapping[int, np.ndarray], count: int
+             ) -> list[np.ndarray]:
+    """What a rule is given: the computed tensors it reads and, where operands may be constants, these too."""
+    rank = len(model.tensors[operation.outputs[0]].shape)
+    described = [model.tensors[index] for index in operation.inputs if index >= 0]
+    constant = operation.kind in ("ADD", "MUL", "CONCATENATION")  # whose operands may be
+    return [held(known[t.index]) if t.index in known else repeated(t, count, rank) for t in described
+            if t.index in known or constant]
+
+
 def tensors_of(model: QuantizedModel, inputs: Any, kernel_set: str = "litert-ref"
                ) -> Iterator[tuple[int, np.ndarray]]:
     """Each tensor with its index, in the order in which they are computed; arguments as for ``run_model``."""
@@ -49,9 +59,7 @@ def tensors_of(model: QuantizedModel, inputs: Any, kernel_set: str = "litert-ref
     for operation, rule in zip(model.operations, rules):
         described = [model.tensors[index] for index in operation.inputs if index >= 0]
         written = model.tensors[operation.outputs[0]]
-        constant = operation.kind in ("ADD", "MUL", "CONCATENATION")  # whose operands may be
-        codes = [known[t.index] if t.index in known else repeated(t, len(x_q), len(written.shape)) for t in described
-                 if t.index in known or constant]
+        codes = operands(model, operation, known, len(x_q))
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # as runtimes do
                 y = rule(operation, described, written, codes)

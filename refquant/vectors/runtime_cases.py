@@ -16,7 +16,7 @@ from refquant.runtimes.kernels import LITERT_LAYERS, LITERT_SETS, ONNX_LAYERS, n
 from refquant.runtimes.model import Operation, QuantizedModel
 from refquant.runtimes.model import Tensor as ModelTensor
 from refquant.runtimes.operators import A, B, multiplier_of, sums_of
-from refquant.runtimes.run import held, tensors_of
+from refquant.runtimes.run import operands, tensors_of
 from refquant.vectors.cases import Case, Tensor
 from refquant.vectors.network_cases import file_name
 from refquant.vectors.suites import M_FORMAT
@@ -85,7 +85,7 @@ def _case(id: str, model: QuantizedModel, op: Operation, known: dict[int, np.nda
                           {**layouts, 4: "OHWI" if layouts[4] == "NHWC" else "OIHW"} if name == "w" else layouts)
         found |= _coding(name, tensor)
     found |= _coding("y", written)
-    codes = [held(known[t.index]) for t in described if t.index in known]
+    codes = operands(model, op, known, len(known[written.index]))
     rule_used = rule_of(kernel_set, op.kind, str(described[0].dtype))
     said = getattr(rule_used, "keywords", {})
     if said.get("scaling") in (A, B):

@@ -57,7 +57,7 @@ def prepared(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def quantized(folder: Path, name: str, per_channel: bool, target: Path) -> None:
-    """The network as onnxruntime's quantizer makes it by default: uint8 activations, int8 weights."""
+    """The network as onnxruntime's quantizer makes it of uint8 activations and int8 weights."""
     model = onnx.load(folder / f"{name}_folded.onnx")
     logging.disable(logging.WARNING)
     quantize_static(model, str(target), Images(model.graph.input[0].name, prepared(folder, name)[0]),

@@ -89,6 +89,25 @@ def test_compare_says_where_by_which_rule_and_on_what(files, tmp_path, capsys):
     assert (tmp_path / "c" / "differences.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("kind, options", [("ADD", "AddOptions"), ("MUL", "MulOptions"),
+                                           ("CONCATENATION", "ConcatenationOptions")])
+@pytest.mark.parametrize("constant_first", [False, True])
+def test_a_constant_operand_is_compared_too(tmp_path, kind, options, constant_first):
+    constant = RNG.integers(-128, 128, (1, 4, 21)).astype(np.int8)
+    read = [Spec((1, 4, 21), "int8", 0.5, 3), Spec((1, 4, 21), "int8", 0.5, 3, constant)]
+    concatenated = kind == "CONCATENATION"
+    fields = {"FusedActivationFunction": 0, **({"Axis": 1} if concatenated else {})}
+    written = Spec((1, 8 if concatenated else 4, 21), "int8", 0.5 if concatenated else 1.0, 3)  # sums have ties
+    (tmp_path / "m.tflite").write_bytes(one_operator(kind, [*read[::-1 if constant_first else 1], written],
+                                                     (options, fields)))
+    np.savez(tmp_path / "d.npz", inputs=RNG.integers(-128, 128, (50, 4, 21)).astype(np.int8))
+    assert main(["compare", str(tmp_path / "m.tflite"), str(tmp_path / "d.npz"), "--as", "litert-ref", "--as",
+                 "litert-xnnpack", "--out", str(tmp_path / "c")]) == 0
+    found = json.loads((tmp_path / "c" / "report.json").read_text())["operations"]
+    assert found[0]["different_on_equal_inputs"] == found[0]["different"]  # there is no operation before it
+    assert bool(found[0]["different"]) == (not concatenated)
+
+
 @pytest.mark.parametrize("change, sentence", [
     (lambda d: {"inputs": d.astype(np.float32)}, r"must be int8 \(N, 5, 6, 3\), as the model reads them, got f"),
     (lambda d: {"inputs": d[:, :4]}, r"inputs must be int8 .*, got int8 \(200, 4, 6, 3\)"),

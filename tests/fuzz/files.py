@@ -200,8 +200,13 @@ def campaign(count: int, seed: int, report: bool = False) -> tuple[Counter[str],
     return bounded(count, seed, draw, report)
 
 
+def main(campaign: Callable[..., tuple[Counter[str], list[str]]]) -> None:
+    """A campaign of COUNT files from SEED, as the command line gives them; status 1 where something was found."""
+    count, seed = (int(sys.argv[k]) if len(sys.argv) > k else default for k, default in ((1, 20000), (2, 0)))
+    met, found = campaign(count, seed, report=True)
+    print(dict(met), f"{len(found)} findings", *found[-1:], sep="\n")
+    sys.exit(bool(found))
+
+
 if __name__ == "__main__":
-    COUNT, SEED = (int(sys.argv[k]) if len(sys.argv) > k else default for k, default in ((1, 20000), (2, 0)))
-    MET, FOUND = campaign(COUNT, SEED, report=True)
-    print(dict(MET), f"{len(FOUND)} findings", *FOUND[-1:], sep="\n")
-    sys.exit(bool(FOUND))
+    main(campaign)

@@ -19,7 +19,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE), str(HERE.parent / "oracles")]
 
-from files import Drawn, bounded, damaged_bytes, damaged_fields  # noqa: E402
+from files import Drawn, bounded, damaged_bytes, damaged_fields, main  # noqa: E402
 from onnx_models import helper, onnx, tensor  # noqa: E402
 from tflite_models import Spec, one_operator  # noqa: E402
 
@@ -140,7 +140,4 @@ def campaign(count: int, seed: int, report: bool = False) -> tuple[Counter[str],
 
 
 if __name__ == "__main__":
-    COUNT, SEED = (int(sys.argv[k]) if len(sys.argv) > k else default for k, default in ((1, 20000), (2, 0)))
-    MET, FOUND = campaign(COUNT, SEED, report=True)
-    print(dict(MET), f"{len(FOUND)} findings", *FOUND[-1:], sep="\n")
-    sys.exit(bool(FOUND))
+    main(campaign)
