@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 import re
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from refquant.integers import DIALECTS, IntFormat, Multiplier
 from refquant.integers.several_sums import aligned, requantize_sums, takes_several_sums, total
 from refquant.pwlq import VARIANTS, PiecewiseCodes, dequantize, inner_product, match_weight_moments, quantize
-from refquant.pwlq.inner_product import component_values, components, sums
+from refquant.pwlq.inner_product import component_values, sums
 from refquant.pwlq.quantizer import grid_of
 
 SEVERAL = [name for name in DIALECTS if takes_several_sums(name)]
 EIGHT = IntFormat(8)
-
-
-def halves_even(value: Fraction) -> int:
-    return round(value)
 
 
 # --- several sums to one code ------------------------------------------------------------------------------------
@@ -29,6 +27,10 @@ def halves_even(value: Fraction) -> int:
 
 @given(st.lists(st.tuples(st.integers(-2**31, 2**31), st.floats(2.0**-20, 2.0**10)), min_size=1, max_size=9),
        st.sampled_from(SEVERAL), st.integers(-128, 127))
+@example([(1, 0.5), (4, 0.25)], "exact_half_even", 0)  # exact ties, and what is just above one in rationals
+@example([(-1, 0.5), (0, 0.25)], "exact_half_even", 1)
+@example([(1, 0.5), (4, 0.25)], "zero_point_first", 1)
+@example([(1, 0.1), (1, 0.2), (1, 0.2)], "exact_half_even", 0)
 def test_the_code_is_the_sum_of_products_rounded_once(pairs, dialect, zero_point):
     """In Python's integers and rationals; products that could leave int64 are refused."""
     multipliers = aligned([real for _, real in pairs])
@@ -46,26 +48,9 @@ def test_the_code_is_the_sum_of_products_rounded_once(pairs, dialect, zero_point
         code = (exact + half) // 2 ** (31 - shift) + zero_point
     else:
         exact = sum(value * Fraction(real) for value, real in pairs)
-        code = halves_even(exact + zero_point) if dialect == "zero_point_first" else halves_even(exact) + zero_point
+        code = round(exact + zero_point) if dialect == "zero_point_first" else round(exact) + zero_point
     found = requantize_sums(accumulated, multipliers, EIGHT, dialect, zero_point)
     assert found == min(max(code, -128), 127)
-
-
-def test_one_sum_is_the_usual_requantization():
-    from refquant.integers import requantize
-    acc, (M,) = np.arange(-5000, 5000, 7), aligned([0.0371])
-    for dialect in SEVERAL:
-        assert np.array_equal(requantize_sums([acc], [M], EIGHT, dialect, 3), requantize(acc, M, EIGHT, dialect, 3))
-
-
-def test_exact_ties_of_several_sums():
-    """1/2 and 1/4 add up to ties that are exact; 0.1 + 0.2 + 0.2 is just above a half in rationals."""
-    halves = aligned([0.5, 0.25])
-    for a, b, even in ((1, 0, 0), (1, 4, 2), (0, 2, 0), (0, 6, 2), (-1, 0, 0)):
-        assert requantize_sums([np.int64(a), np.int64(b)], halves, EIGHT, "exact_half_even") == even
-    tenths = aligned([0.1, 0.2, 0.2])
-    assert sum(Fraction(v) for v in (0.1, 0.2, 0.2)) > Fraction(1, 2)
-    assert requantize_sums([np.int64(1)] * 3, tenths, EIGHT, "exact_half_even") == 1
 
 
 @pytest.mark.parametrize("call, sentence", [
@@ -98,13 +83,6 @@ def arrays_of(draw: st.DrawFn, n: int) -> np.ndarray:
     return np.array(draw(st.lists(st.integers(-70, 70), min_size=n, max_size=n))) / 16
 
 
-@given(operands())
-def test_codes_are_their_three_components(operand):
-    codes, grid = operand
-    reals = sum(part * value for part, value in zip(components(codes), component_values(grid)))
-    assert reals == pytest.approx(dequantize(codes, grid), rel=1e-12, abs=1e-12)
-
-
 @given(operands(), st.data())
 def test_three_and_nine_sums_give_the_product_of_the_decoded_operands(operand, data):
     codes, grid = operand
@@ -112,18 +90,15 @@ def test_three_and_nine_sums_give_the_product_of_the_decoded_operands(operand, d
     x_q = np.array(data.draw(st.lists(st.integers(-127, 127), min_size=n, max_size=n)))
     other_grid = grid_of(0.75, 3.0, 4, data.draw(st.sampled_from(VARIANTS)), data.draw(st.booleans()))
     other = quantize(arrays_of(data.draw, n), other_grid)
-    for x, values, reals in ((x_q, (0.125,), x_q * 0.125),
-                             (other, component_values(other_grid), dequantize(other, other_grid))):
-        found = sum(total * float(xv) * float(wv) for total, (xv, wv) in
-                    zip(sums(x, codes), ((xv, wv) for xv in values for wv in component_values(grid))))
-        assert found == pytest.approx(float(reals @ dequantize(codes, grid)), rel=1e-9, abs=1e-9)
-    y_scale = 3.7
-    for dialect in SEVERAL:
-        exact = float(x_q * 0.125 @ dequantize(codes, grid)) * y_scale
-        code = inner_product(x_q, codes, grid, 8.0, y_scale, IntFormat(16), dialect)
-        assert (-1 if dialect == "shift_floor" else -0.5) - 1e-4 <= code - exact <= 0.5 + 1e-4
-    exact = float(dequantize(other, other_grid) @ dequantize(codes, grid)) * y_scale
-    assert abs(inner_product(other, codes, grid, other_grid, y_scale, IntFormat(16)) - exact) <= 0.5 + 1e-4
+    for x, x_scale, values, reals in (
+            (x_q, 8.0, (0.125,), x_q * 0.125),
+            (other, other_grid, component_values(other_grid), dequantize(other, other_grid))):
+        exact = float(reals @ dequantize(codes, grid))
+        worth = [float(xv) * float(wv) for xv, wv in itertools.product(values, component_values(grid))]
+        assert sum(map(operator.mul, sums(x, codes), worth)) == pytest.approx(exact, rel=1e-9, abs=1e-9)
+        for dialect in SEVERAL:
+            code = inner_product(x, codes, grid, x_scale, 3.7, IntFormat(16), dialect)
+            assert (-1 if dialect == "shift_floor" else -0.5) - 1e-4 <= code - exact * 3.7 <= 0.5 + 1e-4
 
 
 def test_erratum_the_third_sum_has_the_weights_signs():

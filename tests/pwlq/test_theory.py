@@ -44,24 +44,20 @@ def test_eq_4_is_the_integral_of_both_steps(name, m, ratio, bits):
 
 
 @given(NAMES, st.floats(1, 10), st.floats(0.05, 0.95), st.sampled_from(VARIANTS), st.booleans())
-def test_the_slope_is_the_difference_quotient(name, m, ratio, variant, truncated):
-    p, h = ratio * m, 1e-5
-    ends = [float(expected_error(q, m, 4, name, variant, truncated)) for q in (p - h, p + h)]
-    slope = error_slope(p, m, 4, name, variant, truncated)
-    assert slope == pytest.approx((ends[1] - ends[0]) / (2 * h), rel=1e-4, abs=1e-9)
-
-
-@given(NAMES, st.floats(1, 10), st.floats(0.05, 0.95), st.booleans())
-def test_eq_6_and_lemma_1(name, m, ratio, truncated):
-    """Both derivatives as printed; up to m/2 the second is above 0."""
+def test_eq_6_and_lemma_1(name, m, ratio, variant, truncated):
+    """Both derivatives as printed, and as difference quotients; up to m/2 the second is above 0."""
     p, h, known = ratio * m, 1e-5, SCIPY[name]
-    if not truncated:
-        printed = 2 * uniform_constant(3) * (p - 2 * m + 2 * m * known.cdf(p) + m * (2 * p - m) * known.pdf(p))
-        assert error_slope(p, m, 4, name) == pytest.approx(printed, abs=1e-12)
-    ends = [float(error_slope(q, m, 4, name, truncated=truncated)) for q in (p - h, p + h)]
-    curvature = float(error_curvature(p, m, 4, name, truncated))
-    assert curvature == pytest.approx((ends[1] - ends[0]) / (2 * h), rel=1e-4, abs=1e-8)
-    assert ratio > 0.5 or curvature > 0
+    below, above = (float(expected_error(q, m, 4, name, variant, truncated)) for q in (p - h, p + h))
+    slope = error_slope(p, m, 4, name, variant, truncated)
+    assert slope == pytest.approx((above - below) / (2 * h), rel=1e-4, abs=1e-9)
+    if variant == "non_overlapping":
+        below, above = (float(error_slope(q, m, 4, name, truncated=truncated)) for q in (p - h, p + h))
+        curvature = float(error_curvature(p, m, 4, name, truncated))
+        assert curvature == pytest.approx((above - below) / (2 * h), rel=1e-4, abs=1e-8)
+        assert ratio > 0.5 or curvature > 0
+        if not truncated:
+            printed = 2 * uniform_constant(3) * (p - 2 * m + 2 * m * known.cdf(p) + m * (2 * p - m) * known.pdf(p))
+            assert slope == pytest.approx(printed, abs=1e-12)
 
 
 @given(NAMES, st.floats(2.5, 10), st.integers(2, 8))
@@ -75,7 +71,7 @@ def test_lemma_2(name, m, bits):
 
 @pytest.mark.parametrize("name", SCIPY)
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("ratio", [0.2, 0.35, 0.6])
+@pytest.mark.parametrize("ratio", [0.2, 0.6])
 def test_measured_error_is_eq_4_within_sampling_error(name, variant, ratio):
     """2^18 samples of the truncated density at 8 bits; four standard errors, and 1 % for steps of finite size."""
     m, bits, n = 4.0, 8, 2**18
@@ -105,7 +101,7 @@ def test_a_density_of_ones_own():
                                            ("laplacian", lambda m: 0.80304483 * math.sqrt(m) - 0.316678551)])
 def test_erratum_the_one_shot_formulas_give_p_and_not_its_part_of_m(name, formula):
     """"p*/m =" is printed; only p* in standard deviations is near the minimum, which scipy finds here."""
-    for m in np.linspace(3, 10, 15):
+    for m in np.linspace(3, 10, 4):
         best = minimize_scalar(integrated_error, args=(m, 4, name), bounds=(1e-6, m / 2), method="bounded").x
         assert formula(m) == pytest.approx(best, rel=0.03)
         assert abs(formula(m) * m - best) > best
