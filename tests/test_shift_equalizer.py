@@ -245,7 +245,7 @@ def test_counterexamples_to_equality_stay(way, case):
     assert [int(undo_shifts(acc, M, k, EIGHT, name, w)) for w in ("fused", way)] == [fused, other]
 
 
-# --- limits ----------------------------------------------------------------------------------------
+# --- limits -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", DIALECTS)

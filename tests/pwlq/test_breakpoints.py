@@ -101,6 +101,20 @@ def test_no_method_and_no_grid_is_below_the_optimum(seed, size, bits, variant, k
     assert bound <= np.square(found - w).mean(axis=1).min() * (1 + 1e-12) + 1e-15 * m * m
 
 
+@given(st.integers(0, 2**32), st.integers(2, 300), st.integers(2, 6), st.sampled_from(VARIANTS))
+@example(8, 150, 8, "non_overlapping")
+@example(8, 150, 8, AUTHORS)
+@example(8, 150, 8, "overlapping")
+def test_the_optimum_is_that_of_all_pieces_of_all_intervals(seed, size, bits, variant):
+    """Without dropping an interval or splitting one: every place where a weight changes its level is a cut."""
+    w = np.random.default_rng(seed).standard_normal(size)
+    found = optimal_breakpoint(w, bits, variant)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimal.Rows, "bounds", lambda rows, p, owner, counts: np.full(len(p), -np.inf))
+        patch.setattr(optimal, "_CHANGES", 10**9)
+        assert found.error == pytest.approx(optimal_breakpoint(w, bits, variant).error, rel=2e-9)
+
+
 def test_long_rows_give_the_same_optimum(monkeypatch):
     """Sums in long doubles, or where there are none in float64 again, are for speed alone."""
     w = np.random.default_rng(9).standard_normal(3000)

@@ -49,6 +49,12 @@ def test_codes_are_the_nearest_level_of_their_region(grid, values):
         assert real == pytest.approx(float(sign * levels[region][magnitude]), rel=1e-14, abs=1e-300)
 
 
+def test_ties_go_away_from_zero():
+    grid = grid_of(1.0, 4.0, 3)  # levels 0, 1/3, 2/3, 1 and 1, 2, 3, 4
+    assert round_trip(np.array([1.5, -1.5, 3.5, -3.5]), grid).tolist() == [2, -2, 4, -4]
+    assert round_trip_of_pieces(np.array([1.5, -1.5, 3.5, -3.5]), [1.0], 4.0, 3).tolist() == [2, -2, 4, -4]
+
+
 @given(grids(), st.data())
 def test_packed_codes_come_back(grid, data):
     shape = tuple(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
