@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 from itertools import pairwise
 
@@ -140,12 +139,10 @@ def test_empirical_is_the_least_eq_4_of_the_tensors_own_distribution(seed, size,
     w = np.append(rng.uniform(0.6, 1, size), 0.1) if clustered else rng.standard_normal(size)
     r, m = np.sort(np.abs(w)), float(np.abs(w).max())
 
-    def error(p):
-        return float(error_of_mass(p, m, np.searchsorted(r, p, side="right") / len(r), 4, variant))
-
     p = breakpoint(w, 4, "empirical", variant)
-    grid = np.concatenate([np.linspace(0, m, 4002)[1:-1], r[:-1], np.nextafter(r, 0)])
-    assert error(p) <= min(map(error, grid)) * (1 + 1e-12)
+    grid = np.concatenate([[p], np.linspace(0, m, 4002)[1:-1], r[:-1], np.nextafter(r, 0)])
+    errors = error_of_mass(grid, m, np.searchsorted(r, grid, side="right") / len(r), 4, variant)
+    assert errors[0] <= errors.min() * (1 + 1e-12)
 
 
 @given(st.floats(1.6, 12), st.sampled_from(("gaussian", "laplacian")), st.sampled_from(VARIANTS))
@@ -182,20 +179,3 @@ def test_a_tensor_scaled_by_a_power_of_two_has_a_scaled_breakpoint(seed, method,
     w = np.random.default_rng(seed).standard_normal(50)
     p = breakpoint(w, 4, method)
     assert breakpoint(np.ldexp(w, exponent), 4, method) == pytest.approx(np.ldexp(p, exponent), rel=1e-6)
-
-
-@pytest.mark.parametrize("call, sentence", [
-    (lambda: breakpoint(np.zeros((2, 3)), 4), "w must hold a weight that is not zero, got zeros alone"),
-    (lambda: breakpoint(np.zeros((0, 3)), 4), "w must not be empty, got shape (0, 3)"),
-    (lambda: breakpoint(np.array([1.0, np.nan]), 4), "w must be finite"),
-    (lambda: breakpoint(np.array([1.0, np.inf]), 4, axis=0), "w must be finite"),
-    (lambda: breakpoint(np.ones(3), 1), "bits must be an integer from 2 to 16, got 1"),
-    (lambda: breakpoint(np.ones(3), 4, "best"), "method must be one of"),
-    (lambda: breakpoint(np.ones(3), 4, "one_shot", "overlapping"), "method one_shot must have a variant"),
-    (lambda: breakpoint(np.ones(3), 4, distribution="cauchy"), "distribution must be one of gaussian, laplacian"),
-    (lambda: breakpoint(np.ones((2, 3)), 4, axis=1), "axis must be an integer from 0 to 0, got 1"),
-    (lambda: optimal_breakpoint(np.ones(3), 4, "other"), "variant must be one of"),
-])
-def test_bad_input_gets_one_sentence(call, sentence):
-    with pytest.raises(ValueError, match=rf"\A.*{re.escape(sentence)}.*\Z"):
-        call()

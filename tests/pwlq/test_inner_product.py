@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import operator
-import re
 from fractions import Fraction
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from refquant.integers import DIALECTS, IntFormat, Multiplier
-from refquant.integers.several_sums import aligned, requantize_sums, takes_several_sums, total
+from refquant.integers.several_sums import aligned, requantize_sums, takes_several_sums
 from refquant.pwlq import VARIANTS, PiecewiseCodes, dequantize, inner_product, match_weight_moments, quantize
 from refquant.pwlq.inner_product import component_values, sums
 from refquant.pwlq.quantizer import grid_of
@@ -51,20 +50,6 @@ def test_the_code_is_the_sum_of_products_rounded_once(pairs, dialect, zero_point
         code = round(exact + zero_point) if dialect == "zero_point_first" else round(exact) + zero_point
     found = requantize_sums(accumulated, multipliers, EIGHT, dialect, zero_point)
     assert found == min(max(code, -128), 127)
-
-
-@pytest.mark.parametrize("call, sentence", [
-    (lambda: requantize_sums([np.int64(1)], aligned([0.5]), EIGHT, "gemmlowp_double"),
-     "a dialect for several sums must be one of single_round, shift_floor, exact_half_even, zero_point_first, got"),
-    (lambda: requantize_sums([np.int64(2**40)], aligned([0.5]), EIGHT),
-     "products of several sums must stay below 2^63"),
-    (lambda: total([np.int64(1)] * 2, [Multiplier.from_real(0.5), Multiplier.from_real(0.1)]),
-     "multipliers of several sums must share their shift"),
-    (lambda: aligned([0.5, 0.0]), "a multiplier must be finite and > 0"),
-])
-def test_bad_input_gets_one_sentence(call, sentence):
-    with pytest.raises(ValueError, match=rf"\A.*{re.escape(sentence)}.*\Z"):
-        call()
 
 
 # --- inner products ----------------------------------------------------------------------------------------------
@@ -151,5 +136,3 @@ def test_constant_and_zero_channels_keep_their_gain():
     gain, offset = match_weight_moments(np.array([[2.0, 2.0], [0.0, 0.0], [1.0, 3.0]]),
                                         np.array([[1.0, 1.0], [0.0, 0.0], [2.0, 2.0]]))
     assert gain.tolist() == [1.0, 1.0, 1.0] and offset.tolist() == [1.0, 0.0, 0.0]
-    with pytest.raises(ValueError, match=r"w and quantized must have one shape \(O, ...\), got \(2, 2\) and"):
-        match_weight_moments(np.ones((2, 2)), np.ones((2, 3)))
