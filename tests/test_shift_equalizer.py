@@ -77,9 +77,9 @@ def test_shifts_are_those_of_the_rule_compared_exactly(rule, w, shift_bits):
 
 # --- shifts and scale together ----------------------------------------------------------------------------------
 
-W = np.random.default_rng(3).normal(size=(5, 2, 3, 3)) * 10.0 ** np.array([0, -1.5, -3, 0, -5])[:, None, None, None]
+W = np.random.default_rng(9).normal(size=(5, 2, 3, 3)) * 10.0 ** np.array([0, -1.5, -3, 0, -5])[:, None, None, None]
 W[3] = 0
-X = np.random.default_rng(4).normal(size=(3, 2, 5, 4))
+X = np.random.default_rng(10).normal(size=(3, 2, 5, 4))
 
 
 def restored_at(w: np.ndarray, bits: int, scale: float) -> np.ndarray:
@@ -128,8 +128,8 @@ ONE_PIXEL = np.concatenate([X[:, :1], np.pad([[[[1.0]]]], ((0, 2), (0, 0), (3, 1
     *[(W, bits, shift_bits, relative_error, {}) for bits, shift_bits in ((8, 4), (4, 0), (3, 5))],
     *[(W, bits, shift_bits, unlikeness_of_outputs(X, Geometry.of(2, 1)),
        {"objective": "cosine", "inputs": [X[:2], X[2:]], "stride": 2, "padding": 1})
-      for bits, shift_bits in ((8, 4), (4, 0), (3, 3))],
-    (np.concatenate([W[:1, :1], W[:1, :1]]), 3, 2, unlikeness_of_outputs(ONE_PIXEL, Geometry.of(1, 1, groups=2)),
+      for bits, shift_bits in ((4, 4), (4, 0), (3, 3))],
+    (W[0][:, None], 3, 2, unlikeness_of_outputs(ONE_PIXEL, Geometry.of(1, 1, groups=2)),
      {"objective": "cosine", "inputs": ONE_PIXEL, "padding": 1, "groups": 2}),  # every weight is seen alone
 ])
 def test_searched_shifts_and_scale_are_the_plain_searchs(w, bits, shift_bits, loss, options):
