@@ -1,4 +1,4 @@
-"""The float graph: shapes and refusals by hand, values against onnxruntime and hand-worked planes."""
+"""The float graph: refusals by hand, values and shapes against onnxruntime and hand-worked planes."""
 
 import dataclasses
 import re
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rounding_reach import reach
 from tools import require_module
 
 from refquant.convolution.geometry import Geometry
@@ -31,61 +32,19 @@ def conv(name="conv", source="input", shape=(2, 3, 3, 3), bias=None, **geometry)
     return Conv(name, (source,), np.ones(shape, np.float32), bias, Geometry(**geometry))
 
 
-def norm(name="norm", source="input", channels=3, **changes) -> BatchNorm:
+def norm(name="norm", channels=3, **changes) -> BatchNorm:
     values = dict.fromkeys(("gamma", "beta", "mean", "variance"), np.ones(channels, np.float32))
-    return BatchNorm(name, (source,), **{**values, **changes})
+    return BatchNorm(name, "input", **{**values, **changes})
 
 
-def shape_of(*nodes, input_shape=(3, 8, 9)) -> tuple:
-    network = Network(input_shape, nodes)
-    return network.shapes[network.output]
+# --- the graph ------------------------------------------------------------------------------------------------
 
-
-# --- shapes ---------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize(("node", "shape"), [
-    (conv(), (2, 6, 7)),
-    (conv(padding=(1, 1, 1, 1)), (2, 8, 9)),
-    (conv(stride=(2, 3), padding=(0, 1, 1, 2)), (2, 4, 4)),
-    (conv(dilation=(3, 4)), (2, 2, 1)),
-    (conv(shape=(6, 1, 2, 2), groups=3), (6, 7, 8)),
-    (norm(), (3, 8, 9)),
-    (Clip("r", "input"), (3, 8, 9)),
-    (MaxPool("p", "input", (2, 2), Geometry((2, 2))), (3, 4, 4)),
-    (MaxPool("p", "input", (3, 3), Geometry((2, 2), (1, 1, 1, 1))), (3, 4, 5)),
-    (AveragePool("p", "input", (2, 3), Geometry(dilation=(7, 4))), (3, 1, 1)),
-    (GlobalAveragePool("g", "input"), (3, 1, 1)),
-    (Add("a", ("input", "input")), (3, 8, 9)),
-    (Concat("c", ("input", "input", "input")), (9, 8, 9)),
-    (Flatten("f", "input"), (216,)),
-])
-def test_output_shapes_by_hand(node, shape):
-    assert shape_of(node) == shape
-
-
-def test_shapes_of_flat_tensors_by_hand():
-    flat = (5,)
-    assert shape_of(Linear("l", "input", np.ones((4, 5))), input_shape=flat) == (4,)
-    assert shape_of(norm(channels=5), input_shape=flat) == (5,)
-    assert shape_of(Flatten("f", "input"), input_shape=flat) == (5,)
-    assert shape_of(Concat("c", ("input", "input")), input_shape=flat) == (10,)
-    assert shape_of(Add("a", ("input", "input")), input_shape=flat) == (5,)
-
-
-def test_every_tensor_has_a_shape_and_the_last_node_is_the_output():
-    network = Network((3, 8, 9), [conv("a"), Clip("b", "a"), GlobalAveragePool("c", "b"), Flatten("d", "c")])
-    assert network.shapes == {"input": (3, 8, 9), "a": (2, 6, 7), "b": (2, 6, 7), "c": (2, 1, 1), "d": (2,)}
-    assert network.output == "d"
-    assert Network((3, 8, 9), network.nodes, "b").output == "b"
-
-
-@given(st.data())
-def test_inferred_shapes_are_those_of_the_tensors_computed(data):
-    network = data.draw(networks())
-    batch = data.draw(images(network))
-    tensors = run_float_tensors(network, batch)
-    assert {name: x.shape[1:] for name, x in tensors.items()} == network.shapes
-    assert all(len(x) == len(batch) and x.dtype == np.float32 for x in tensors.values())
+def test_the_output_is_the_last_node_or_the_one_named_and_is_kept_when_nodes_are_replaced():
+    network = Network((3, 8, 9), [conv("a", "image"), Clip("b", "image")], input="image")
+    assert network.output == "b"
+    assert network.replace_nodes(network.nodes, "a").output == "a"
+    shorter = Network((3, 8, 9), network.nodes, "a", "image").replace_nodes(network.nodes[:1])
+    assert (shorter.input, shorter.output, shorter.input_shape) == ("image", "a", (3, 8, 9))
 
 
 def test_a_tensor_has_an_only_reader_unless_it_is_read_again_or_is_the_output():
@@ -95,16 +54,7 @@ def test_a_tensor_has_an_only_reader_unless_it_is_read_again_or_is_the_output():
         "b", None, "d", None, None]
 
 
-def test_nodes_can_be_replaced_and_keep_the_input():
-    network = Network((3, 8, 9), [conv("a", "image"), Clip("b", "image")], "a", "image")
-    shorter = network.replace_nodes(network.nodes[:1])
-    assert (shorter.input, shorter.output, shorter.input_shape) == ("image", "a", (3, 8, 9))
-    assert network.replace_nodes(network.nodes, "b").output == "b"
-
-
-# --- parameters are frozen ------------------------------------------------------------------------------------
-
-def test_parameters_are_copied_and_read_only():
+def test_parameters_are_copied_and_read_only_and_lists_of_floats_are_taken_for_arrays():
     weight = np.ones((1, 1, 1, 1), np.float32)
     node = Conv("c", "input", weight)
     weight[0] = 5
@@ -113,19 +63,108 @@ def test_parameters_are_copied_and_read_only():
         node.weight[0] = 5
     with pytest.raises(dataclasses.FrozenInstanceError, match="weight"):
         node.weight = weight
+    assert Linear("l", "input", [[1.0, 2.0]], [3.0]).bias.tolist() == [3]
+
+
+# --- values ---------------------------------------------------------------------------------------------------
+
+PLANE = np.array([[[[-1.0, 2.0, 3.0], [4.0, -5.0, 6.0]]]])
+
+
+@pytest.mark.parametrize(("node", "expected"), [
+    (Clip("y", "input"), [[0, 2, 3], [4, 0, 6]]),
+    (Clip("y", "input", -1.0, 3.5), [[-1, 2, 3], [3.5, -1, 3.5]]),
+    (Clip("y", "input", None, None), [[-1, 2, 3], [4, -5, 6]]),
+    (Clip("y", "input", None, 0.0), [[-1, 0, 0], [0, -5, 0]]),
+    (MaxPool("y", "input", (2, 2)), [[4, 6]]),
+    # Padding never wins: the corner window sees -1 alone.
+    (MaxPool("y", "input", (2, 2), Geometry((2, 2), (1, 1, 0, 0))), [[-1, 3], ]),
+    (MaxPool("y", "input", (2, 1), Geometry(padding=(1, 0, 1, 0))), [[-1, 2, 3], [4, 2, 6], [4, -5, 6]]),
+    (MaxPool("y", "input", (1, 2), Geometry(dilation=(1, 2))), [[3], [6]]),
+    (AveragePool("y", "input", (2, 2)), [[0, 1.5]]),
+    (AveragePool("y", "input", (1, 2), Geometry((1, 2), (0, 1, 0, 0))), [[-1, 2.5], [4, 0.5]]),
+    (AveragePool("y", "input", (1, 2), Geometry((1, 2), (0, 1, 0, 0)), True), [[-0.5, 2.5], [2, 0.5]]),
+    (GlobalAveragePool("y", "input"), [[1.5]]),
+    (Add("y", ("input", "input")), [[-2, 4, 6], [8, -10, 12]]),
+    (BatchNorm("y", "input", *(np.array([v]) for v in (3.0, 0.5, 2.0, 8.0)), epsilon=1.0), [
+        [-2.5, 0.5, 1.5], [2.5, -6.5, 4.5]]),  # gain 3/sqrt(9)
+])
+def test_values_by_hand(node, expected):
+    y = run_float(Network((1, 2, 3), [node]), PLANE)
+    assert y.tolist() == [[expected]]
+
+
+PARAMETERS = {Conv: ("weight", "bias"), Linear: ("weight", "bias"), Clip: ("low", "high"),
+              BatchNorm: ("gamma", "beta", "mean", "variance")}
+ATTRIBUTES = {Linear: {"transB": 1}, Concat: {"axis": 1}}
+ROUNDED = Conv, Linear, BatchNorm, AveragePool, GlobalAveragePool  # no other node does sums that float32 rounds
+
+
+def as_onnx(onnx, node):
+    """An ONNX node and its initializers; its inputs are named apart from the outputs of others."""
+    values = {f"{node.name}.{name}": getattr(node, name) for name in PARAMETERS.get(type(node), ())}
+    constants = [onnx.numpy_helper.from_array(np.asarray(value, np.float32), name)
+                 for name, value in values.items() if value is not None]
+    inputs = [f"{name}:in" for name in node.inputs]
+    inputs += ["" if value is None else name for name, value in values.items()]
+    attributes = dict(ATTRIBUTES.get(type(node), {}))
+    if isinstance(node, (Conv, MaxPool)):
+        g = node.geometry
+        attributes = {"pads": g.padding, "strides": g.stride, "dilations": g.dilation}
+        attributes |= {"group": g.groups} if isinstance(node, Conv) else {"kernel_shape": node.kernel}
+    if isinstance(node, AveragePool):
+        attributes["count_include_pad"] = int(node.count_include_pad)
+    if isinstance(node, BatchNorm):
+        attributes["epsilon"] = node.epsilon
+    operator = {Linear: "Gemm", BatchNorm: "BatchNormalization"}.get(type(node), type(node).__name__)
+    return onnx.helper.make_node(operator, inputs, [node.name], **attributes), constants
 
 
 @given(st.data())
-def test_running_writes_to_no_input(data):
+def test_every_tensor_of_a_random_network_agrees_with_onnxruntime(data):
+    """Each node is given the tensors that refquant computed, so that float32 errors do not accumulate.
+
+    What does no sum (Clip, MaxPool, Add, Concat, Flatten) must agree exactly.
+    """
+    onnx = require_module("onnx", "pip install onnx")
+    runtime = require_module("onnxruntime", "pip install onnxruntime")
     network = data.draw(networks())
-    batch = data.draw(images(network))
+    tensors = run_float_tensors(network, data.draw(images(network)))
+    converted = [as_onnx(onnx, node) for node in network.nodes]
+    value, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [node for node, _ in converted], "network",
+        [value(f"{name}:in", kind, x.shape) for name, x in tensors.items()],
+        [value(node.name, kind, None) for node in network.nodes],
+        [tensor for _, constants in converted for tensor in constants])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9)
+    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = session.run([node.name for node in network.nodes], {f"{name}:in": x for name, x in tensors.items()})
+    for node, y in zip(network.nodes, expected):
+        found = tensors[node.name]
+        assert (found.shape, found.dtype) == (y.shape, y.dtype), node
+        largest = reach(node, *(np.abs(tensors[name]).max() for name in node.inputs))
+        np.testing.assert_allclose(found, y, rtol=0, atol=largest * 2.0**-20 if isinstance(node, ROUNDED) else 0,
+                                   err_msg=str(node))
+
+
+@given(st.data())
+def test_tensors_have_the_shapes_inferred_and_an_image_gives_the_same_alone_and_in_a_batch(data):
+    """In float64 and to 1e-9 of the largest value: BLAS may sum in another order."""
+    network = data.draw(networks(dtype=np.float64))
+    batch = data.draw(images(network, 3, np.float64))
     kept = batch.copy()
     batch.flags.writeable = False
-    run_float_tensors(network, batch)
+    together, alone = run_float_tensors(network, batch), run_float_tensors(network, batch[1:2])
     assert np.array_equal(batch, kept)
+    assert {name: x.shape for name, x in together.items()} == {n: (3, *shape) for n, shape in network.shapes.items()}
+    largest = 1 + max(np.abs(x).max() for x in together.values())
+    for name, x in together.items():
+        assert x.dtype == np.float64
+        np.testing.assert_allclose(alone[name][0], x[1], rtol=0, atol=1e-9 * largest)
 
 
-# --- refusals of nodes ----------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------------------
 
 ONES = np.ones(3, np.float32)
 VARIANCE = "variance must be >= 0 and variance + epsilon > 0, got a smallest variance of {} with epsilon {}"
@@ -150,34 +189,36 @@ BAD_NODES = [
     (lambda: Clip("r", "input", 1.0, 0.0), "clip needs finite low <= high, got 1.0 and 0.0"),
     (lambda: Clip("r", "input", float("nan")), "clip needs finite low <= high, got nan and None"),
     (lambda: Clip("r", "input", None, float("inf")), "clip needs finite low <= high, got None and inf"),
-    (lambda: MaxPool("p", "input", (0, 1)), "kernel must be two integers >= 1, got (0, 1)"),
-    (lambda: MaxPool("p", "input", (2, 2, 2)), "kernel must be two integers >= 1, got (2, 2, 2)"),
     (lambda: AveragePool("p", "input", (2, 2), Geometry(groups=2)), "pooling has no groups, got 2"),
+    (lambda: Linear("l", "input", [[1]]), "weight must hold floats of at most 64 bits, got dtype int64"),
+    *[(lambda kernel=kernel: MaxPool("p", "input", kernel), f"kernel must be two integers >= 1, got {kernel!r}")
+      for kernel in ((0, 1), (2, 2, 2), 2, (2.0, 2), "22")],
+    # ``Geometry.of`` checks; a Geometry put together by hand is checked nowhere else.
+    *[(lambda name=name, value=value: conv(**{name: value}), f"{name} must be >= {least}, got {value}")
+      for name, value, least in (("stride", (0, 1), 1), ("groups", 0, 1), ("dilation", (0, 1), 1),
+                                 ("padding", (-1, 0, 0, 0), 0))],
+    *[(lambda shape=shape: Network(shape, [Clip("a", "input")]),
+       f"input_shape must be (C, H, W) or (F,), or up to 7 integers, got {shape}")
+      for shape in ((), (3, 0, 2), (-1,), (1,) * 8, (1.5, 2, 2))],
+    (lambda: Network((3,), [Clip("a", "input")], "b"), "output must be a tensor of the network, got 'b'"),
+    *[(lambda batch=batch: run_float(Network((3, 4, 4), [Clip("a", "input")]), batch), f"images must {sentence}")
+      for batch, sentence in (
+        (np.ones((2, 3, 4, 5)), "be a non-empty (N, 3, 4, 4), got shape (2, 3, 4, 5)"),
+        (np.ones((3, 4, 4)), "be a non-empty (N, 3, 4, 4), got shape (3, 4, 4)"),
+        (np.ones((0, 3, 4, 4)), "be a non-empty (N, 3, 4, 4), got shape (0, 3, 4, 4)"),
+        (np.ones((1, 3, 4, 4), np.uint8), "hold float32 or float64, got dtype uint8"),
+        (np.full((1, 3, 4, 4), np.nan), "be finite, got NaN or infinity"),
+        (np.full((1, 3, 4, 4), -np.inf), "be finite, got NaN or infinity"))],
 ]
 
 
 @pytest.mark.parametrize(("build", "message"), BAD_NODES)
-def test_parameters_that_do_not_fit_each_other_are_refused(build, message):
+def test_what_does_not_fit_is_refused(build, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         build()
 
 
-def test_lists_of_floats_are_taken_for_arrays():
-    assert Conv("c", "input", [[[[1.0]]]]).weight.shape == (1, 1, 1, 1)
-    assert Linear("l", "input", [[1.0, 2.0]], [3.0]).bias.tolist() == [3]
-    assert BatchNorm("b", "input", [1.0], [1.0], [1.0], [1.0]).gamma.shape == (1,)
-    with pytest.raises(ValueError, match="weight must hold floats of at most 64 bits, got dtype int64"):
-        Linear("l", "input", [[1]])
-
-
-@pytest.mark.parametrize("kernel", [2, (2.0, 2), "22"])
-def test_a_kernel_that_is_not_two_integers_is_refused(kernel):
-    with pytest.raises(ValueError, match="kernel must be two integers >= 1, got"):
-        MaxPool("p", "input", kernel)
-
-
-# --- refusals of networks: all name the node -------------------------------------------------------------------
-
+TWICE = ("input", "input")
 BAD_GRAPHS = [
     ([], "a network must have at least one node, got none"),
     ([Clip("a", "nowhere")], "node 'a' must read tensors computed before it, got ('nowhere',)"),
@@ -211,6 +252,9 @@ BAD_GRAPHS = [
      "node 'a': concat takes tensors that differ only in channels, got (3, 8, 9), (2, 6, 7)"),
     ([Flatten("f", "input"), Concat("a", ("input", "f"))],
      "node 'a': concat takes tensors that differ only in channels, got (3, 8, 9), (216,)"),
+    *[([node], f"node 'a': {type(node).__name__} reads one tensor, got ('input', 'input')") for node in (
+        Clip("a", TWICE), Flatten("a", TWICE), MaxPool("a", TWICE, (1, 1)), GlobalAveragePool("a", TWICE),
+        Conv("a", TWICE, np.ones((1, 3, 1, 1))))],
 ]
 
 
@@ -218,163 +262,3 @@ BAD_GRAPHS = [
 def test_graphs_that_do_not_fit_are_refused_and_name_the_node(nodes, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Network((3, 8, 9), nodes)
-
-
-@pytest.mark.parametrize("geometry", [
-    Geometry(stride=(0, 1)), Geometry(groups=0), Geometry(dilation=(0, 1)), Geometry(padding=(-1, 0, 0, 0))])
-def test_an_impossible_geometry_is_refused_by_the_graph(geometry):
-    """``Geometry.of`` checks; a Geometry put together by hand is checked nowhere else."""
-    with pytest.raises(ValueError, match=r"(stride|groups|dilation|padding) must be >= \d"):
-        Network((3, 8, 9), [Conv("a", "input", np.ones((2, 3, 1, 1)), None, geometry)])
-
-
-@pytest.mark.parametrize("node", [
-    Clip("a", ("input", "input")), Flatten("a", ("input", "input")), MaxPool("a", ("input", "input"), (1, 1)),
-    GlobalAveragePool("a", ("input", "input")), conv("a")], ids=lambda node: type(node).__name__)
-def test_a_second_input_to_a_node_that_takes_one_is_refused(node):
-    node = dataclasses.replace(node, inputs=("input", "input"))
-    with pytest.raises(ValueError, match=r"node 'a': [A-Za-z]+ reads one tensor, got \('input', 'input'\)"):
-        Network((3, 8, 9), [node])
-
-
-@pytest.mark.parametrize("shape", [(), (3, 0, 2), (-1,), (1,) * 8, (1.5, 2, 2)])
-def test_an_input_shape_of_no_tensor_is_refused(shape):
-    with pytest.raises(ValueError, match=r"^input_shape must be \(C, H, W\) or \(F,\)"):
-        Network(shape, [Clip("a", "input")])
-
-
-def test_an_unknown_output_is_refused():
-    with pytest.raises(ValueError, match=r"^output must be a tensor of the network, got 'b'$"):
-        Network((3,), [Clip("a", "input")], "b")
-
-
-# --- refusals of images ---------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize(("batch", "message"), [
-    (np.ones((2, 3, 4, 5)), "images must be a non-empty (N, 3, 4, 4), got shape (2, 3, 4, 5)"),
-    (np.ones((3, 4, 4)), "images must be a non-empty (N, 3, 4, 4), got shape (3, 4, 4)"),
-    (np.ones((0, 3, 4, 4)), "images must be a non-empty (N, 3, 4, 4), got shape (0, 3, 4, 4)"),
-    (np.ones((1, 3, 4, 4), np.uint8), "images must hold float32 or float64, got dtype uint8"),
-    (np.full((1, 3, 4, 4), np.nan), "images must be finite, got NaN or infinity"),
-    (np.full((1, 3, 4, 4), -np.inf), "images must be finite, got NaN or infinity"),
-])
-def test_images_that_do_not_fit_are_refused(batch, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        run_float(Network((3, 4, 4), [Clip("a", "input")]), batch)
-
-
-# --- values ---------------------------------------------------------------------------------------------------
-
-PLANE = np.array([[[[-1.0, 2.0, 3.0], [4.0, -5.0, 6.0]]]])
-
-
-@pytest.mark.parametrize(("node", "expected"), [
-    (Clip("y", "input"), [[0, 2, 3], [4, 0, 6]]),
-    (Clip("y", "input", -1.0, 3.5), [[-1, 2, 3], [3.5, -1, 3.5]]),
-    (Clip("y", "input", None, None), [[-1, 2, 3], [4, -5, 6]]),
-    (Clip("y", "input", None, 0.0), [[-1, 0, 0], [0, -5, 0]]),
-    (MaxPool("y", "input", (2, 2)), [[4, 6]]),
-    # Padding never wins: the corner window sees -1 alone.
-    (MaxPool("y", "input", (2, 2), Geometry((2, 2), (1, 1, 0, 0))), [[-1, 3], ]),
-    (MaxPool("y", "input", (2, 1), Geometry(padding=(1, 0, 1, 0))), [[-1, 2, 3], [4, 2, 6], [4, -5, 6]]),
-    (MaxPool("y", "input", (1, 2), Geometry(dilation=(1, 2))), [[3], [6]]),
-    (AveragePool("y", "input", (2, 2)), [[0, 1.5]]),
-    (AveragePool("y", "input", (1, 2), Geometry((1, 2), (0, 1, 0, 0))), [[-1, 2.5], [4, 0.5]]),
-    (AveragePool("y", "input", (1, 2), Geometry((1, 2), (0, 1, 0, 0)), True), [[-0.5, 2.5], [2, 0.5]]),
-    (GlobalAveragePool("y", "input"), [[1.5]]),
-    (Add("y", ("input", "input")), [[-2, 4, 6], [8, -10, 12]]),
-    (BatchNorm("y", "input", *(np.array([v]) for v in (3.0, 0.5, 2.0, 8.0)), epsilon=1.0), [
-        [-2.5, 0.5, 1.5], [2.5, -6.5, 4.5]]),  # gain 3/sqrt(9)
-])
-def test_values_by_hand(node, expected):
-    y = run_float(Network((1, 2, 3), [node]), PLANE)
-    assert y.tolist() == [[expected]]
-
-
-def test_flatten_runs_channel_row_column_and_concat_along_the_channels():
-    x = np.arange(8.0).reshape(1, 2, 2, 2)
-    network = Network((2, 2, 2), [Concat("c", ("input", "input")), Flatten("f", "c")])
-    assert run_float(network, x).tolist() == [[0, 1, 2, 3, 4, 5, 6, 7] * 2]
-
-
-def test_linear_is_x_times_the_transposed_weight_plus_bias():
-    weight, bias = np.array([[1.0, 2.0], [3.0, 4.0], [0.0, -1.0]]), np.array([0, 0, 0.5])
-    network = Network((2,), [Linear("l", "input", weight, bias)])
-    assert run_float(network, np.array([[1.0, 10.0]])).tolist() == [[21, 43, -9.5]]
-
-
-def as_onnx(onnx, batch: dict[str, np.ndarray], node):
-    """An ONNX node, its initializers, and a bound on what float32 may lose in it."""
-    make = onnx.helper.make_node
-    tensors = {}
-
-    def constant(suffix, array):
-        name = f"{node.name}.{suffix}"
-        tensors[name] = onnx.numpy_helper.from_array(np.asarray(array, np.float32), name)
-        return name
-
-    inputs, reach = [f"{name}:in" for name in node.inputs], max(np.abs(batch[name]).max() for name in node.inputs)
-    if isinstance(node, (Conv, Linear)):
-        reach = reach * np.abs(node.weight).reshape(len(node.weight), -1).sum(axis=1).max()
-        reach += 0 if node.bias is None else np.abs(node.bias).max()
-        inputs += [constant("weight", node.weight)] + ([] if node.bias is None else [constant("bias", node.bias)])
-        if isinstance(node, Linear):
-            return make("Gemm", inputs, [node.name], transB=1), tensors, reach
-        g = node.geometry
-        return make("Conv", inputs, [node.name], pads=g.padding, strides=g.stride, dilations=g.dilation,
-                    group=g.groups), tensors, reach
-    if isinstance(node, BatchNorm):
-        inputs += [constant(name, getattr(node, name)) for name in ("gamma", "beta", "mean", "variance")]
-        reach = 1 + (reach + np.abs(node.mean).max()) * np.abs(node.gamma).max() / np.sqrt(node.variance.min() + 1e-5)
-        return make("BatchNormalization", inputs, [node.name], epsilon=node.epsilon), tensors, reach
-    if isinstance(node, Clip):
-        limits = {"low": node.low, "high": node.high}
-        inputs += ["" if limit is None else constant(name, limit) for name, limit in limits.items()]
-        return make("Clip", inputs, [node.name]), tensors, 0
-    if isinstance(node, MaxPool):
-        g = node.geometry
-        attributes = {"kernel_shape": node.kernel, "pads": g.padding, "strides": g.stride, "dilations": g.dilation}
-        if isinstance(node, AveragePool):
-            return make("AveragePool", inputs, [node.name], **attributes,
-                        count_include_pad=int(node.count_include_pad)), tensors, reach
-        return make("MaxPool", inputs, [node.name], **attributes), tensors, 0
-    operator = {GlobalAveragePool: "GlobalAveragePool", Add: "Add", Concat: "Concat", Flatten: "Flatten"}[type(node)]
-    return make(operator, inputs, [node.name], **({"axis": 1} if isinstance(node, Concat) else {})), tensors, (
-        reach if isinstance(node, GlobalAveragePool) else 0)
-
-
-@given(st.data())
-def test_every_tensor_of_a_random_network_agrees_with_onnxruntime(data):
-    """Each node is given the tensors that refquant computed, so that float32 errors do not accumulate.
-
-    What does no sum (Clip, MaxPool, Add, Concat, Flatten) must agree exactly.
-    """
-    onnx = require_module("onnx", "pip install onnx")
-    runtime = require_module("onnxruntime", "pip install onnxruntime")
-    network = data.draw(networks())
-    tensors = run_float_tensors(network, data.draw(images(network)))
-    converted = [as_onnx(onnx, tensors, node) for node in network.nodes]
-    value, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
-    graph = onnx.helper.make_graph(
-        [node for node, _, _ in converted], "network",
-        [value(f"{name}:in", kind, x.shape) for name, x in tensors.items()],
-        [value(node.name, kind, None) for node in network.nodes],
-        [tensor for _, constants, _ in converted for tensor in constants.values()])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9)
-    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    expected = session.run([node.name for node in network.nodes], {f"{name}:in": x for name, x in tensors.items()})
-    for node, y, (_, _, reach) in zip(network.nodes, expected, converted):
-        assert tensors[node.name].shape == y.shape, node
-        np.testing.assert_allclose(tensors[node.name], y, rtol=0, atol=reach * 2.0**-20, err_msg=str(node))
-
-
-@given(st.data())
-def test_an_image_gives_the_same_output_alone_and_in_a_batch(data):
-    """In float64 and to 1e-9 of the largest value: BLAS may sum in another order."""
-    network = data.draw(networks(dtype=np.float64))
-    batch = data.draw(images(network, 3, np.float64))
-    together = run_float_tensors(network, batch)
-    alone = run_float_tensors(network, batch[1:2])
-    for name, x in together.items():
-        np.testing.assert_allclose(alone[name][0], x[1], rtol=0, atol=1e-9 * (1 + max(
-            np.abs(t).max() for t in together.values())))
