@@ -85,7 +85,7 @@ LINEAR = Linear("y", "norm", np.array([[1.0, 5.0], [-2.0, 7.0], [0.5, 0.0]]), np
 
 
 @pytest.mark.parametrize(("nodes", "output", "folded"), [
-    # Into what it alone reads, with or without a bias; its readers read the layer; the third of a chain into the second.
+    # Into what it alone reads, with or without a bias; its readers read the layer; a chain in pairs.
     ((CONV, NORM), "", "Conv conv"),
     ((dataclasses.replace(CONV, bias=None), NORM), "", "Conv conv"),
     ((FLATTEN, Linear("conv", "flat", np.array([[1.0, 2.0], [3.0, 4.0]])), NORM), "", "Flatten flat, Linear conv"),
