@@ -2,11 +2,10 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 from refquant import Network, quantize_network, strategies
@@ -50,14 +49,10 @@ def test_integers_and_simulation_give_the_same_code_in_every_tensor(data):
 
 
 def test_every_kind_of_node_is_drawn():
-    from hypothesis import find, settings
-    calm = settings(max_examples=3000, database=None, derandomize=True)
+    calm = settings(max_examples=3000, database=None, derandomize=True, phases=[Phase.generate])
     for kind in (*Move.__subclasses__(), Pointwise, Mul, Largest):
-        assert find(strategies.networks(every=True), partial(_holds, kind), settings=calm)
-
-
-def _holds(kind, network):
-    return any(type(node) is kind for node in network.nodes)
+        assert find(strategies.networks(every=True), lambda network, kind=kind: any(
+            type(node) is kind for node in network.nodes), settings=calm)
 
 
 def test_a_stored_network_comes_back(tmp_path):
@@ -133,11 +128,9 @@ def test_piecewise_codes_are_read_and_written():
         assert got == params.encode(np.array([wide]))[0]
 
 
-def test_no_table_of_more_than_12_bits_and_zero_where_a_function_is_not_defined():
+def test_a_table_has_the_zero_point_where_its_function_is_not_defined():
     one = QuantParams(1.0, IntFormat(8), 3)
     assert table_of(("sqrt", X), one, one)[:131].tolist() == [3] * 131  # up to real -1
-    with pytest.raises(ValueError, match=r"^a function of codes needs a table of at most 12 bits, got int13$"):
-        table_of(X, QuantParams(1.0, IntFormat(13)), one)
 
 
 def test_expressions_are_put_into_one_another():
@@ -155,14 +148,16 @@ def test_a_clip_behind_a_function_goes_into_its_table():
 
 # --- by hand ------------------------------------------------------------------------------------------------------
 
-def test_moves_by_hand():
-    x = np.arange(12).reshape(1, 3, 4)
-    assert Reshape("y", "x", (2, 6)).move(x, 0)[0].tolist() == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
-    assert Transpose("y", "x", (1, 0)).move(x, 0)[0].tolist() == [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]
-    assert Slice("y", "x", (2, 0), (-1, 4), (-2, 3)).move(x, 0)[0].tolist() == [[8, 11], [0, 3]]
-    assert Pad("y", "x", (0, 1), (1, 0)).move(x[:, :1], 9)[0].tolist() == [[9, 0, 1, 2, 3], [9] * 5]
-    assert Repeat("y", "x", (1, 2)).move(x[:, :1], 0)[0].tolist() == [[0, 0, 1, 1, 2, 2, 3, 3]]
-    assert Spread("y", "x", (2, 2)).move(x[:, :2, :2], 7)[0].tolist() == [[0, 7, 1], [7, 7, 7], [4, 7, 5]]
+@pytest.mark.parametrize(("move", "rows", "columns", "expected"), [
+    (Reshape("y", "x", (2, 6)), 3, 4, [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]),
+    (Transpose("y", "x", (1, 0)), 3, 4, [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]),
+    (Slice("y", "x", (2, 0), (-1, 4), (-2, 3)), 3, 4, [[8, 11], [0, 3]]),
+    (Pad("y", "x", (0, 1), (1, 0)), 1, 4, [[9, 0, 1, 2, 3], [9] * 5]),
+    (Repeat("y", "x", (1, 2)), 1, 4, [[0, 0, 1, 1, 2, 2, 3, 3]]),
+    (Spread("y", "x", (2, 2)), 2, 2, [[0, 9, 1], [9, 9, 9], [4, 9, 5]])])
+def test_moves_by_hand(move, rows, columns, expected):
+    x = np.arange(12).reshape(1, 3, 4)[:, :rows, :columns]
+    assert move.move(x, 9)[0].tolist() == expected
 
 
 def test_zeros_that_come_in_are_the_zero_point():
@@ -193,25 +188,28 @@ def test_axes_of_one_element_are_repeated():
     assert np.array_equal(quantized.run(x), quantized.simulate(x))
 
 
-@pytest.mark.parametrize("node, sentence", [
-    (Reshape("y", "input", (5,)), r"shape must have the 6 elements of \(2, 3\), got \(5,\)"),
-    (Transpose("y", "input", (0, 0)), r"axes must be those of shape \(2, 3\) in some order, got \(0, 0\)"),
-    (Slice("y", "input", (0, 0), (2, 4), (1, 1)), r"a slice must hold places of shape \(2, 3\), got .*"),
-    (Slice("y", "input", (0,), (2,), (1,)), r"starts, stops and steps must be one for each axis of \(2, 3\), .*"),
-    (Pad("y", "input", (0, -1), (0, 0)), r"padding must be 0 or more, before and after each axis of \(2, 3\), .*"),
-    (Repeat("y", "input", (0, 1)), r"factors must be 1 or more, one for each axis of \(2, 3\), got \(0, 1\)"),
-    (Spread("y", "input", (1,)), r"factors must be 1 or more, one for each axis of \(2, 3\), got \(1,\)"),
-    (Pointwise("y", "input", ("leaky", (1.0, 2.0, 3.0), X)), "numbers per channel must be 2, got 3"),
-    (Mul("y", ("input", "input2")), r".*must have one shape, but for axes of one element, got .*")])
-def test_what_does_not_fit_is_refused(node, sentence):
-    more = [Reshape("input2", "input", (3, 2))] if "input2" in node.inputs else []
-    with pytest.raises(ValueError, match=f"^node 'y': {sentence}$"):
-        Network((2, 3), [*more, node])
+def beside_a_turned_input(node):
+    return Network((2, 3), [Reshape("turned", "input", (3, 2)), node])
 
 
-@pytest.mark.parametrize("expression, sentence", [
-    (("sine", X), "a function must be one of mul, .*, got 'sine'"),
-    (("affine", float("inf"), 0.0, X), r"an expression holds finite numbers, got \(inf,\)")])
-def test_unknown_functions_are_refused(expression, sentence):
+@pytest.mark.parametrize("build, sentence", [
+    *[(lambda node=node: beside_a_turned_input(node), f"node 'y': {sentence}") for node, sentence in (
+        (Reshape("y", "input", (5,)), r"shape must have the 6 elements of \(2, 3\), got \(5,\)"),
+        (Transpose("y", "input", (0, 0)), r"axes must be those of shape \(2, 3\) in some order, got \(0, 0\)"),
+        (Slice("y", "input", (0, 0), (2, 4), (1, 1)), r"a slice must hold places of shape \(2, 3\), got .*"),
+        (Slice("y", "input", (0,), (2,), (1,)),
+         r"starts, stops and steps must be one for each axis of \(2, 3\), .*"),
+        (Pad("y", "input", (0, -1), (0, 0)),
+         r"padding must be 0 or more, before and after each axis of \(2, 3\), .*"),
+        (Repeat("y", "input", (0, 1)), r"factors must be 1 or more, one for each axis of \(2, 3\), got \(0, 1\)"),
+        (Spread("y", "input", (1,)), r"factors must be 1 or more, one for each axis of \(2, 3\), got \(1,\)"),
+        (Pointwise("y", "input", ("leaky", (1.0, 2.0, 3.0), X)), "numbers per channel must be 2, got 3"),
+        (Mul("y", ("input", "turned")), r".*must have one shape, but for axes of one element, got .*"))],
+    (lambda: Pointwise("y", "input", ("sine", X)), "a function must be one of mul, .*, got 'sine'"),
+    (lambda: Pointwise("y", "input", ("affine", float("inf"), 0.0, X)),
+     r"an expression holds finite numbers, got \(inf,\)"),
+    (lambda: table_of(X, QuantParams(1.0, IntFormat(13)), QuantParams(1.0, IntFormat(8))),
+     "a function of codes needs a table of at most 12 bits, got int13")])
+def test_what_does_not_fit_is_refused(build, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
-        Pointwise("y", "input", expression)
+        build()
