@@ -1,5 +1,6 @@
 """Back-propagation: every closed form against central finite differences, in float64."""
 
+import re
 from dataclasses import fields, replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refquant.convolution.direct import Geometry, convolve
-from refquant.digits.architecture import architecture, parameters, with_parameters
+from refquant.digits.architecture import parameters, with_parameters
 from refquant.digits.gradients import (
     backward,
     backward_batch,
@@ -16,7 +17,6 @@ from refquant.digits.gradients import (
     forward_batch,
     with_batch_statistics,
 )
-from refquant.digits.training import he_initialize
 from refquant.network.float_forward import evaluate
 from refquant.network.graph import (
     Add,
@@ -46,46 +46,25 @@ def spread(*shape, seed=0):
     return (np.random.default_rng((seed, *shape)).permutation(size) - size // 2 + 0.5).reshape(shape) / 10
 
 
-def conv(o, c, r, s, bias=None, **geometry):
-    return Conv("y", ("x",), normal(o, c, r, s), bias, Geometry.of(**geometry))
-
-
 def batchnorm(c, epsilon=1e-5):
     """Mean and variance are deliberately not those of any batch: training mode must replace them."""
     return BatchNorm("y", ("x",), normal(c), normal(c, seed=1), np.full(c, 9.0), np.full(c, 7.0), epsilon)
 
 
-CASES = {
-    "conv 3x3": (conv(3, 2, 3, 3, padding=1), [normal(2, 2, 5, 4)]),
-    "conv with bias, unpadded": (conv(3, 2, 2, 3, normal(3)), [normal(2, 2, 4, 5)]),
-    "conv stride 2, a row and a column unread": (conv(2, 3, 3, 3, stride=2), [normal(2, 3, 6, 8)]),
-    "conv stride (1, 3)": (conv(2, 1, 2, 2, stride=(1, 3), padding=1), [normal(1, 1, 4, 7)]),
-    "conv asymmetric padding": (conv(2, 2, 3, 2, padding=(2, 0, 1, 3)), [normal(2, 2, 4, 3)]),
-    "conv dilated": (conv(2, 2, 3, 2, dilation=(2, 3), padding=(1, 2)), [normal(1, 2, 5, 5)]),
-    "conv in 2 groups": (conv(4, 3, 3, 3, normal(4), padding=1, groups=2), [normal(2, 6, 4, 4)]),
-    "conv in 3 groups of unequal sides": (conv(3, 2, 2, 2, stride=2, groups=3), [normal(2, 6, 5, 5)]),
-    "depthwise": (conv(4, 1, 3, 3, padding=1, groups=4), [normal(2, 4, 5, 4)]),
-    "depthwise stride 2, asymmetric": (conv(3, 1, 3, 3, stride=2, padding=(0, 0, 1, 1), groups=3),
-                                       [normal(2, 3, 6, 6)]),
-    "depthwise multiplier 2": (conv(6, 1, 3, 3, padding=1, groups=3), [normal(1, 3, 4, 4)]),
-    "pointwise": (conv(5, 3, 1, 1), [normal(2, 3, 3, 4)]),
+CASES = {  # of convolutions also random ones, below
+    "conv": (Conv("y", ("x",), normal(4, 3, 3, 2), normal(4), Geometry.of((1, 2), (2, 0, 1, 3), (2, 1), 2)),
+             [normal(2, 6, 4, 4)]),
     "linear": (Linear("y", ("x",), normal(3, 5)), [normal(4, 5)]),
     "linear with bias": (Linear("y", ("x",), normal(3, 5), normal(3)), [normal(4, 5)]),
     "batch norm": (batchnorm(3), [normal(4, 3, 3, 2) * 3 + 1]),
-    "batch norm, large epsilon": (batchnorm(2, epsilon=0.5), [normal(3, 2, 2, 2)]),
+    "batch norm, large epsilon, one image": (batchnorm(2, epsilon=0.5), [normal(1, 2, 3, 3)]),
     "batch norm of features": (batchnorm(4), [normal(6, 4)]),
-    "batch norm, one image": (batchnorm(2), [normal(1, 2, 3, 3)]),
-    "relu": (Clip("y", ("x",)), [spread(2, 3, 4, 5)]),
     "relu6": (Clip("y", ("x",), 0.0, 6.0), [spread(2, 3, 5, 5)]),
     "clip from above only": (Clip("y", ("x",), None, 0.2), [spread(2, 3, 2, 2)]),
     "clip nothing": (Clip("y", ("x",), None, None), [spread(2, 3, 2, 2)]),
-    "max pool": (MaxPool("y", ("x",), (2, 2), Geometry(stride=(2, 2))), [spread(2, 3, 4, 6)]),
-    "max pool overlapping, padded": (MaxPool("y", ("x",), (3, 3), Geometry.of(stride=2, padding=1)),
+    "max pool overlapping, padded": (MaxPool("y", ("x",), (3, 2), Geometry.of((2, 1), (2, 0, 0, 1))),
                                      [spread(2, 2, 5, 6) - 9]),
-    "max pool asymmetric": (MaxPool("y", ("x",), (3, 2), Geometry.of(padding=(2, 0, 0, 1))),
-                            [spread(1, 2, 4, 4) - 9]),
     "max pool dilated": (MaxPool("y", ("x",), (2, 2), Geometry.of(dilation=2)), [spread(1, 2, 4, 5)]),
-    "average pool": (AveragePool("y", ("x",), (2, 2), Geometry.of(stride=2)), [normal(2, 2, 4, 5)]),
     "average pool padded": (AveragePool("y", ("x",), (3, 3), Geometry.of(padding=(1, 0, 2, 1))),
                             [normal(2, 2, 4, 4)]),
     "average pool, padding counted": (
@@ -118,7 +97,7 @@ def differences(loss, x):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gradient_equals_finite_differences(name):
+def test_gradient_equals_finite_differences_and_keeps_float32(name):
     node, inputs = CASES[name]
 
     def output(node, *inputs):
@@ -142,16 +121,9 @@ def test_gradient_equals_finite_differences(name):
         np.testing.assert_allclose(gradient, differences(loss_of_field, getattr(node, field)),
                                    rtol=1e-7, atol=1e-8)
 
-
-@pytest.mark.parametrize("name", CASES)
-def test_gradient_keeps_float32(name):
-    node, inputs = CASES[name]
-    inputs = [x.astype(np.float32) for x in inputs]
-    y = evaluate(in_training(node, inputs), *inputs)
-    d_inputs, d_fields = backward(in_training(node, inputs), np.ones_like(y), y, *inputs)
-    for x, dx in zip(inputs, d_inputs):
-        assert (dx.dtype, dx.shape) == (np.float32, x.shape)
-    assert {gradient.dtype for gradient in d_fields.values()} <= {np.dtype(np.float32)}
+    dy, *inputs = (array.astype(np.float32) for array in (dy, *inputs))
+    d_inputs, d_fields = backward(in_training(node, inputs), dy, output(node, *inputs), *inputs)
+    assert {gradient.dtype for gradient in (*d_inputs, *d_fields.values())} == {np.dtype(np.float32)}
 
 
 @given(st.data())
@@ -174,26 +146,15 @@ def test_conv_gradient_is_the_exact_adjoint(data):
     assert np.sum(dy * y) == np.sum(dx * x) == np.sum(gradients["weight"] * w)
 
 
-def test_max_pool_gives_a_tie_to_one_element():
-    node = MaxPool("y", ("x",), (2, 2), Geometry(stride=(2, 2)))
-    x = np.array([[[[0.0, 5.0, 1.0, 1.0], [5.0, 5.0, 1.0, 1.0]]]])
-    (dx,), _ = backward(node, np.array([[[[3.0, 4.0]]]]), evaluate(node, x), x)
-    assert dx.tolist() == [[[[0, 3, 4, 0], [0, 0, 0, 0]]]]
-
-
-def test_clip_passes_nothing_at_its_kinks():
-    x = np.array([[-1.0, 0.0, 3.0, 6.0, 7.0]])
-    node = Clip("y", ("x",), 0.0, 6.0)
-    (dx,), _ = backward(node, np.full_like(x, 2.0), evaluate(node, x), x)
-    assert dx.tolist() == [[0, 0, 2, 0, 0]]
-
-
-def test_batch_norm_in_training_normalizes_its_batch():
-    x = normal(5, 3, 4, 4) * 6 + 2
-    node = BatchNorm("y", ("x",), np.ones(3), np.zeros(3), np.full(3, 9.0), np.full(3, 7.0), epsilon=1e-12)
-    _, tensors = forward_batch(Network((3, 4, 4), (node,), input="x"), x)
-    np.testing.assert_allclose(tensors["y"].mean(axis=(0, 2, 3)), 0, atol=1e-12)
-    np.testing.assert_allclose(tensors["y"].var(axis=(0, 2, 3)), 1, rtol=1e-10)
+@pytest.mark.parametrize(("node", "x", "dy", "dx"), [
+    (MaxPool("y", ("x",), (2, 2), Geometry(stride=(2, 2))), [[0, 5, 1, 1], [5, 5, 1, 1]], [[3, 4]],
+     [[0, 3, 4, 0], [0, 0, 0, 0]]),
+    (Clip("y", ("x",), 0.0, 6.0), [[-1, 0, 3, 6, 7]], [[2] * 5], [[0, 0, 2, 0, 0]]),
+])
+def test_max_pool_gives_a_tie_to_one_element_and_clip_passes_nothing_at_its_kinks(node, x, dy, dx):
+    x, dy = np.array([[x]], float), np.array([[dy]], float)
+    (found,), _ = backward(node, dy, evaluate(node, x), x)
+    assert found.tolist() == [[dx]]
 
 
 def test_unknown_operation_has_no_gradient():
@@ -218,42 +179,37 @@ def test_cross_entropy_survives_large_logits():
     assert gradient.tolist() == [[0, 0, 0], [-0.5, 0.5, 0]]
 
 
-@pytest.mark.parametrize(("labels", "message"), [
-    ([0, 1, 2], r"labels must hold 2 integers, got int\d+ of shape \(3,\)"),
-    ([0.0, 1.0], r"labels must hold 2 integers, got float64 of shape \(2,\)"),
-    ([0, 3], "labels must be from 0 to 2, got 0 to 3"),
-    ([-1, 2], "labels must be from 0 to 2, got -1 to 2"),
+@pytest.mark.parametrize(("logits", "labels", "message"), [
+    *[(np.zeros((2, 3)), labels, message) for labels, message in (
+        ([0, 1, 2], r"labels must hold 2 integers, got int\d+ of shape \(3,\)"),
+        ([0.0, 1.0], r"labels must hold 2 integers, got float64 of shape \(2,\)"),
+        ([0, 3], "labels must be from 0 to 2, got 0 to 3"),
+        ([-1, 2], "labels must be from 0 to 2, got -1 to 2"))],
+    *[(np.zeros(shape), [0, 0], rf"logits must be a non-empty \(N, K\), got shape {re.escape(str(shape))}")
+      for shape in ((3,), (0, 3), (2, 3, 1))],
 ])
-def test_cross_entropy_refuses_foreign_labels(labels, message):
-    with pytest.raises(ValueError, match=message):
-        cross_entropy(np.zeros((2, 3)), labels)
+def test_cross_entropy_refuses_foreign_labels_and_logits(logits, labels, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        cross_entropy(logits, labels)
 
 
-@pytest.mark.parametrize("shape", [(3,), (0, 3), (2, 3, 1)])
-def test_cross_entropy_refuses_foreign_logits(shape):
-    with pytest.raises(ValueError, match=r"logits must be a non-empty \(N, K\), got shape"):
-        cross_entropy(np.zeros(shape), [0, 0])
-
-
-def branching_network():
-    """A tensor read twice by one node, one read by three, a concatenation, and a node nobody reads."""
-    return Network((2, 4, 4), (
-        Conv("a", ("input",), normal(3, 2, 3, 3), geometry=Geometry.of(padding=1)),
-        BatchNorm("a_bn", ("a",), normal(3), normal(3, seed=1), np.zeros(3), np.ones(3)),
-        Clip("a_relu", ("a_bn",)),
-        Add("twice", ("a_relu", "a_relu")),
-        Conv("b", ("a_relu",), normal(3, 3, 1, 1), normal(3)),
-        Conv("unread", ("a_relu",), normal(1, 3, 1, 1)),
-        Add("sum", ("twice", "b")),
-        Concat("both", ("sum", "a_bn")),
-        GlobalAveragePool("mean", ("both",)),
-        Flatten("flatten", ("mean",)),
-        Linear("logits", ("flatten",), normal(4, 6), normal(4)),
-    ))
+BRANCHING = Network((2, 4, 4), (  # with a tensor read twice by one node, one read by three, and a node nobody reads
+    Conv("a", ("input",), normal(3, 2, 3, 3), geometry=Geometry.of(padding=1)),
+    BatchNorm("a_bn", ("a",), normal(3), normal(3, seed=1), np.zeros(3), np.ones(3)),
+    Clip("a_relu", ("a_bn",)),
+    Add("twice", ("a_relu", "a_relu")),
+    Conv("b", ("a_relu",), normal(3, 3, 1, 1), normal(3)),
+    Conv("unread", ("a_relu",), normal(1, 3, 1, 1)),
+    Add("sum", ("twice", "b")),
+    Concat("both", ("sum", "a_bn")),
+    GlobalAveragePool("mean", ("both",)),
+    Flatten("flatten", ("mean",)),
+    Linear("logits", ("flatten",), normal(4, 6), normal(4)),
+))
 
 
 def test_gradients_of_a_branching_network_equal_finite_differences():
-    network, images, labels = branching_network(), normal(3, 2, 4, 4), np.array([1, 0, 3])
+    network, images, labels = BRANCHING, normal(3, 2, 4, 4), np.array([1, 0, 3])
 
     def loss(changed):
         _, tensors = forward_batch(with_parameters(network, changed), images)
@@ -268,23 +224,3 @@ def test_gradients_of_a_branching_network_equal_finite_differences():
             return loss({name: value})
         expected = differences(loss_of_parameter, parameters(network)[name])
         np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-9, err_msg=name)
-
-
-def test_gradients_of_the_bundled_architecture_equal_directional_differences():
-    """All 24 106 at once: along a random direction u of each array, Σ ∂L/∂θ·u = (L(θ + hu) - L(θ - hu)) / 2h."""
-    network = he_initialize(architecture(), np.random.default_rng(4))
-    values = {name: array.astype(np.float64) for name, array in parameters(network).items()}
-    images, labels = np.abs(normal(4, 1, 16, 16)), np.array([1, 9, 0, 3])
-
-    def loss(changed):
-        _, tensors = forward_batch(with_parameters(network, values | changed), images)
-        return cross_entropy(tensors["logits"], labels)[0]
-
-    batch_network, tensors = forward_batch(with_parameters(network, values), images)
-    gradients = backward_batch(batch_network, tensors, cross_entropy(tensors["logits"], labels)[1])
-    assert sum(gradient.size for gradient in gradients.values()) == 24_106
-    h = 1e-7  # short, so that no ReLU among the thousands changes sides
-    for name, gradient in gradients.items():
-        direction = normal(*gradient.shape, seed=8)
-        slope = (loss({name: values[name] + h * direction}) - loss({name: values[name] - h * direction})) / (2 * h)
-        assert np.sum(gradient * direction) == pytest.approx(slope, rel=1e-5, abs=1e-7), name
