@@ -8,12 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rounding_reach import reach
 
-from refquant.convolution.geometry import Geometry
 from refquant.network.batchnorm import fold_batchnorm, gain_and_shift
 from refquant.network.float_forward import run_float
 from refquant.network.graph import Add, BatchNorm, Clip, Concat, Conv, Flatten, Linear, Network
-from refquant.recipes.quantize import quantize_network
-from refquant.scales.metrics import sqnr_db
 from refquant.strategies import images, networks, reals
 
 
@@ -126,27 +123,3 @@ def test_a_gain_that_leaves_float32_is_refused_with_both_layers():
     linear = Linear("y", "norm", np.full((1, 2), 1e10, np.float32))
     with pytest.raises(ValueError, match=r"^node 'norm': folded into 'y' its gain must stay within float32, got a "):
         fold_batchnorm(Network((2,), [norm, linear]))
-
-
-def test_a_convolution_of_a_flat_tensor_must_give_a_flat_tensor():
-    with pytest.raises(ValueError, match=r"^node 'c': of a flat tensor the output must be flat too, got planes"):
-        Network((2,), [Conv("c", "input", np.ones((2, 1, 1, 1)), None, Geometry((1, 1), (1, 1, 1, 1), (1, 1), 2))])
-    with pytest.raises(ValueError, match=r"^node 'c': weight must be \(O, 3, R, S\) for 3 input channels"):
-        Network((3,), [Conv("c", "input", np.ones((2, 2, 1, 1)))])
-
-
-@pytest.mark.parametrize("recipe", ["channelwise-int8", "easyquant-int8"])
-@pytest.mark.parametrize("last", ["output", "relu", "linear"])
-def test_flat_batchnorms_run_in_integers_and_cost_a_weight_per_feature(recipe, last):
-    rng = np.random.default_rng(0)
-    F = 48
-    gamma, beta, mean, variance = (rng.uniform(0.5, 2, F) for _ in range(4))
-    nodes = [Flatten("f", "input"), BatchNorm("n", "f", gamma, beta, mean, variance)]
-    nodes += {"output": [], "relu": [Clip("r", "n"), Linear("y", "r", rng.normal(size=(5, F)))],
-              "linear": [Linear("y", "n", rng.normal(size=(5, F)))]}[last]
-    net = Network((3, 4, 4), nodes)
-    batch = rng.normal(size=(60, 3, 4, 4))
-    quantized = quantize_network(net, batch, recipe)
-    assert quantized.weight_bytes == {"output": F, "relu": 6 * F, "linear": 5 * F}[last]
-    assert sqnr_db(run_float(net, batch), quantized.run(batch)) > 25
-    assert np.array_equal(quantized.run(batch), quantized.simulate(batch))

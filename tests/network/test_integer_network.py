@@ -15,7 +15,7 @@ from refquant.convolution.geometry import Geometry
 from refquant.integers.dialects import DIALECTS
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
-from refquant.integers.several_sums import aligned, takes_several_sums
+from refquant.integers.several_sums import aligned
 from refquant.network import graph
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.integer_forward import run_integer_tensors
@@ -38,6 +38,7 @@ from refquant.recipes.quantize import quantize_network
 from refquant.recipes.settings import ACTIVATIONS, GRANULARITIES
 from refquant.strategies import codes, convolution_cases, images, int_formats, networks
 
+ONCE = "single_round", "shift_floor", "exact_half_even", "zero_point_first"  # take several sums, rounded together
 INT8, UINT8, INT32 = IntFormat(8), IntFormat(8, signed=False), IntFormat(32)
 COMPUTING = graph.Conv, graph.Linear, graph.Add, graph.Concat, graph.AveragePool, graph.GlobalAveragePool
 
@@ -46,10 +47,14 @@ def times(real) -> Multiplier:
     return Multiplier.from_real(real)
 
 
+def at(zero_point: int, fmt: IntFormat = INT8) -> QuantParams:
+    return QuantParams(1.0, fmt, zero_point)
+
+
 def program(*layers, qparams=None, shape=(1, 1, 1), x=None, y=None, dialect="single_round") -> QuantizedNetwork:
     """Layers from "x" to the last one's output; encodings default to int8 with zero point 0."""
     names = {name for layer in layers for name in (*layer.inputs, layer.output)}
-    every = {**dict.fromkeys(names, QuantParams(1.0, INT8)), **(qparams or {})}
+    every = dict.fromkeys(names, at(0)) | (qparams or {})
     if x is not None:
         every["x"] = x
     if y is not None:
@@ -96,7 +101,7 @@ def quantized_networks(draw: st.DrawFn) -> QuantizedNetwork:
 @st.composite
 def qparams(draw: st.DrawFn) -> QuantParams:
     fmt = draw(int_formats(2, 8))
-    return QuantParams(1.0, fmt, draw(st.integers(fmt.min, fmt.max)))
+    return at(draw(st.integers(fmt.min, fmt.max)), fmt)
 
 
 # Powers of two and their sums give ties; the others, everything between.
@@ -132,7 +137,7 @@ def terms(draw: st.DrawFn, shape: tuple[int, ...], x: QuantParams, count: int) -
 def programs(draw: st.DrawFn) -> QuantizedNetwork:
     """Every kind of integer layer in one chain, with random codes, multipliers, encodings and clamps."""
     case, dialect = draw(convolution_cases()), draw(st.sampled_from(DIALECTS))
-    most = 3 if takes_several_sums(dialect) else 1
+    most = 3 if dialect in ONCE else 1
     every = {name: draw(qparams()) for name in ("x", "y", "avg", "add", "cat", "lin")}
     low_high = {name: draw(limits(e.format)) for name, e in every.items()}
     shape = case.w_q.shape
@@ -162,13 +167,6 @@ def programs(draw: st.DrawFn) -> QuantizedNetwork:
         raise
 
 
-any_network = quantized_networks() | programs()
-
-
-def input_codes(network: QuantizedNetwork, count: int = 2) -> st.SearchStrategy[np.ndarray]:
-    return codes(network.qparams[network.input].format, (count, *network.input_shape))
-
-
 def observed(network: QuantizedNetwork, x_q: np.ndarray) -> tuple[dict, dict]:
     sums = {}
     tensors = run_integer_tensors(network, x_q, lambda layer, stage, values: sums.update({(layer, stage): values}))
@@ -177,29 +175,34 @@ def observed(network: QuantizedNetwork, x_q: np.ndarray) -> tuple[dict, dict]:
 
 # --- three interpreters, one result ---------------------------------------------------------------------------
 
+def check(network: QuantizedNetwork, x_q: np.ndarray) -> None:
+    """Every code is the simulation's and the oracle's, every sum the oracle's and in its proven range."""
+    kept = x_q.copy()
+    tensors, sums = observed(network, x_q)
+    simulated, (expected, expected_sums) = run_simulated_tensors(network, x_q), oracle.run(network, x_q)
+    assert np.array_equal(x_q, kept)
+    assert tensors.keys() == expected.keys() == simulated.keys()
+    for name, y_q in tensors.items():
+        assert y_q.tolist() == expected[name] == simulated[name].tolist(), name
+        assert (y_q.dtype, simulated[name].dtype) == (network.qparams[name].format.dtype, np.float64), name
+    assert {stage: values.tolist() for stage, values in sums.items()} == expected_sums
+    assert {(stage.layer, stage.stage) for stage in network.stages} == sums.keys()
+    for stage in network.stages:
+        values = sums[stage.layer, stage.stage]
+        assert stage.format.min <= stage.min <= values.min(), stage
+        assert values.max() <= stage.max <= stage.format.max, stage
+        assert stage.min <= 0 <= stage.max, stage
+
+
 @pytest.mark.parametrize("source", [quantized_networks(), programs()], ids=["recipes", "every layer"])
-def test_integers_simulation_and_oracle_agree_in_every_code_and_every_sum_is_in_its_proven_range(source):
+def test_integers_simulation_and_oracle_agree_in_every_code_alone_and_in_a_batch(source):
     @given(st.data())
     def compare(data):
         network = data.draw(source)
-        x_q = data.draw(input_codes(network, 3))
-        kept = x_q.copy()
-        tensors, sums = observed(network, x_q)
-        simulated, (expected, expected_sums) = run_simulated_tensors(network, x_q), oracle.run(network, x_q)
-        assert np.array_equal(x_q, kept)
-        assert tensors.keys() == expected.keys() == simulated.keys()
-        for name, y_q in tensors.items():
-            assert y_q.tolist() == expected[name] == simulated[name].tolist(), name
-            assert (y_q.dtype, simulated[name].dtype) == (network.qparams[name].format.dtype, np.float64), name
-        assert {stage: values.tolist() for stage, values in sums.items()} == expected_sums
-        assert {(stage.layer, stage.stage) for stage in network.stages} == sums.keys()
-        for stage in network.stages:
-            values = sums[stage.layer, stage.stage]
-            assert stage.format.min <= stage.min <= values.min(), stage
-            assert values.max() <= stage.max <= stage.format.max, stage
-            assert stage.min <= 0 <= stage.max, stage
-        alone = run_integer_tensors(network, x_q[1:2])
-        assert all(np.array_equal(alone[name][0], y_q[1]) for name, y_q in tensors.items())
+        x_q = data.draw(codes(network.qparams[network.input].format, (3, *network.input_shape)))
+        check(network, x_q)
+        together, alone = run_integer_tensors(network, x_q), run_integer_tensors(network, x_q[1:2])
+        assert all(np.array_equal(alone[name][0], y_q[1]) for name, y_q in together.items())
     compare()
 
 
@@ -232,10 +235,6 @@ def quantized_by_hand(x: float, qparam: QuantParams) -> int:
 def add_of_two_channels(s: float, t: float) -> list:
     return [conv(term([[1, 0]]), name="a"), conv(term([[0, 1]]), name="b"),
             QuantizedAdd("y", ("a", "b"), "y", -128, 127, (times(256 * s), times(256 * t)))]
-
-
-def at(zero_point: int, fmt: IntFormat = INT8) -> QuantParams:
-    return QuantParams(1.0, fmt, zero_point)
 
 
 @pytest.mark.parametrize(("layers", "keywords", "x_q", "expected"), [
@@ -354,8 +353,7 @@ def test_the_proven_range_of_a_convolution_is_attained(x_format, w_format, data)
     shape = (data.draw(st.integers(1, 3)), 2, 1, 3)
     weight = data.draw(codes(w_format, shape))
     zero_point = data.draw(st.integers(x_format.min, x_format.max))
-    x = QuantParams(1.0, x_format, zero_point)
-    network = program(conv(term(weight, 0.001, fmt=w_format)), shape=shape[1:], x=x)
+    network = program(conv(term(weight, 0.001, fmt=w_format)), shape=shape[1:], x=at(zero_point, x_format))
     highest = np.where(weight > 0, x_format.max, x_format.min)
     lowest = np.where(weight > 0, x_format.min, x_format.max)
     _, sums = observed(network, np.concatenate([highest, lowest]))
@@ -405,7 +403,7 @@ def test_a_bound_that_just_fits_is_accepted_and_one_more_is_refused(weights, bia
     def build(weights):
         bias_q = None if bias is None else np.array([bias])
         return program(conv(term([weights], 0.001, bias_q), accumulator=IntFormat(16)), shape=(len(weights), 1, 1),
-                       x=QuantParams(1.0, BIT))
+                       x=at(0, BIT))
     (stage,) = build(weights).stages
     assert stage.format == IntFormat(16)
     assert max(stage.max, -stage.min - 1) == 32767
@@ -425,33 +423,17 @@ def test_a_sum_of_products_that_int64_cannot_hold_is_refused(sign):
         program(conv(*[near] * 5))
 
 
-def test_several_terms_need_a_dialect_that_rounds_once():
-    two = conv(term([[1]]), term([[2]], 0.5))
-    for dialect in DIALECTS:
-        if takes_several_sums(dialect):
-            assert program(two, dialect=dialect).dialect == dialect
-        else:
-            with pytest.raises(ValueError, match=r"^layer 'y': a dialect for several sums must be one of"):
-                program(two, dialect=dialect)
-
-
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("real", [2.0**13, 2.0**24, 1.5 * 2.0**23, 2.0**23 * (1 + 2.0**-16)])
 def test_no_operand_of_a_sum_leaves_its_proven_range_under_any_dialect(dialect, real):
     """Doubling multiplication shifts left by 2^25 first, where 127 no longer fits 32 bits and wraps."""
-    x = QuantParams(1.0, IntFormat(7, signed=False))
+    add = QuantizedAdd("y", ("x", "x"), "y", -128, 127, (times(real), times(2.0**-5)))
     try:
-        network = program(QuantizedAdd("y", ("x", "x"), "y", -128, 127, (times(real), times(2.0**-5))), x=x,
-                          dialect=dialect)
+        network = program(add, x=at(0, IntFormat(7, signed=False)), dialect=dialect)
     except ValueError as error:
         assert str(error).startswith("layer 'y': ")  # a refusal is right, too
-        return
-    x_q = np.arange(128).reshape(128, 1, 1, 1)
-    tensors, sums = observed(network, x_q)
-    (stage,) = network.stages
-    assert stage.min <= sums["y", "sum"].min()
-    assert sums["y", "sum"].max() <= stage.max
-    assert np.array_equal(tensors["y"], run_simulated_tensors(network, x_q)["y"])
+    else:
+        check(network, np.arange(128).reshape(128, 1, 1, 1))
 
 
 @pytest.mark.parametrize("code", [-2**31 - 1, -2**31, 2**31 - 1, 2**31])
@@ -478,7 +460,7 @@ def test_the_parameters_of_a_network_are_copied_and_read_only():
 
 # --- refusals -------------------------------------------------------------------------------------------------
 
-NETWORK = program(conv(term([[1, 1]])), shape=(2, 1, 3), x=QuantParams(1.0, IntFormat(7, narrow=True), 5))
+NETWORK = program(conv(term([[1, 1]])), shape=(2, 1, 3), x=at(5, IntFormat(7, narrow=True)))
 PIXEL = np.zeros((1, 2, 1, 3), int)
 W = np.ones((2, 1, 1, 1), int)
 ONE = np.ones(1)
@@ -563,6 +545,9 @@ REFUSALS = [
                     QuantizedAveragePool("y", ("x",), "y", -128, 127, (1, 1), times(np.array([[2.0**30]]))))],
     (lambda: program(dataclasses.replace(conv(term([[1]])), terms=(term([[1]]), term([[1]], 0.1)))),
      "layer 'y': multipliers of several sums must share their shift (see aligned), got others"),
+    *[(lambda dialect=dialect: program(conv(term([[1]]), term([[2]], 0.5)), dialect=dialect),
+       f"layer 'y': a dialect for several sums must be one of {', '.join(ONCE)}, got {dialect!r}")
+      for dialect in DIALECTS if dialect not in ONCE],
     (lambda: program(dataclasses.replace(MEAN, accumulator=IntFormat(9)), shape=(1, 2, 2)),
      "layer 'p': the accumulator is proven to lie within -512..508, which does not fit int9"),
     (lambda: program(conv(term([[1]], 256.0), term([[100]], 256.0), accumulator=INT8)),

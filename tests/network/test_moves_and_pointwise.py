@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import Phase, find, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from refquant import Network, quantize_network, strategies
@@ -15,8 +15,8 @@ from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import run_float
 from refquant.network.graph import Add, Clip, Concat, Conv
 from refquant.network.integer_forward import run_integer_tensors
-from refquant.network.moves import Move, Pad, Repeat, Reshape, Slice, Spread, Transpose
-from refquant.network.pointwise import PRIMITIVES, Largest, Mul, Pointwise, X, compose, exact_value
+from refquant.network.moves import Pad, Repeat, Reshape, Slice, Spread, Transpose
+from refquant.network.pointwise import Largest, Mul, Pointwise, X, compose, exact_value
 from refquant.network.pointwise_layers import QuantizedMul, QuantizedTable, table_of
 from refquant.network.qparams import PiecewiseParams, QuantParams
 from refquant.network.simulated_forward import run_simulated_tensors
@@ -48,14 +48,7 @@ def test_integers_and_simulation_give_the_same_code_in_every_tensor(data):
         assert fmt.min <= values.min() and values.max() <= fmt.max
 
 
-def test_every_kind_of_node_is_drawn():
-    calm = settings(max_examples=3000, database=None, derandomize=True, phases=[Phase.generate])
-    for kind in (*Move.__subclasses__(), Pointwise, Mul, Largest):
-        assert find(strategies.networks(every=True), lambda network, kind=kind: any(
-            type(node) is kind for node in network.nodes), settings=calm)
-
-
-def test_a_stored_network_comes_back(tmp_path):
+def test_every_kind_of_node_runs_in_integers_and_comes_back_when_stored(tmp_path):
     shape = (2, 3, 4)
     nodes = [Transpose("t", "input", (1, 2, 0)), Transpose("back", "t", (2, 0, 1)),
              Slice("slice", "back", (1, 2, 3), (-1, 3, 0), (-1, 1, -1)), Pad("pad", "slice", (0, 1, 0), (0, 1, 1)),
@@ -143,7 +136,7 @@ def test_a_clip_behind_a_function_goes_into_its_table():
     x = np.linspace(-1, 1, 4).reshape(1, 1, 2, 2)
     (layer,) = quantize_network(network, x).layers
     assert isinstance(layer, QuantizedTable) and layer.output == "clip"
-    assert layer.table.max() == 255 and set(PRIMITIVES) >= {"exp", "erf"}
+    assert layer.table.max() == 255
 
 
 # --- by hand ------------------------------------------------------------------------------------------------------
