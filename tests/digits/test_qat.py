@@ -9,13 +9,7 @@ from hypothesis import strategies as st
 from refquant.digits.architecture import parameters, with_parameters
 from refquant.digits.data import load_images
 from refquant.digits.gradients import backward_batch, cross_entropy, forward_batch
-from refquant.digits.qat import (
-    backward_quantized,
-    fine_tune,
-    forward_quantized,
-    in_integers,
-    straight_through,
-)
+from refquant.digits.qat import backward_quantized, fine_tune, forward_quantized, in_integers, straight_through
 from refquant.digits.weights import calibration_images, load_weights
 from refquant.integers.formats import IntFormat
 from refquant.network.batchnorm import fold_batchnorm

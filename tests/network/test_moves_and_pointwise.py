@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quantized_networks import input_codes, quantized_networks
 
-from refquant import Network, quantize_network, strategies
+from refquant import Network, quantize_network
 from refquant.integers.formats import IntFormat
 from refquant.integers.rounding import round_fraction
-from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import run_float
 from refquant.network.graph import Add, Clip, Concat, Conv
 from refquant.network.integer_forward import run_integer_tensors
@@ -23,32 +23,30 @@ from refquant.network.simulated_forward import run_simulated_tensors
 from refquant.network.storage import load_quantized, quantized_to_bytes
 from refquant.node_strategies import expressions
 
-DIALECTS = ("single_round", "gemmlowp_double", "float32_half_even", "exact_half_even", "shift_floor")
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("moves") / "network.npz"
 
 
-@given(st.data())
-def test_integers_and_simulation_give_the_same_code_in_every_tensor(data):
-    network = fold_batchnorm(data.draw(strategies.networks(every=True)))
-    images = data.draw(strategies.images(network))
-    try:
-        quantized = quantize_network(
-            network, images, weight_bits=data.draw(st.sampled_from((8, 4))),
-            activation_bits=data.draw(st.sampled_from((8, 5))),
-            activations=data.draw(st.sampled_from(("unsigned", "signed", "affine"))),
-            dialect=data.draw(st.sampled_from(DIALECTS)))
-    except ValueError as error:
-        assert any(said in str(error) for said in ("shift", "fit", "finite")), error
-        return
-    codes = quantized.quantize_images(images)
-    integers, simulated = run_integer_tensors(quantized, codes), run_simulated_tensors(quantized, codes)
-    assert integers.keys() == simulated.keys()
-    for name, values in integers.items():
-        fmt = quantized.qparams[name].format
-        assert np.array_equal(values, simulated[name]) and values.dtype == fmt.dtype, name
-        assert fmt.min <= values.min() and values.max() <= fmt.max
+@given(quantized_networks(every=True), st.data())
+def test_integers_simulation_and_the_stored_network_give_the_same_code_in_every_tensor(path, network, data):
+    content = quantized_to_bytes(network)
+    path.write_bytes(content)
+    again = load_quantized(path)
+    assert quantized_to_bytes(again) == content and again.stages == network.stages
+    x_q = data.draw(input_codes(network, 2))
+    tensors, stored = run_integer_tensors(network, x_q), run_integer_tensors(again, x_q)
+    simulated = run_simulated_tensors(network, x_q)
+    assert tensors.keys() == simulated.keys() == stored.keys()
+    for name, y_q in tensors.items():
+        fmt = network.qparams[name].format
+        assert np.array_equal(y_q, simulated[name]) and np.array_equal(y_q, stored[name]), name
+        assert y_q.dtype == stored[name].dtype == fmt.dtype, name
+        assert fmt.min <= y_q.min() and y_q.max() <= fmt.max, name
 
 
-def test_every_kind_of_node_runs_in_integers_and_comes_back_when_stored(tmp_path):
+def test_every_kind_of_node_runs_in_integers_and_comes_back_when_stored(path):
     shape = (2, 3, 4)
     nodes = [Transpose("t", "input", (1, 2, 0)), Transpose("back", "t", (2, 0, 1)),
              Slice("slice", "back", (1, 2, 3), (-1, 3, 0), (-1, 1, -1)), Pad("pad", "slice", (0, 1, 0), (0, 1, 1)),
@@ -59,8 +57,8 @@ def test_every_kind_of_node_runs_in_integers_and_comes_back_when_stored(tmp_path
     network = Network(shape, nodes, "concat", others=("prelu",))
     images = np.random.default_rng(0).standard_normal((3, *shape))
     quantized = quantize_network(network, images)
-    (tmp_path / "n.npz").write_bytes(quantized_to_bytes(quantized))
-    again = load_quantized(tmp_path / "n.npz")
+    path.write_bytes(quantized_to_bytes(quantized))
+    again = load_quantized(path)
     assert again.outputs == ("concat", "prelu") and np.array_equal(again.run(images), quantized.run(images))
     assert np.array_equal(again.simulate(images), quantized.run(images))
 
