@@ -314,18 +314,17 @@ def counts_by_hand(network: graph.Network, node: graph.Node) -> list[list[int]]:
 
 
 def test_weight_bytes_are_rounded_up_per_layer():
-    """3 codes of 7 bits are 21 bits, 3 bytes; 3 of 4 bits 2 bytes, of 5 bits as well, in any terms."""
+    """3 codes of 7 bits are 21 bits, 3 bytes; 3 of 4 bits 2 bytes, of 6 bits 3, in any terms."""
     second = conv(term(np.ones((1, 3), int), fmt=IntFormat(4)), term(np.ones((1, 3), int), fmt=IntFormat(2)),
                   source="a", name="b")
-    for layer in (second, dataclasses.replace(second, code_bits=5)):
+    for layer, expected in ((second, 3 + 2), (dataclasses.replace(second, code_bits=6), 3 + 3)):
         network = program(conv(term(np.ones((3, 1), int), fmt=IntFormat(7)), name="a"), layer)
-        assert network.weight_bytes == 3 + 2
+        assert network.weight_bytes == expected
     assert [shifted_conv((0, 2, 5), bits).weight_bits for bits in (4, 3)] == [3 * 8 + 3 * 4, 3 * 8 + 3 * 3]
 
 
 def shifted_conv(k, shift_bits=4, multiplier=None):
-    multiplier = multiplier or times(0.5).shifted_right([0, 2, 5])
-    term = Term(np.ones((3, 1, 1, 1), np.int8), INT8, multiplier)
+    term = Term(np.ones((3, 1, 1, 1), np.int8), INT8, multiplier or times(0.5).shifted_right([0, 2, 5]))
     return QuantizedConv("c", ("input",), "c", -128, 127, (term,), channel_shifts=k, shift_bits=shift_bits)
 
 
@@ -446,7 +445,7 @@ def test_the_parameters_of_a_network_are_copied_and_read_only():
 
 NETWORK = program(conv(term([[1, 1]])), shape=(2, 1, 3), x=at(5, IntFormat(7, narrow=True)))
 PIXEL = np.zeros((1, 2, 1, 3), int)
-W = np.ones((2, 1, 1, 1), int)
+W, HALF = np.ones((2, 1, 1, 1), int), times(0.5)
 ONE = np.ones(1)
 NORM = graph.Network((1,), [graph.BatchNorm("n", "input", ONE, ONE, ONE, ONE)])
 INTEGERS = "must hold integers of at most 64 bits, got dtype"
@@ -468,20 +467,18 @@ REFUSALS = [
     *[(lambda run=run: run(PIXEL), "images must hold float32 or float64, got dtype int64")
       for run in (NETWORK.run, NETWORK.simulate, NETWORK.quantize_images)],
     # parts of layers
-    (lambda: Term(W[0], INT8, times(1.0)), "weight_q must be a non-empty (O, C/groups, R, S), got shape (1, 1, 1)"),
-    (lambda: Term(W[:0], INT8, times(1.0)),
-     "weight_q must be a non-empty (O, C/groups, R, S), got shape (0, 1, 1, 1)"),
-    (lambda: Term(W * 1.0, INT8, times(1.0)), f"weight_q {INTEGERS} float64"),
-    (lambda: Term(-8 * W, IntFormat(4, narrow=True), times(1.0)),
-     "weight_q must hold codes of int4 narrow (-7..7), got -8..-8"),
-    (lambda: Term(W, INT8, times(np.ones(3))), "multiplier must be a scalar or have shape (2,), got (3,)"),
-    (lambda: Term(W, INT8, times(1.0), np.ones(3, int)), "bias_q must have shape (2,), got (3,)"),
-    (lambda: Term(W, INT8, times(1.0), np.ones(2)), f"bias_q {INTEGERS} float64"),
-    (lambda: Term(W, INT8, times(1.0), None, np.zeros(256)), f"lookup_table {INTEGERS} float64"),
-    (lambda: Term(W, INT8, times(1.0), None, np.zeros((256, 2), int)),
-     "lookup_table must be one row of integers, got shape (256, 2)"),
+    *[(lambda parts=parts: Term(*parts), sentence) for parts, sentence in (
+        ((W[0], INT8, HALF), "weight_q must be a non-empty (O, C/groups, R, S), got shape (1, 1, 1)"),
+        ((W[:0], INT8, HALF), "weight_q must be a non-empty (O, C/groups, R, S), got shape (0, 1, 1, 1)"),
+        ((W * 1.0, INT8, HALF), f"weight_q {INTEGERS} float64"),
+        ((-8 * W, IntFormat(4, narrow=True), HALF), "weight_q must hold codes of int4 narrow (-7..7), got -8..-8"),
+        ((W, INT8, times(np.ones(3))), "multiplier must be a scalar or have shape (2,), got (3,)"),
+        ((W, INT8, HALF, np.ones(3, int)), "bias_q must have shape (2,), got (3,)"),
+        ((W, INT8, HALF, np.ones(2)), f"bias_q {INTEGERS} float64"),
+        ((W, INT8, HALF, None, np.zeros(256)), f"lookup_table {INTEGERS} float64"),
+        ((W, INT8, HALF, None, W), "lookup_table must be one row of integers, got shape (2, 1, 1, 1)"))],
     # 4·2^62 would wrap to 0 in a proof.
-    (lambda: Term(4 * W, INT8, times(1.0), None, np.array([0, 0, 0, 2**62])),
+    (lambda: Term(4 * W, INT8, HALF, None, np.array([0, 0, 0, 2**62])),
      "lookup_table must fit int32, got 0..4611686018427387904"),
     (lambda: conv(), "layer 'y' must have at least one term, got none"),
     (lambda: conv(term([[1]]), term([[1, 2]])),
