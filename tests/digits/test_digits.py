@@ -146,7 +146,7 @@ def test_with_parameters_changes_what_it_is_given_and_nothing_else():
 
 def test_training_lowers_the_loss_repeats_itself_given_the_seed_and_leaves_its_inputs_alone():
     (images, labels), _ = load_images()
-    images, labels = images[:320], labels[:320]
+    images, labels = images[:256], labels[:256]
     images.setflags(write=False)
     labels.setflags(write=False)
     start = training.he_initialize(architecture(), np.random.default_rng(0))
@@ -157,12 +157,12 @@ def test_training_lowers_the_loss_repeats_itself_given_the_seed_and_leaves_its_i
         network = training.train(start, images, labels, np.random.default_rng(seed), epochs=epochs,
                                  on_step=losses.append)
         runs.append((losses, parameters(network)))
-    (losses, first), again, (other, _) = runs
-    assert len(losses) == 4 * 5 and losses[0] > 2 and np.mean(losses[-5:]) < 0.9 * losses[0]
-    assert losses == again[0] and losses[:5] != other
+    (losses, first), (same_losses, same), (other_losses, _) = runs
+    assert len(losses) == 4 * 4 and losses[0] > 2 and np.mean(losses[-4:]) < 0.9 * losses[0]
+    assert losses == same_losses and losses[:4] != other_losses
     for name, array in first.items():
         assert array.dtype == np.float32
-        assert np.array_equal(array, again[1][name])
+        assert np.array_equal(array, same[name])
         assert np.array_equal(parameters(start)[name], before[name])
 
 

@@ -32,6 +32,7 @@ from refquant.network.graph import (
     Network,
     Node,
 )
+from refquant.strategies import convolution_cases
 
 H = 1e-5  # the step of the differences: h²·f'''/6 and 1e-16/h are both about 1e-11
 
@@ -126,23 +127,14 @@ def test_gradient_equals_finite_differences_and_keeps_float32(name):
     assert {gradient.dtype for gradient in (*d_inputs, *d_fields.values())} == {np.dtype(np.float32)}
 
 
-@given(st.data())
-def test_conv_gradient_is_the_exact_adjoint(data):
+@given(convolution_cases(), st.integers(0, 2**32 - 1))
+def test_conv_gradient_is_the_exact_adjoint(case, seed):
     """Convolution is linear in x and in w, so that Σ dy·conv(x, w) = Σ dx·x = Σ dw·w, exactly in integers."""
-    draw = data.draw
-    groups, width, per_group, n = (draw(st.integers(1, 3), label=label) for label in ("g", "C/g", "O/g", "N"))
-    r, s = draw(st.integers(1, 4), label="R"), draw(st.integers(1, 4), label="S")
-    stride, dilation = (draw(st.tuples(st.integers(1, 3), st.integers(1, 3))) for _ in range(2))
-    padding = draw(st.tuples(*[st.integers(0, 3)] * 4), label="padding")
-    height = draw(st.integers(max(1, (r - 1) * dilation[0] + 1 - padding[0] - padding[2]), 11), label="H")
-    across = draw(st.integers(max(1, (s - 1) * dilation[1] + 1 - padding[1] - padding[3]), 11), label="W")
-    geometry = Geometry(stride, padding, dilation, groups)
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label="seed"))
-    x = rng.integers(-9, 10, (n, groups * width, height, across)).astype(float)
-    w = rng.integers(-9, 10, (groups * per_group, width, r, s)).astype(float)
-    y = convolve(x, w, **geometry._asdict())
+    rng = np.random.default_rng(seed)
+    x, w = (rng.integers(-9, 10, codes.shape).astype(float) for codes in (case.x_q, case.w_q))
+    y = convolve(x, w, **case.geometry._asdict())
     dy = rng.integers(-9, 10, y.shape).astype(float)
-    (dx,), gradients = backward(Conv("y", ("x",), w, geometry=geometry), dy, y, x)
+    (dx,), gradients = backward(Conv("y", ("x",), w, geometry=case.geometry), dy, y, x)
     assert np.sum(dy * y) == np.sum(dx * x) == np.sum(gradients["weight"] * w)
 
 
