@@ -11,7 +11,7 @@ import pytest
 from refquant.convolution.int16 import convolve_int16
 from refquant.integers.accumulation import dot_int16
 from refquant.integers.checks import as_integers, finite, fitting_int64, float32_or_float64, integer, one_of, positive
-from refquant.integers.dialects import DIALECTS
+from refquant.integers.dialects import DIALECTS, Dialect
 from refquant.integers.formats import IntFormat, apply_policy, check_codes, check_zero_point, wrap
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
@@ -86,6 +86,13 @@ REFUSALS = [
       for real, got in ((0, "0"), (-0.5, "-0.5"), (np.nan, "nan"), ([0.5, np.inf], "inf"), ([[1.0, -2.0]], "-2.0"))],
     (lambda: Multiplier.from_real("0.5"), "a multiplier must be a number of at most 64 bits, got dtype <U3"),
     (lambda: Multiplier.from_real([0.5, 0.25]).along(2, 2), "axis must be within 2 axes, got 2"),
+    *[(lambda parts=parts: Multiplier(*parts), message) for parts, message in (
+        (([0.5] * 3, [2**30, 5, 2**31], [0] * 3), "m must be from 0 to 2^31 - 1, got 5..2147483648"),
+        ((0.5, -1, 0), "m must be from 0 to 2^31 - 1, got -1..-1"),
+        ((0.5, 2.0**30, 0), f"m {INTEGERS} float64"),
+        ((0.5, 2**30, 0.5), f"shift {INTEGERS} float64"),
+        ((0.5, [2**30], [0]), "real, m and shift must have one shape, got (), (1,), (1,)"),
+        ((-0.5, 2**30, 0), "a multiplier must be finite and > 0, got -0.5"))],
     (lambda: requantize(1.0, HALF, EIGHT), f"acc {INTEGERS} float64"),
     (lambda: requantize([1], 0.5, EIGHT), "multiplier must be a Multiplier (see Multiplier.from_real), got 0.5"),
     (lambda: requantize([1], HALF, 8), "fmt must be an IntFormat, as in IntFormat(8), got 8"),
@@ -105,6 +112,8 @@ REFUSALS = [
       for name in ("gemmlowp_double", "neon_double")],
     *[(lambda name=name: requantize([0], Multiplier.from_real(2.0**128), EIGHT, name),
        f"{name} takes multipliers that float32 holds, got {2.0**128}") for name in DIALECTS[3:5]],
+    (lambda: requantize([0], Multiplier.from_real(200.0), EIGHT, Dialect("m8")),
+     "this dialect takes shifts from -31 to 7, got 8..8"),
     # linear quantization
     (lambda: quantize(np.array([1]), 1.0, EIGHT), f"x {FLOATS} int64"),
     (lambda: max_scale(np.array([True]), EIGHT), f"x {FLOATS} bool"),
