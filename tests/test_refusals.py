@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from refquant.convolution.int16 import convolve_int16
-from refquant.integers.accumulation import dot_int16
+from refquant.integers.accumulation import dot_int16, dot_sequential
 from refquant.integers.checks import as_integers, finite, fitting_int64, float32_or_float64, integer, one_of, positive
 from refquant.integers.dialects import DIALECTS, Dialect
 from refquant.integers.formats import IntFormat, apply_policy, check_codes, check_zero_point, wrap
@@ -23,6 +23,7 @@ from refquant.integers.rounding import (
     round_values,
     shift_right,
 )
+from refquant.integers.simd import sadalp, sdot
 from refquant.network.simulated_scaling import scale_by
 from refquant.scales.kl import demo_divergences, ncnn_divergences, tensorrt_divergences
 from refquant.scales.linear import affine_parameters, dequantize, expected_squared_error, max_scale, quantize
@@ -37,11 +38,13 @@ from refquant.shift_equalizer import (
     undo_shifts,
 )
 
-EIGHT, UNSIGNED = IntFormat(8), IntFormat(8, signed=False)
+SEVEN, EIGHT, UNSIGNED = IntFormat(7, narrow=True), IntFormat(8), IntFormat(8, signed=False)
 X = np.array([[0.1, -0.2, 0.3], [1.0, 2.0, -3.0]])
+PLANES, KERNEL = np.ones((1, 4, 5, 5), int), np.ones((2, 4, 3, 3), int)
 HALF, COUNTS = Multiplier.from_real(0.5), Histogram(np.array([1, 2]), 0, 1.0)
 
 INTEGER = "must be an integer"
+LAST_AXIS = "x_q and w_q must share a last axis of length >= 1"
 INTEGERS = "must hold integers of at most 64 bits, got dtype"
 FLOATS = "must hold floats of at most 64 bits, got dtype"
 DIALECT = ("dialect must be a name, such as single_round, or 4 to 6 words, such as m31,wrap,half_up,half_away "
@@ -114,6 +117,53 @@ REFUSALS = [
        f"{name} takes multipliers that float32 holds, got {2.0**128}") for name in DIALECTS[3:5]],
     (lambda: requantize([0], Multiplier.from_real(200.0), EIGHT, Dialect("m8")),
      "this dialect takes shifts from -31 to 7, got 8..8"),
+    *[(lambda words=words: Dialect(*words), message) for words, message in (
+        (("m32",), f"multiplier must be one of real, float32, {', '.join(f'm{w}' for w in range(1, 32))}, got 'm32'"),
+        (("m31", "wrap", "up"), f"first must be one of none, {', '.join(RULES)}, got 'up'"),
+        (("m31", "wrap", "none", "none"), f"last must be one of {', '.join(RULES)}, got 'none'"),
+        (("m31", "wrap", "none", "floor", 1), "zero must be one of after, before, got 1"),
+        (("m31", "wrap", "none", "floor", "after", "clip"), "end must be one of saturate, wrap, got 'clip'"),
+        (("real", "wrap"), "left and first must be merged and none with multiplier real, got wrap and none"),
+        (("float32", "merged", "floor"),
+         "left and first must be merged and none with multiplier float32, got merged and floor"))],
+    # lanes and registers
+    *[(lambda x=x, w=w: dot_int16(x, w, SEVEN, SEVEN), message) for x, w, message in (
+        ([1, -64], [1, 1], "x_q must hold codes of int7 narrow (-63..63), got -64..1"),
+        ([1], [2**63], f"w_q must hold codes of int7 narrow (-63..63), got {2**63}..{2**63}"),
+        ([1.0], [1], f"x_q {INTEGERS} float64"),
+        (1, 1, f"{LAST_AXIS}, got () and ()"),
+        (1, [1], f"{LAST_AXIS}, got () and (1,)"),
+        ([[1, 2]], [[1], [1]], f"{LAST_AXIS}, got (1, 2) and (2, 1)"),
+        (np.zeros((3, 0), int), np.zeros((3, 0), int), f"{LAST_AXIS}, got (3, 0) and (3, 0)"),
+        (np.ones((2, 9), int), np.ones((3, 9), int), "x_q and w_q must broadcast, got (2, 9) and (3, 9)"))],
+    *[(lambda formats=formats: dot_int16([1], [1], *formats), message) for formats, message in (
+        ((IntFormat(9), SEVEN), "x_format must have at most 8 bits, got int9"),
+        ((SEVEN, IntFormat(9)), "w_format must have at most 8 bits, got int9"),
+        ((UNSIGNED, UNSIGNED), "one product of uint8 and uint8 must fit int16, got 0..65025"))],
+    *[(lambda per_lane=per_lane: dot_int16([1], [1], SEVEN, SEVEN, per_lane),
+       f"products_per_lane must be 'safe' or an integer >= 1, got {per_lane!r}")
+      for per_lane in (0, np.int64(0), 8.0, "fast", None, True, [8], np.array([8, 8]))],
+    *[(lambda x=x, w=w, options=options: convolve_int16(x, w, SEVEN, SEVEN, **options), message)
+      for x, w, options, message in (
+        (64 * PLANES, KERNEL, {}, "input must hold codes of int7 narrow (-63..63), got 64..64"),
+        (PLANES, -64 * KERNEL, {}, "weight must hold codes of int7 narrow (-63..63), got -64..-64"),
+        (PLANES, KERNEL, {"products_per_lane": 0}, "products_per_lane must be 'safe' or an integer >= 1, got 0"),
+        (PLANES[0], KERNEL, {}, "input must be a non-empty (N, C, H, W), got shape (4, 5, 5)"),
+        (PLANES, KERNEL, {"dilation": 3}, "the kernel must fit the padded input, got extent 7 over 5"))],
+    *[(lambda arguments=arguments: dot_sequential([1], [1], *arguments), message) for arguments, message in (
+        ((EIGHT, EIGHT, UNSIGNED), "accumulator must be a signed IntFormat, got uint8"),
+        ((EIGHT, EIGHT, 32), "accumulator must be a signed IntFormat, got 32"),
+        ((EIGHT, EIGHT, EIGHT, "clip"), "policy must be one of wrap, saturate, trap, got 'clip'"),
+        ((EIGHT, EIGHT, EIGHT, "trap", [0, 0]), "order must hold 0..0, each once, got [0, 0]"),
+        ((EIGHT, EIGHT, EIGHT, "trap", [0.0]), f"order {INTEGERS} float64"),
+        ((IntFormat(32), IntFormat(32), IntFormat(64)),
+         f"one product must fit 63 bits, got {-2**62 + 2**31}..{2**62}"))],
+    *[(lambda acc=acc, x=x: sadalp(np.zeros(acc, int), np.zeros(x, int)),
+       f"x must have twice the lanes of acc, got shapes {x} and {acc}")
+      for acc, x in (((), (2,)), ((1,), (3,)), ((2, 1), (2,)), ((2, 1), (1, 2)))],
+    *[(lambda acc=acc, a=a: sdot(np.zeros(acc, int), np.zeros(a, int), np.zeros(a, int)),
+       f"a and b must have four times the lanes of acc, got {a} for {acc}")
+      for acc, a in (((), (4,)), ((1,), (8,)), ((2, 1), (4,)))],
     # linear quantization
     (lambda: quantize(np.array([1]), 1.0, EIGHT), f"x {FLOATS} int64"),
     (lambda: max_scale(np.array([True]), EIGHT), f"x {FLOATS} bool"),

@@ -107,17 +107,3 @@ def test_rationals_on_whole_arrays_equal_the_plain_ones(last, zero):
         multiplier = Multiplier.from_real(real)
         plain = evaluate(dialect, x, multiplier.real, multiplier.m, multiplier.shift, z)
         assert requantize(x, multiplier, IntFormat(33), dialect, z).tolist() == plain.tolist()
-
-
-@pytest.mark.parametrize(("words", "message"), [
-    (("m32",), "multiplier must be one of real, float32, m1, .*, got 'm32'"),
-    (("m31", "left"), "left must be one of merged, wrap, saturate, got 'left'"),
-    (("m31", "wrap", "up"), "first must be one of none, .*, got 'up'"),
-    (("m31", "wrap", "none", "none"), "last must be one of half_away, .*, got 'none'"),
-    (("m31", "wrap", "none", "floor", 1), "zero must be one of after, before, got 1"),
-    (("m31", "wrap", "none", "floor", "after", "clip"), "end must be one of saturate, wrap, got 'clip'"),
-    (("real", "wrap"), "left and first must be merged and none with multiplier real, got wrap and none"),
-    (("float32", "merged", "floor"), "left and first must be .* with multiplier float32, got merged and floor")])
-def test_words_that_do_not_exist_are_refused(words, message):
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        Dialect(*words)

@@ -99,14 +99,3 @@ def test_a_value_that_no_lane_holds_is_refused_by_name(name):
             message = f"{operand} must hold codes of int{8 * np.dtype(dtype).itemsize} ({low}..{high}), got {seen}"
             with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
                 getattr(isa, name)(*bad)
-
-
-@pytest.mark.parametrize("acc, x", [((), (2,)), ((1,), (3,)), ((2,), (2,)), ((2, 1), (2,)), ((2, 1), (1, 2))])
-def test_other_numbers_of_lanes_than_the_group_needs_are_refused(acc, x):
-    groups = np.zeros(acc, int), np.zeros(x, int)
-    message = f"x must have twice the lanes of acc, got shapes {x} and {acc}"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        isa.sadalp(*groups)
-    message = f"a and b must have four times the lanes of acc, got {x} for {acc}"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        isa.sdot(groups[0], groups[1], groups[1])
