@@ -305,7 +305,7 @@ def test_arrays_are_the_same_as_element_by_element(name, shape, of_multipliers, 
     acc, made = np.array(POOL, np.int32)[picks], Multiplier.from_real(np.array(CHANNEL_REALS)[channels])
     for zero_point in (0, -3):
         expected = pool_wholes(name, zero_point)[channels, picks]
-        got = requantize(acc, made, INT8, name, zero_point)
+        got = requantize(acc, made, INT8, name, np.int8(zero_point))
         assert got.dtype == np.int8 and got.shape == expected.shape
         assert np.array_equal(got, np.clip(expected + zero_point, -128, 127))
         assert np.array_equal(simulated(name, acc, made, zero_point), expected)

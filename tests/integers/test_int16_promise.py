@@ -5,34 +5,24 @@ k + 1 products can.
 """
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from recording import convolve_with_lanes, dot_with_steps
-from test_accumulation import POLICIES, Overflow, plain_dot
+from test_accumulation import POLICIES, Overflow, hard_codes, plain_dot
 
 from refquant.convolution.direct import convolve_exact
 from refquant.convolution.geometry import Geometry
 from refquant.integers.accumulation import safe_products_per_lane
 from refquant.integers.formats import IntFormat
-from refquant.strategies import ConvolutionCase, codes, convolution_cases, geometries, int_formats
+from refquant.strategies import ConvolutionCase, convolution_cases, geometries, int_formats
 
 SEVEN, FULL_SEVEN = IntFormat(7, narrow=True), IntFormat(7)
 EIGHT, NARROW_EIGHT, BYTE = IntFormat(8), IntFormat(8, narrow=True), IntFormat(8, signed=False)
 INT16_MIN, INT16_MAX = -(2**15), 2**15 - 1
-
-
-@st.composite
-def hard_codes(draw: st.DrawFn, fmt: IntFormat, shape: tuple[int, ...]) -> np.ndarray:
-    """Any codes; or one end of the format everywhere, but for a few of any codes."""
-    array = draw(codes(fmt, shape))
-    if draw(st.booleans()):
-        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-        array[rng.random(shape) >= draw(st.sampled_from([0, 0.03]))] = draw(st.sampled_from([fmt.min, fmt.max]))
-    return array
 
 
 def formats_up_to(bits: int) -> st.SearchStrategy[tuple[IntFormat, IntFormat]]:
@@ -117,24 +107,18 @@ def test_no_convolution_of_bytes_leaves_int16_under_the_safe_schedule_or_a_short
 
 # --- what a convolution through lanes does, output by output ----------------------------------------------------
 
-def windows(case: ConvolutionCase) -> dict[tuple[int, ...], tuple[list[int], list[int]]]:
-    """(image, output, row, column): the codes and weights it adds up, over channel, row, column; zeros outside."""
+def windows(case: ConvolutionCase) -> Iterator[tuple[tuple[int, ...], list[int], list[int]]]:
+    """(image, output, row, column), and the codes and weights it adds up over channel, row, column."""
     (down, across), (top, left, bottom, right), (spread_r, spread_s), groups = case.geometry
-    n, _, height, width = case.x_q.shape
     outputs, channels, kernel_r, kernel_s = case.w_q.shape
-    rows = range(-top, height + bottom - (kernel_r - 1) * spread_r, down)
-    columns = range(-left, width + right - (kernel_s - 1) * spread_s, across)
-    found = {}
-    for image, o, (p, row), (q, column) in itertools.product(range(n), range(outputs), enumerate(rows),
-                                                             enumerate(columns)):
-        x, w = [], []
-        for c, r, s in np.ndindex(channels, kernel_r, kernel_s):
-            i, j = row + r * spread_r, column + s * spread_s
-            plane = o * groups // outputs * channels + c
-            x.append(int(case.x_q[image, plane, i, j]) if 0 <= i < height and 0 <= j < width else 0)
-            w.append(int(case.w_q[o, c, r, s]))
-        found[image, o, p, q] = x, w
-    return found
+    padded = np.pad(case.x_q, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    n, _, height, width = padded.shape
+    for image, o in np.ndindex(n, outputs):
+        planes = padded[image, o * groups // outputs * channels:][:channels]
+        for p, i in enumerate(range(0, height - (kernel_r - 1) * spread_r, down)):
+            for q, j in enumerate(range(0, width - (kernel_s - 1) * spread_s, across)):
+                seen = planes[:, i:i + kernel_r * spread_r:spread_r, j:j + kernel_s * spread_s:spread_s]
+                yield (image, o, p, q), seen.ravel().tolist(), case.w_q[o].ravel().tolist()
 
 
 BYTES = st.sampled_from([EIGHT, BYTE, NARROW_EIGHT, SEVEN])
@@ -149,7 +133,7 @@ BYTES = st.sampled_from([EIGHT, BYTE, NARROW_EIGHT, SEVEN])
 def test_sums_recorded_extremes_and_the_first_overflow_equal_the_plain_loop(policy, case, products_per_lane):
     sums, overflows = {}, []
     held: dict[str, list[int]] = {"SMLAL": [0], "SADALP": [0]}  # lanes start from zero
-    for (image, o, p, q), (x, w) in windows(case).items():
+    for (image, o, p, q), x, w in windows(case):
         try:
             sums[image, o, p, q], trace = plain_dot(x, w, products_per_lane, policy)
         except Overflow as overflow:

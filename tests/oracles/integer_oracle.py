@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import dialects_oracle
 import numpy as np
+from convolution_oracle import loop
 
 from refquant.network import program as L
 
@@ -141,8 +142,9 @@ def _convolution(program, layer, qparam, codes):
         low, high = qparam.format.min, qparam.format.max
         table = ([code - qparam.zero_point for code in range(low, high + 1)] if term.lookup_table is None
                  else term.lookup_table.tolist())
-        accumulators.append(_sums(term, layer.geometry, _map(lambda code, low, table: table[code - low],
-                                                             planes, low, table)))
+        x = np.array([_map(lambda code, low, table: table[code - low], planes, low, table)])
+        bias = None if term.bias_q is None else term.bias_q.tolist()
+        accumulators.append(loop(x, term.weight_q, layer.geometry, bias=bias)[0])
     if len(layer.terms) == 1:
         y = [_map(_requantize, channel, _recorded(layer.terms[0].multiplier, (o,)), program, layer)
              for o, channel in enumerate(accumulators[0])]
@@ -160,38 +162,6 @@ def _convolution(program, layer, qparam, codes):
         if not exact:
             stages["sum"] = total
     return ([channel[0][0] for channel in y] if flat else y), stages
-
-
-def _sums(term: L.Term, geometry, x: list) -> list:
-    """Σ w·x + bias for every output pixel; what lies outside the plane counts as real 0."""
-    w = term.weight_q.tolist()
-    bias = [0] * len(w) if term.bias_q is None else term.bias_q.tolist()
-    (down, across), (top, left, bottom, right) = geometry.stride, geometry.padding
-    spread_r, spread_s = geometry.dilation
-    height, width = len(x[0]), len(x[0][0])
-    per_group_in, per_group_out = len(x) // geometry.groups, len(w) // geometry.groups
-    y = []
-    for o in range(len(w)):
-        first = o // per_group_out * per_group_in
-        plane = []
-        row = -top
-        while row + (len(w[o][0]) - 1) * spread_r < height + bottom:
-            line = []
-            column = -left
-            while column + (len(w[o][0][0]) - 1) * spread_s < width + right:
-                acc = bias[o]
-                for c in range(per_group_in):
-                    for r, weights in enumerate(w[o][c]):
-                        for s, weight in enumerate(weights):
-                            i, j = row + r * spread_r, column + s * spread_s
-                            if 0 <= i < height and 0 <= j < width:
-                                acc += weight * x[first + c][i][j]
-                line.append(acc)
-                column += across
-            plane.append(line)
-            row += down
-        y.append(plane)
-    return y
 
 
 def _windows(plane: list, kernel: tuple[int, int], geometry) -> list:
