@@ -124,12 +124,15 @@ def hard_codes(draw: st.DrawFn, fmt: IntFormat, shape: tuple[int, ...]) -> np.nd
     return array
 
 
+FORMATS = (st.tuples(int_formats(1, 8), int_formats(1, 8))
+           | st.sampled_from([(SEVEN, SEVEN), (FULL_SEVEN, FULL_SEVEN), (EIGHT, EIGHT)]))  # these overflow
+
+
 @st.composite
-def operands(draw: st.DrawFn):
-    """(x, w, their formats), the formats that overflow often."""
-    x_format, w_format = draw(st.tuples(int_formats(1, 8), int_formats(1, 8))
-                              | st.sampled_from([(SEVEN, SEVEN), (FULL_SEVEN, FULL_SEVEN), (EIGHT, EIGHT)]))
-    length = draw(st.integers(1, 150))
+def operands(draw: st.DrawFn, formats: st.SearchStrategy[tuple[IntFormat, IntFormat]] = FORMATS, longest: int = 150):
+    """(x, w, their formats)."""
+    x_format, w_format = draw(formats)
+    length = draw(st.integers(1, longest))
     return draw(hard_codes(x_format, (length,))), draw(hard_codes(w_format, (length,))), x_format, w_format
 
 
@@ -177,6 +180,15 @@ def test_the_second_stage_wraps_saturates_and_traps_like_the_loop(policy, case, 
     # 2^15 products of bytes do not fill an int32 lane: accumulators of 17 bits overflow within a few.
     with mock.patch.object(simd, "INT32", IntFormat(17)), mock.patch.object(accumulation, "INT32", IntFormat(17)):
         compare_with_the_loop(case, products_per_lane, policy, wide_bits=17)
+
+
+@pytest.mark.parametrize("used, steps, line", [
+    (8, 8225, "ADDV is -2147712000, outside int32 (-2147483648..2147483647)"),
+    (2, 32897, "SADALP at step 32896, lane[0] is -2147516160, outside int32 (-2147483648..2147483647)")])
+def test_as_many_bytes_as_fill_an_int32_lane_or_the_sum_of_four_are_named(used, steps, line):
+    x = np.zeros((steps, 8), int)
+    x[:, :used] = 255
+    assert outcome(dot_int16, x.ravel(), np.full(8 * steps, -128), BYTE, EIGHT) == line
 
 
 @policies

@@ -18,7 +18,7 @@ from refquant import quantize_network
 from refquant.convolution.geometry import Geometry
 from refquant.integers import requantization
 from refquant.integers.devices import dialect_of
-from refquant.integers.dialects import DIALECTS
+from refquant.integers.dialects import DIALECTS, NAMED
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
@@ -30,6 +30,7 @@ from refquant.network.qparams import QuantParams
 from refquant.network.simulated_forward import run_simulated_tensors
 from refquant.network.simulated_scaling import scale_by
 from refquant.network.storage import load_quantized, quantized_to_bytes
+from refquant.strategies import multipliers
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 F32 = np.float32
@@ -203,19 +204,12 @@ sums_anywhere = st.integers(INT32_MIN, INT32_MAX) | st.integers(-(2**12), 2**12)
     [INT32_MIN, INT32_MAX, 2**24 + 1, -(2**24) - 1])
 
 
-@st.composite
-def multipliers(draw: st.DrawFn, greatest_shift: int, greatest_real: float) -> Multiplier:
-    if draw(st.booleans()):
-        return Multiplier.from_real(draw(st.floats(5e-324, greatest_real) | st.floats(2.0**-20, 2.0)))
-    m = draw(st.integers(2**30, 2**31 - 1) | st.sampled_from(MANTISSAS))
-    return by_hand(m, draw(st.integers(-31, greatest_shift)))
-
-
 @all_nine
 @given(data=st.data())
 def test_any_sums_at_any_multiplier_equal_the_oracle(name, data):
-    shift = oracle.GREATEST_SHIFT.get(name)
-    made = data.draw(multipliers(30 if shift is None else shift, 2.0**60 if shift is None else 2.0**shift * 0.9999))
+    top = 2.0 ** oracle.GREATEST_SHIFT.get(name, 60) * 0.9999
+    reals = st.floats(5e-324, top) | st.floats(2.0**-20, 2.0)
+    made = data.draw(multipliers(NAMED[name]) | reals.map(Multiplier.from_real))
     sums = data.draw(st.lists(sums_anywhere, min_size=1, max_size=8))
     fmt = data.draw(st.sampled_from(FORMATS))
     zero_point = data.draw(st.integers(fmt.min, fmt.max) | st.sampled_from([fmt.min, fmt.max]))
@@ -261,12 +255,8 @@ def test_sums_of_up_to_64_bits_equal_the_oracle(name, data):
     """In integers; and in simulation, which holds 2^53."""
     x = data.draw(st.one_of(st.integers(-2**63, 2**63 - 1), st.integers(-2**36 - 3, 2**36 + 3),
                             st.sampled_from([-2**63, 2**63 - 1, 2**36, 2**36 + 1, 2**53, -2**53, 3 * 2**40])))
-    m = data.draw(st.one_of(st.integers(2**30, 2**31 - 1), st.sampled_from([2**30, 3 * 2**29])))
-    s = data.draw(st.integers(-31, oracle.GREATEST_SHIFT.get(name, 30)))
-    multiplier, z = by_hand(m, s), data.draw(st.integers(-128, 127))
-    expected = oracle.whole(name, x, float(multiplier.real), m, s, z)
-    fmt = IntFormat(33)
-    code = oracle.clamp(expected + z, fmt.min, fmt.max)
+    multiplier, z, fmt = data.draw(multipliers(NAMED[name])), data.draw(st.integers(-128, 127)), IntFormat(33)
+    (code,) = codes(wholes(name, [x], multiplier, z), fmt, z)
     assert int(requantize(x, multiplier, fmt, name, z)) == code
     if abs(x) <= 2**53:
         found = scale_by(np.array([float(x)]), multiplier, name, z)

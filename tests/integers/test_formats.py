@@ -36,18 +36,6 @@ def code_range(fmt: IntFormat) -> tuple[int, int]:
 
 # --- ranges and dtypes ------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("fmt, low, high, dtype, text", [
-    (IntFormat(1), -1, 0, np.int8, "int1"),
-    (IntFormat(1, signed=False), 0, 1, np.uint8, "uint1"),
-    (IntFormat(7, narrow=True), -63, 63, np.int8, "int7 narrow"),
-    (IntFormat(9, narrow=True), -255, 255, np.int16, "int9 narrow"),
-    (IntFormat(17, signed=False), 0, 131071, np.uint32, "uint17"),
-    (IntFormat(64), -9223372036854775808, 9223372036854775807, np.int64, "int64"),
-])
-def test_ranges_dtypes_and_names_by_hand(fmt, low, high, dtype, text):
-    assert (fmt.min, fmt.max, fmt.dtype, str(fmt)) == (low, high, np.dtype(dtype), text)
-
-
 @all_formats
 def test_a_format_has_its_codes_in_the_smallest_dtype_that_holds_them(fmt):
     low, high = code_range(fmt)

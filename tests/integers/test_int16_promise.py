@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from recording import convolve_with_lanes, dot_with_steps
-from test_accumulation import POLICIES, Overflow, hard_codes, plain_dot
+from test_accumulation import POLICIES, Overflow, hard_codes, operands, plain_dot
 
 from refquant.convolution.direct import convolve_exact
 from refquant.convolution.geometry import Geometry
@@ -30,16 +30,6 @@ def formats_up_to(bits: int) -> st.SearchStrategy[tuple[IntFormat, IntFormat]]:
     usual = st.sampled_from([SEVEN, FULL_SEVEN, IntFormat(7, signed=False)])
     one = usual | int_formats(2, bits)
     return st.tuples(one, one).filter(lambda pair: pair != (BYTE, BYTE))
-
-
-@st.composite
-def dot_operands(draw: st.DrawFn):
-    """(x, w, x_format, w_format): up to 40 steps in any of a batch of rows."""
-    x_format, w_format = draw(formats_up_to(7))
-    x_batch, w_batch = draw(st.sampled_from([((), ()), ((3,), ()), ((2, 1), (3,)), ((1, 2, 2), (2, 1))]))
-    length = draw(st.integers(1, 320))
-    return (draw(hard_codes(x_format, (*x_batch, length))), draw(hard_codes(w_format, (*w_batch, length))),
-            x_format, w_format)
 
 
 @st.composite
@@ -67,7 +57,7 @@ def with_lanes(case: ConvolutionCase, **keywords):
 
 # --- 7-bit operands never leave INT16 under the safe schedule ---------------------------------------------------
 
-@given(dot_operands())
+@given(operands(formats_up_to(7), 320))
 @example((np.full(1000, 63), np.full(1000, 63), SEVEN, SEVEN))  # 31 752 in every lane, again and again
 @example((np.full(1000, -64), np.full(1000, -64), FULL_SEVEN, FULL_SEVEN))  # 28 672; one more misses by one
 @example((np.full(64, -64), np.full(64, 63), FULL_SEVEN, SEVEN))  # -32 256

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from refquant.integers.dialects import DIALECTS, NAMED, Dialect, evaluate, legal_shifts
+from refquant.integers.dialects import DIALECTS, NAMED, Dialect, evaluate
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
 from refquant.integers.rounding import RULES, round_fraction
 from refquant.network.simulated_scaling import scale_by
+from refquant.strategies import multipliers
 
 FIRST = ("none", "floor", "half_up", "half_even", "to_odd")
 DESCRIPTIONS = [
@@ -55,11 +56,8 @@ def by_meaning(dialect: Dialect, x: int, real: float, m: int, s: int, z: int) ->
 def cases(draw: st.DrawFn) -> tuple[Dialect, int, Multiplier, int]:
     """A dialect, a sum, a multiplier with a legal shift, a zero point."""
     dialect = draw(st.sampled_from(DESCRIPTIONS))
-    low, high = legal_shifts(dialect) or (-31, 30)
-    m = draw(st.integers(2**30, 2**31 - 1) | st.sampled_from([2**30, 2**31 - 1, 3 * 2**29]))
-    s = draw(st.integers(low, high) | st.integers(max(low, -4), min(high, 2)))
     x = draw(st.integers(-2**31, 2**31 - 1) | st.integers(-300, 300))
-    return dialect, x, Multiplier.from_real(m * 2.0 ** (s - 31)), draw(st.integers(-128, 127))
+    return dialect, x, draw(multipliers(dialect)), draw(st.integers(-128, 127))
 
 
 @given(cases())
