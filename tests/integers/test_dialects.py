@@ -226,7 +226,7 @@ def test_a_multiplier_below_every_shift_gives_the_zero_point(name, real):
 
 @pytest.mark.parametrize("name, real", [
     ("float32_half_even", float(np.finfo(F32).max)), ("float32_half_away", float(np.finfo(F32).max)),
-    ("exact_half_even", 1.7e308), ("zero_point_first", 1.7e308)])
+    ("exact_half_even", 2.0**200), ("exact_half_even", 1.7e308), ("zero_point_first", 1.7e308)])
 def test_products_beyond_what_floats_hold_saturate_without_a_warning(name, real):
     compare(name, [INT32_MIN, -2, -1, 0, 1, 2, INT32_MAX], Multiplier.from_real(real))
 
