@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from recording import dot_with_steps
+from test_simd import clamped, wrapped
 
 from refquant.convolution.int16 import dot_lanes
 from refquant.integers import accumulation, simd
@@ -19,15 +20,6 @@ from refquant.strategies import codes, int_formats
 SEVEN, FULL_SEVEN = IntFormat(7, narrow=True), IntFormat(7)
 EIGHT, BYTE = IntFormat(8), IntFormat(8, signed=False)
 INT16 = (-(2**15), 2**15 - 1)
-
-
-def wrapped(value: int, bits: int) -> int:
-    """The two's complement number of that many bits: what a register keeps."""
-    return (value + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
-
-
-def clamped(value: int, bits: int) -> int:
-    return max(-(2 ** (bits - 1)), min(value, 2 ** (bits - 1) - 1))
 
 
 # --- how many products fit --------------------------------------------------------------------------------------
