@@ -8,6 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from refquant.convolution.bounds import direct_bounds, dot_product_range, l1_budget, largest_count
+from refquant.convolution.direct import convolve_exact
 from refquant.convolution.int16 import convolve_int16
 from refquant.integers.accumulation import dot_int16, dot_sequential
 from refquant.integers.checks import as_integers, finite, fitting_int64, float32_or_float64, integer, one_of, positive
@@ -184,6 +186,16 @@ REFUSALS = [
     *[(lambda call=call: call(IntFormat(33)), "linear quantization takes formats of at most 32 bits, got int33")
       for call in (lambda fmt: quantize(X, 1.0, fmt), lambda fmt: max_scale(X, fmt),
                    lambda fmt: affine_parameters(0, 1, fmt))],
+    *[(lambda call=call, v=v, axis=axis: call(v, axis), f"{name} must be a scalar {message}, got {np.shape(v)}")
+      for name, call in (("scale", lambda v, axis: quantize(X, v, EIGHT, axis=axis)),
+                         ("zero_point", lambda v, axis: quantize(X, 1.0, EIGHT, zero_point=v, axis=axis)),
+                         ("scale", lambda v, axis: dequantize(X.astype(int), v, axis=axis)),
+                         ("zero_point", lambda v, axis: dequantize(X.astype(int), 1.0, zero_point=v, axis=axis)))
+      for v, axis, message in (([1], 0, "or have shape (2,), one per channel"),
+                               ([1, 2, 3], -2, "or have shape (2,), one per channel"),
+                               ([[1], [2]], 0, "or have shape (2,), one per channel"))],
+    (lambda: quantize(X, [1.0], EIGHT), "scale must be a scalar when axis is None, got shape (1,)"),
+    (lambda: dequantize([1], 1, zero_point=[1, 2]), "zero_point must be a scalar when axis is None, got shape (2,)"),
     (lambda: quantize(X, 1.0, 8), "fmt must be an IntFormat, as in IntFormat(8), got 8"),
     (lambda: quantize(X, 1.0, EIGHT, arithmetic="float16"),
      "arithmetic must be one of exact, float32_divide, float32_multiply, got 'float16'"),
@@ -239,8 +251,22 @@ REFUSALS = [
     (lambda: kl(COUNTS, 1, "kl"), "variant must be tensorrt, nvidia, ncnn or demo, got 'kl'"),
     (lambda: kl(Histogram(np.ones(64, int), 0, 1.0)),
      "counts must be one row of more than 128 integers, got shape (64,) of int64"),
+    (lambda: kl(Histogram(np.ones(127, int), 0, 1.0), 8, "nvidia"),
+     "counts must be one row of more than 127 integers, got shape (127,) of int64"),
+    (lambda: threshold(None, COUNTS, "max", IntFormat(1)), "fmt must be an IntFormat with positive codes, got int1"),
     (lambda: threshold(None, COUNTS, "kl_", EIGHT), f"estimator must be one of {', '.join(ESTIMATORS)}, got 'kl_'"),
     (lambda: threshold_scale(np.inf, EIGHT), "x must be finite, got NaN or infinity"),
+    # convolution
+    (lambda: convolve_exact(np.ones((1, 1, 1, 1), int), np.ones((1, 1, 1, 1), int), zero_point=0.5),
+     f"zero_point {INTEGER}, got 0.5"),
+    *[(lambda low=low, high=high: dot_product_range([[1]], low, high), f"the range must contain 0, got {low}..{high}")
+      for low, high in ((1, 2), (-2, -1), (3, -3))],
+    (lambda: dot_product_range(np.ones((1, 1)), -1, 1), f"weight {INTEGERS} float64"),
+    (lambda: direct_bounds(EIGHT, EIGHT, 0, (3, 3)), f"channels {INTEGER} >= 1, got 0"),
+    (lambda: direct_bounds(EIGHT, EIGHT, 1, (3, 0)), f"kernel {INTEGER} >= 1, got 0"),
+    *[(lambda low=low, high=high: largest_count(low, high, EIGHT),
+       f"the range must contain 0 and another value, got {low}..{high}") for low, high in ((0, 0), (1, 2), (-2, -1))],
+    (lambda: l1_budget(EIGHT, UNSIGNED), "accumulator must be signed, got uint8"),
     # shifts
     *[(lambda call=call, w=w: call(w), message) for call in (equalizing_shifts, search_shifts, lambda w:
                                                               least_squares_scale(w, [0, 0])) for w, message in (
