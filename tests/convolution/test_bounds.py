@@ -5,12 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from recording import convolve_with_lanes
 
 from refquant.convolution.bounds import (
-    StageBound,
     direct_bounds,
     dot_product_range,
     l1_budget,
@@ -51,49 +50,12 @@ def test_range_is_the_least_and_greatest_sum_over_all_corners(w_q, limits):
     assert greatest.tolist() == [max(row) for row in sums]
 
 
-@given(weights(), limits, st.data())
-def test_every_partial_sum_of_every_input_in_any_order_stays_within_the_range(w_q, limits, data):
-    least, greatest = dot_product_range(w_q, *limits)
-    for o, row in enumerate(w_q.reshape(len(w_q), -1).tolist()):
-        x = data.draw(st.lists(st.integers(*limits), min_size=len(row), max_size=len(row)))
-        order = data.draw(st.permutations(range(len(row))))
-        for total in itertools.accumulate((row[i] * x[i] for i in order), initial=0):
-            assert least[o] <= total <= greatest[o]
-
-
-def test_a_bound_beyond_int64_is_refused_not_wrapped():
+def test_unsigned_64_bit_weights_are_weights_too_and_a_bound_beyond_int64_is_refused_not_wrapped():
     """2^62·4 is 2^64, which int64 arithmetic turns into 0."""
-    with pytest.raises((OverflowError, ValueError), match="int64"):
+    with pytest.raises(OverflowError, match=r"^sums can reach 18446744073709551616, which int64 does not hold$"):
         dot_product_range(np.array([[2**62]]), -4, 4)
-
-
-def test_unsigned_64_bit_weights_are_weights_too():
     least, greatest = dot_product_range(np.array([[2, 3]], np.uint64), -4, 4)
     assert (least.tolist(), greatest.tolist()) == ([-20], [20])
-
-
-def test_lists_of_weights_are_taken():
-    least, greatest = dot_product_range([[1, -2], [3, 4]], -1, 2)
-    assert (least.tolist(), greatest.tolist()) == ([-5, -7], [4, 14])
-
-
-@pytest.mark.parametrize(("low", "high"), [(1, 2), (-2, -1), (3, -3)])
-def test_a_range_without_zero_is_refused(low, high):
-    with pytest.raises(ValueError, match=rf"^the range must contain 0, got {low}\.\.{high}$"):
-        dot_product_range(np.ones((1, 1), int), low, high)
-
-
-def test_float_weights_are_refused():
-    with pytest.raises(ValueError, match="weight must hold integers of at most 64 bits, got dtype float64"):
-        dot_product_range(np.ones((1, 1)), -1, 1)
-
-
-# --- headroom -------------------------------------------------------------------------------------------------
-
-# --- formats and registers ------------------------------------------------------------------------------------
-
-def stage(low: int, high: int, name: str = "sum") -> StageBound:
-    return stage_bound(name, low, high)
 
 
 @pytest.mark.parametrize(("low", "high", "bits", "register"), [
@@ -106,19 +68,21 @@ def stage(low: int, high: int, name: str = "sum") -> StageBound:
     (-2**31 - 1, 0, 33, IntFormat(64)),
 ])
 def test_a_stage_tells_the_bits_it_needs_and_the_register_they_go_into(low, high, bits, register):
-    assert (stage(low, high).bits, stage(low, high).format) == (bits, register)
-    assert stage(low, high).headroom_bits == headroom_bits(low, high, register) >= 0
-    assert stage(low, high).fits and not replace(stage(low, high), format=IntFormat(4)).fits
+    stage = stage_bound("sum", low, high)
+    assert (stage.bits, stage.format) == (bits, register)
+    assert stage.headroom_bits == headroom_bits(low, high, register) >= 0
+    assert stage.fits and not replace(stage, format=IntFormat(4)).fits
 
 
 def test_a_lane_is_int16_however_little_it_holds():
-    assert (stage(-3, 4, "lane").bits, stage(-3, 4, "lane").format) == (4, IntFormat(16))
+    lane = stage_bound("lane", -3, 4)
+    assert (lane.bits, lane.format) == (4, IntFormat(16))
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 2**63), (-2**63 - 1, 0)])
 def test_a_stage_beyond_int64_is_refused_not_wrapped(low, high):
     with pytest.raises(OverflowError, match=rf"^stage sum can reach {low}\.\.{high}, which int64 does not hold$"):
-        stage(low, high)
+        stage_bound("sum", low, high)
 
 
 # --- direct convolution and int16 lanes -----------------------------------------------------------------------
@@ -153,25 +117,14 @@ def test_the_witnesses_of_direct_convolution_attain_its_bounds(x_format, w_forma
         assert (low.int16_min, high.int16_max) == (lane.min, lane.max)
 
 
-@given(int_formats(1, 7), int_formats(1, 8), st.integers(1, 20), st.data())
-def test_no_operands_take_a_direct_sum_or_a_lane_beyond_its_bound(x_format, w_format, channels, data):
-    x, w = data.draw(codes(x_format, (1, channels, 2, 3))), data.draw(codes(w_format, (1, channels, 2, 3)))
-    direct, lane = direct_bounds(x_format, w_format, channels, (2, 3))
-    assert direct.min <= convolve_exact(x, w).item() <= direct.max
-    seen = convolve_with_lanes(x, w, x_format, w_format)[1]
-    assert lane.min <= seen.int16_min and seen.int16_max <= lane.max
-
-
 def test_int16_lanes_by_hand():
-    def lane(x_format, w_format, channels):
-        return [(b.min, b.max) for b in direct_bounds(x_format, w_format, channels, (3, 3)) if b.stage == "lane"]
+    def lane(fmt, channels, w_format=None):
+        bounds = direct_bounds(fmt, w_format or fmt, channels, (3, 3))
+        return [(b.min, b.max) for b in bounds if b.stage == "lane"]
 
-    narrow, full = IntFormat(7, narrow=True), IntFormat(7)
-    assert lane(narrow, narrow, 64) == [(-31752, 31752)]
-    assert lane(full, full, 64) == [(7 * -64 * 63, 7 * 64 * 64)]
-    assert lane(narrow, narrow, 1) == [(-2 * 3969, 2 * 3969)]  # ceil(9 / 8) products, fewer than are safe
-    assert lane(IntFormat(9), IntFormat(2), 64) == []  # SMLAL multiplies bytes
-    assert lane(IntFormat(8, signed=False), IntFormat(8, signed=False), 64) == []  # 255·255 is no int16
+    assert lane(IntFormat(7), 64) == [(7 * -64 * 63, 7 * 64 * 64)]
+    assert lane(IntFormat(7, narrow=True), 1) == [(-2 * 3969, 2 * 3969)]  # ceil(9 / 8) products, fewer than are safe
+    assert lane(IntFormat(9), 64, IntFormat(2)) == []  # SMLAL multiplies bytes
 
 
 def test_a_million_channels_cost_no_memory():
@@ -179,40 +132,26 @@ def test_a_million_channels_cost_no_memory():
     assert bound.max == 9 * 10**9 * 4096 and bound.x_max.shape == (10**9, 3, 3)
 
 
-@pytest.mark.parametrize(("channels", "kernel", "message"), [
-    (0, (3, 3), "channels must be an integer >= 1, got 0"),
-    (2.0, (3, 3), "channels must be an integer >= 1, got 2.0"),
-    (True, (3, 3), "channels must be an integer >= 1, got True"),
-    (1, (3, 0), "kernel must be an integer >= 1, got 0"),
-])
-def test_a_size_that_is_no_count_is_refused(channels, kernel, message):
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        direct_bounds(IntFormat(7), IntFormat(7), channels, kernel)
-
-
 # --- what fits an accumulator ---------------------------------------------------------------------------------
 
-@given(st.integers(-2**20, 0), st.integers(0, 2**20), int_formats(8, 48))
-@example(-4096, 4032, IntFormat(16))
-@example(-4032, 4096, IntFormat(16))  # 8·4096 misses int16 by one
-def test_so_many_values_always_add_up_within_the_accumulator_and_one_more_may_not(low, high, accumulator):
-    if low == high:
+@given(st.integers(-2**20, 0), st.integers(0, 2**20), int_formats(8, 48), st.none() | int_formats(1, 7))
+@example(-4096, 4032, IntFormat(16), None)
+@example(-4032, 4096, IntFormat(16), None)  # 8·4096 misses int16 by one
+def test_so_many_values_and_a_bias_always_add_up_within_the_accumulator_and_one_more_may_not(low, high, fmt, bias):
+    assume(low < high)
+    least, most = (min(bias.min, 0), bias.max) if bias else (0, 0)
+    if least < fmt.min:  # not even the bias fits an accumulator without sign
+        assert largest_count(low, high, fmt, bias) == 0
         return
-    count = largest_count(low, high, accumulator)
-    assert accumulator.min <= count * low <= count * high <= accumulator.max
-    assert (count + 1) * low < accumulator.min or accumulator.max < (count + 1) * high
+    count = largest_count(low, high, fmt, bias)
+    assert fmt.min <= count * low + least and count * high + most <= fmt.max
+    assert (count + 1) * low + least < fmt.min or fmt.max < (count + 1) * high + most
 
 
 @given(int_formats(1, 8), int_formats(1, 7))
 def test_the_safe_schedule_is_the_largest_count_of_products_in_int16(x_format, w_format):
     most = largest_count(*product_range(x_format, w_format), IntFormat(16))
     assert safe_products_per_lane(x_format, w_format) == most
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 0), (1, 2), (-2, -1)])
-def test_a_count_of_values_that_do_not_spread_around_0_is_refused(low, high):
-    with pytest.raises(ValueError, match=rf"^the range must contain 0 and another value, got {low}\.\.{high}$"):
-        largest_count(low, high, IntFormat(16))
 
 
 @pytest.mark.parametrize("x_format", TINY, ids=str)
@@ -248,11 +187,6 @@ def test_the_l1_budget_of_7_bits_in_int16_is_eight_codes_and_a_rest():
         dot_int16(x, [63] * 64 + [17] + [0] * 7, seven, seven, products_per_lane=9)
 
 
-def test_the_l1_budget_of_an_accumulator_without_sign_is_refused():
-    with pytest.raises(ValueError, match=r"^accumulator must be signed, got uint16$"):
-        l1_budget(IntFormat(7), IntFormat(16, signed=False))
-
-
 @given(st.integers(1, 10**6), int_formats(1, 16), int_formats(24, 48), st.booleans(), st.booleans())
 def test_the_widest_operand_fits_and_one_bit_more_does_not(products, other, accumulator, signed, narrow):
     try:
@@ -268,15 +202,3 @@ def test_the_widest_operand_fits_and_one_bit_more_does_not(products, other, accu
     assert accumulator.min <= products * low and products * high <= accumulator.max
     low, high = product_range(IntFormat(widest.bits + 1, widest.signed, widest.narrow), other)
     assert products * low < accumulator.min or accumulator.max < products * high
-
-
-@pytest.mark.parametrize(("products", "other", "accumulator", "signed", "widest"), [
-    (8, IntFormat(7, narrow=True), IntFormat(16), True, "int7 narrow"),
-    (9, IntFormat(7, narrow=True), IntFormat(16), True, "int6 narrow"),
-    (16, IntFormat(7, narrow=True), IntFormat(16), True, "int6 narrow"),  # the released kernels' 7 by 6 bits
-    (17, IntFormat(7, narrow=True), IntFormat(16), True, "int5 narrow"),
-    (4, IntFormat(7, narrow=True), IntFormat(16), False, "uint7"),
-    (1, IntFormat(8, narrow=True), IntFormat(16), False, "uint8"),
-])
-def test_operands_that_int16_lanes_allow_by_hand(products, other, accumulator, signed, widest):
-    assert str(widest_operand(products, other, accumulator, signed=signed)) == widest
