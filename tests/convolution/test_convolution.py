@@ -8,8 +8,9 @@ import pytest
 from convolution_oracle import convolved, loop
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tools import require_module
+from qlinearconv_oracle import run_convolution
 
+from refquant.convolution.blas import exact_dtype
 from refquant.convolution.direct import convolve, convolve_direct, convolve_exact
 from refquant.convolution.geometry import Geometry, pad
 from refquant.integers.formats import IntFormat
@@ -63,17 +64,18 @@ def test_padding_stands_for_real_zero():
 
 
 # reach · weights is the bound; the weights are split in two, so that the bound is a sum and is attained.
-@pytest.mark.parametrize(("reach", "weights"), [
-    (4097, 4095),  # 2^24 - 1
-    (4096, 4096),  # 2^24
-    (673, 24929),  # 2^24 + 1, which float32 turns into 2^24
-    (20394401, 441650591),  # 2^53 - 1
-    (2**26, 2**27),  # 2^53
-    (28059810762433, 321),  # 2^53 + 1, which float64 turns into 2^53
-    (649657, 14197294936951),  # 2^63 - 1, all that int64 holds
+@pytest.mark.parametrize(("reach", "weights", "dtype"), [
+    (4097, 4095, np.float32),  # 2^24 - 1
+    (4096, 4096, np.float64),  # 2^24
+    (673, 24929, np.float64),  # 2^24 + 1, which float32 turns into 2^24
+    (20394401, 441650591, np.float64),  # 2^53 - 1
+    (2**26, 2**27, np.int64),  # 2^53
+    (28059810762433, 321, np.int64),  # 2^53 + 1, which float64 turns into 2^53
+    (649657, 14197294936951, np.int64),  # 2^63 - 1, all that int64 holds
 ])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_sums_at_the_bound_of_each_dtype_are_exact(reach, weights, sign):
+def test_sums_at_the_bound_of_each_dtype_are_exact(reach, weights, dtype, sign):
+    assert exact_dtype(reach * weights) is dtype
     half = weights // 2
     y = convolve_exact(np.full((1, 1, 1, 2), sign * reach), np.array([[[[half, weights - half]]]]))
     assert y.tolist() == [[[[sign * reach * weights]]]]
@@ -111,20 +113,10 @@ def test_float_convolution_of_sixteenths_equals_the_exact_sum(given_case, dtype,
 
 @given(convolution_cases(), st.data())
 def test_float_convolution_agrees_with_onnxruntime(given_case, data):
-    onnx = require_module("onnx", "pip install onnx")
-    runtime = require_module("onnxruntime", "pip install onnxruntime")
     geometry = given_case.geometry
     x, w = data.draw(reals(given_case.x_q.shape)), data.draw(reals(given_case.w_q.shape))
     bias = data.draw(reals(w.shape[:1]))
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], pads=geometry.padding, strides=geometry.stride,
-                            dilations=geometry.dilation, group=geometry.groups)
-    graph = helper.make_graph([node], "conv", [helper.make_tensor_value_info(name, kind, array.shape) for name, array
-                                               in (("x", x), ("w", w), ("b", bias))],
-                              [helper.make_tensor_value_info("y", kind, None)])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    expected = session.run(None, {"x": x, "w": w, "b": bias})[0]
+    expected = run_convolution("Conv", x, geometry, {"w": w, "b": bias})
     y = convolve(x, w, bias, **keywords(geometry))
     assert y.shape == expected.shape
     # Sums of at most 27 products of values below 5: float32 order of addition moves them by less than this.

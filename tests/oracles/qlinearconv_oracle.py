@@ -1,7 +1,7 @@
-"""One convolution layer by onnxruntime's QLinearConv."""
+"""One convolution by onnxruntime: of floats, or of codes by its QLinearConv."""
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tools import require_module
@@ -27,25 +27,25 @@ class Layer(NamedTuple):
 
 
 def qlinearconv(layer: Layer) -> np.ndarray:
-    """The output codes by onnxruntime, from a model of this one node."""
+    """The output codes."""
+    dtype = layer.x_q.dtype
+    return run_convolution("QLinearConv", layer.x_q, layer.geometry, {
+        "x_scale": layer.x_scale, "x_zero": np.array(layer.x_zero, dtype), "w": layer.w_q, "w_scale": layer.w_scale,
+        "w_zero": np.zeros(layer.w_scale.shape, np.int8), "y_scale": layer.y_scale,
+        "y_zero": np.array(layer.y_zero, dtype), "bias": layer.bias_q})
+
+
+def run_convolution(operator: str, x: np.ndarray, geometry: Geometry, constants: dict[str, Any]) -> np.ndarray:
+    """What a model of one ``operator`` makes of x; constants: its other inputs in their order."""
     onnx = require_module("onnx", "pip install onnx")
     runtime = require_module("onnxruntime", "pip install onnxruntime")
-    dtype = layer.x_q.dtype
-    constants = {"x_scale": layer.x_scale, "x_zero": np.array(layer.x_zero, dtype), "w": layer.w_q,
-                 "w_scale": layer.w_scale, "w_zero": np.zeros(layer.w_scale.shape, np.int8),
-                 "y_scale": layer.y_scale, "y_zero": np.array(layer.y_zero, dtype)}
-    if layer.bias_q is not None:
-        constants["bias"] = layer.bias_q
-    geometry, kind = layer.geometry, onnx.helper.np_dtype_to_tensor_dtype(dtype)
-    node = onnx.helper.make_node("QLinearConv", ["x", *constants], ["y"], pads=geometry.padding,
-                                 strides=geometry.stride, dilations=geometry.dilation, group=geometry.groups)
-    graph = onnx.helper.make_graph(
-        [node], "qlinearconv", [onnx.helper.make_tensor_value_info("x", kind, layer.x_q.shape)],
-        [onnx.helper.make_tensor_value_info("y", kind, [None] * 4)],
-        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
+    from onnx_models import chain  # needs onnx too
+
+    attributes = {"pads": geometry.padding, "strides": geometry.stride, "dilations": geometry.dilation,
+                  "group": geometry.groups}
+    model = chain((operator, constants, attributes), shape=x.shape, opset=17,
+                  kind=onnx.helper.np_dtype_to_tensor_dtype(x.dtype))
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
     session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": layer.x_q})[0]
+    return session.run(None, {"x": x})[0]
