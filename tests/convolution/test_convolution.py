@@ -27,6 +27,7 @@ def case(x, w, geometry=None, zero_point=0, fmt=None) -> ConvolutionCase:
 
 
 CORNER = np.full((1, 2, 3, 3), -128)
+RAMP = np.arange(420).reshape(1, 2, 3, 70) % 251 - 128  # wide enough for several runs of a depthwise layer
 
 
 # --- exact convolution ----------------------------------------------------------------------------------------
@@ -36,6 +37,7 @@ CORNER = np.full((1, 2, 3, 3), -128)
 @example(case(CORNER, np.full((2, 1, 3, 3), 127), Geometry(groups=2), 127), None)  # depthwise, x - zero_point = -255
 @example(case([[[[5]]]], [[[[3, -4]]]], Geometry(padding=(2, 1, 0, 0))), None)  # padding larger than the input
 @example(case(CORNER, np.ones((1, 2, 1, 1), int), Geometry((3, 3))), None)  # a stride that leaves one pixel
+@example(case(RAMP, RAMP[0, :, None, :, :3], Geometry(padding=(1, 1, 1, 1), groups=2)), None)
 def test_exact_convolution_equals_the_defining_sum_and_so_does_every_other(given_case, data):
     x_q, w_q, geometry, zero_point = *given_case[:3], given_case.zero_point
     bias = None if data is None else data.draw(st.none() | codes(IntFormat(32), w_q.shape[:1]))
