@@ -1,49 +1,62 @@
 """EasyQuant by brute force: every candidate quantized, convolved, scaled back and compared. No shortcuts.
 
-Written from the table of the three modes and the searches' descriptions, for comparison with
-``refquant/easyquant.py``: no Gram matrices, no tables, no adding up over batches. A candidate's whole
-output is formed in exact integers, divided by its scales, and its cosine taken from ``math.fsum``.
+A candidate's whole output is formed in exact integers, divided by its scales, and its cosine taken from
+``math.fsum``: no Gram matrices, no tables, no adding up over batches.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+import pytest
 from convolution_oracle import convolved
 
 from refquant.convolution.geometry import Geometry
+from refquant.easyquant import ScaleSearch, search_demo, search_ncnn, search_paper
 from refquant.integers.formats import IntFormat
 
-# Which of a half-step's candidates is taken: (cosines, do differences up to 1e-12 not count?) -> index.
-Choice = Callable[[list[float], bool], int]
+# Weight scales, () for the layer or (O,) for its channels, and the activation scale.
+Scales = tuple[np.ndarray, float]
+# Which candidate a half-step takes: (operand, channel, candidates, cosines) -> index.
+Choice = Callable[[str, "int | None", np.ndarray, "list[float]"], int]
+
+SEARCHES = {"paper": search_paper, "demo": search_demo, "ncnn": search_ncnn}
 
 
-class Step(NamedTuple):
-    """What a ``HalfStep`` has to say."""
-
-    operand: str
-    channel: int | None
-    candidates: np.ndarray
-    cosines: list[float]
-    chosen: int
+def search_layer(inputs: Any, weights: Any, mode: str = "paper", **options: Any) -> ScaleSearch:
+    """The search of one mode, without the options that the others have."""
+    for name in ("bias", "relu") if mode == "paper" else ("granularity", "direct"):
+        options.pop(name, None)
+    return SEARCHES[mode](inputs, weights, **options)
 
 
-class Found(NamedTuple):
-    weight_scale: np.ndarray
-    activation_scale: float
-    cosine: float
-    steps: list[Step]
+def assert_searched(found: ScaleSearch, layer: BruteForce, mode: str, starts: list[Scales], **options: Any) -> None:
+    """Every half-step compares what brute force does, cosines to 1e-12, and takes the first within 1e-12 of its best.
 
+    starts: the pairs to start from; where there are several, the first half-step chooses among them.
+    """
+    history = list(found.history)
 
-def first_maximum(cosines: list[float], settle: bool) -> int:
-    """The first maximum; with ``settle`` the first that is within 1e-12 of it, the current scale being entry 0."""
-    least = max(cosines) - (1e-12 if settle else 0)
-    return next(i for i, value in enumerate(cosines) if value >= least)
+    def half_step(operand: str, channel: int | None, candidates: np.ndarray, cosines: list[float]) -> int:
+        step = history.pop(0)
+        assert (step.operand, step.channel) == (operand, channel)
+        assert step.candidates.tolist() == candidates.tolist()
+        np.testing.assert_allclose(step.cosines, cosines, rtol=0, atol=1e-12)
+        assert step.chosen == np.argmax(step.cosines >= max(step.cosines) - 1e-12)
+        return step.chosen
+
+    first = 0 if len(starts) == 1 else half_step("start", None, np.arange(len(starts)),
+                                                 [layer.measure(mode, *start) for start in starts])
+    weight, activation, cosine = getattr(layer, mode)(starts[first], half_step, **options)
+    assert not history
+    assert found.weight_scale.dtype == np.float64 and np.array_equal(found.weight_scale, weight)
+    assert found.activation_scale == activation and type(found.activation_scale) is float
+    assert found.cosine == pytest.approx(cosine, abs=1e-12) and type(found.cosine) is float
 
 
 def quantized(x: np.ndarray, scale: float, fmt: IntFormat) -> np.ndarray:
@@ -82,16 +95,16 @@ class BruteForce:
 
     def __post_init__(self) -> None:
         self.x, self.w = np.asarray(self.x, np.float64), np.asarray(self.w, np.float64)
-        if self.outputs is None:
-            self.outputs = convolved(self.x, self.w, self.geometry)
+        self.outputs = (convolved(self.x, self.w, self.geometry) if self.outputs is None
+                        else self.outputs.astype(np.float64))
         # What was asked once is not worked out again; nothing else is shared between candidates.
         self._codes: dict[float, np.ndarray] = {}
         self._channels: dict[tuple[int, float, float], np.ndarray] = {}
 
-    def quantized_output(self, weight_scales: np.ndarray, activation_scale: float) -> np.ndarray:
-        """Ô = conv(Q(A, S_a), Q(W, S_w)) / (S_a·S_w), one weight scale per output channel."""
+    def quantized_output(self, weight_scale: np.ndarray, activation_scale: float) -> np.ndarray:
+        """Ô = conv(Q(A, S_a), Q(W, S_w)) / (S_a·S_w); the weight scale () or (O,)."""
         return np.stack([self.quantized_channel(channel, float(scale), float(activation_scale))
-                         for channel, scale in enumerate(weight_scales)], axis=1)
+                         for channel, scale in enumerate(np.broadcast_to(weight_scale, len(self.w)))], axis=1)
 
     def quantized_channel(self, channel: int, weight_scale: float, activation_scale: float) -> np.ndarray:
         """(N, P, Q): one output channel, from the input channels of its group."""
@@ -111,105 +124,74 @@ class BruteForce:
         y = y if self.bias is None else y + np.asarray(self.bias, np.float64)[:, None, None]
         return np.maximum(y, 0) if self.relu else y
 
-    # --- the three measures
+    def measure(self, mode: str, weight_scale: np.ndarray, activation_scale: float, channel: int | None = None
+                ) -> float:
+        """``paper``: all outputs of all images as one. ``demo``, ``ncnn``: the mean over images.
 
-    def measure(self, mode: str, weight_scales: np.ndarray, activation_scale: float) -> float:
-        """``paper``: all outputs of all images as one. ``demo``, ``ncnn``: the mean over images, of whole outputs."""
-        y = self.quantized_output(weight_scales, activation_scale)
-        if mode == "paper":
-            return cosine(self.outputs, y)
-        wanted, y = self.after(self.outputs), self.after(y)
-        if mode == "ncnn":  # an image of zeros is left out
-            seen = wanted.reshape(len(wanted), -1).any(axis=1)
-            if not seen.any():
-                return 1.0
-            wanted, y = wanted[seen], y[seen]
-        return self._mean_over_images(wanted, y)
-
-    def channel_measure(self, channel: int, weight_scale: float, activation_scale: float) -> float:
-        """``demo``'s measure for weights: one channel's cosine, mean over images."""
-        y, bias = self.quantized_channel(channel, weight_scale, activation_scale), 0.0
-        if self.bias is not None:
-            bias = float(self.bias[channel])
-        y = np.maximum(y + bias, 0) if self.relu else y + bias
-        return self._mean_over_images(self.after(self.outputs)[:, channel], y)
-
-    @staticmethod
-    def _mean_over_images(a: np.ndarray, b: np.ndarray) -> float:
-        return math.fsum(cosine(one, other) for one, other in zip(a, b, strict=True)) / len(a)
-
-    # --- the three searches
-
-    def paper(self, start: tuple[np.ndarray, float], *, alpha: float = 0.5, beta: float = 2.0, n: int = 100,
-              rounds: int = 10, tolerance: float = 1e-6, listed: Sequence[float] = (),
-              choose: Choice = first_maximum) -> Found:
-        """Alternating, from ``start``, whose weight scale is () for the layer or (O,) for its channels.
-
-        listed: activation scales to try beside the grid; the search under test knows no such thing.
+        channel: of the outputs, one alone.
         """
-        initial, activation_initial = np.asarray(start[0], np.float64), float(start[1])
-        grid = np.linspace(alpha, beta, n)
-        weight, activation = np.broadcast_to(initial, len(self.w)).copy(), activation_initial
-        own = [slice(None)] if initial.ndim == 0 else list(range(len(self.w)))
-        steps: list[Step] = []
-        reached = self.measure("paper", weight, activation)
+        wanted, y = (self.after(outputs)[:, slice(None) if channel is None else channel]
+                     for outputs in (self.outputs, self.quantized_output(weight_scale, activation_scale)))
+        if mode == "paper":
+            return cosine(wanted, y)
+        # ncnn leaves images of zeros out.
+        cosines = [cosine(a, b) for a, b in zip(wanted, y, strict=True) if a.any() or mode == "demo"]
+        return math.fsum(cosines) / len(cosines) if cosines else 1.0
+
+    # --- the three searches, each told by ``choose`` which candidate is taken
+
+    def paper(self, start: Scales, choose: Choice, *, alpha: float = 0.5, beta: float = 2.0, n: int = 100,
+              rounds: int = 10, tolerance: float = 1e-6, keep_activation: bool = False
+              ) -> tuple[np.ndarray, float, float]:
+        """Weights and activations by turns, around where they start, the current scale listed first."""
+        (weight, activation), grid, reached = start, np.linspace(alpha, beta, n), 0.0
         for _ in range(rounds):
-            before = reached
-            for channel in own:
-                first = initial if initial.ndim == 0 else initial[channel]
-                current = weight[0] if initial.ndim == 0 else weight[channel]
-                candidates = np.array([current, *(first * grid)])
-                cosines = []
-                for scale in candidates:
-                    trial = weight.copy()
-                    trial[channel] = scale
-                    cosines.append(self.measure("paper", trial, activation))
-                chosen = choose(cosines, True)
-                weight[channel] = candidates[chosen]
-                steps.append(Step("weight", None if initial.ndim == 0 else channel, candidates, cosines, chosen))
-            candidates = np.array([activation, *listed, *(activation_initial * grid)])
-            cosines = [self.measure("paper", weight, scale) for scale in candidates]
-            chosen = choose(cosines, True)
-            activation, reached = float(candidates[chosen]), cosines[chosen]
-            steps.append(Step("activation", None, candidates, cosines, chosen))
+            before = self.measure("paper", weight, activation)
+            candidates = np.concatenate([weight[None], np.multiply.outer(grid, start[0])])
+            weight = self._weights("paper", weight, activation, candidates, choose)
+            candidates = np.array([activation, *([] if keep_activation else grid * start[1])])
+            activation, reached = self._activation("paper", weight, candidates, choose)
             if reached - before < tolerance:
                 break
-        return Found(weight[0] if initial.ndim == 0 else weight, activation, reached, steps)
+        return weight, activation, reached
 
-    def demo(self, start: tuple[np.ndarray, float], *, choose: Choice = first_maximum) -> Found:
+    def demo(self, start: Scales, choose: Choice, *, keep_activation: bool = False
+             ) -> tuple[np.ndarray, float, float]:
         """S0 and the inner points of linspace(1, S0, 100), every channel by itself; then the activations."""
-        initial, activation = np.array(start[0], np.float64), float(start[1])
-        steps, weight = [], initial.copy()
+        weight, activation = start
         # Of all channels at once: NumPy's last bit depends on whether any of them is 1.
-        inner = np.linspace(1, initial, 100)[1:-1]
-        for channel, first in enumerate(initial):
-            candidates = np.array([first, *inner[:, channel]])
-            cosines = [self.channel_measure(channel, float(scale), activation) for scale in candidates]
-            chosen = choose(cosines, False)
-            weight[channel] = candidates[chosen]
-            steps.append(Step("weight", channel, candidates, cosines, chosen))
-        candidates = np.array([activation, *np.linspace(0.8 * activation, activation, 200)[1:-1]])
-        return self._finish("demo", weight, candidates, steps, choose)
+        candidates = np.concatenate([weight[None], np.linspace(1, weight, 100)[1:-1]])
+        weight = self._weights("demo", weight, activation, candidates, choose)
+        inner = [] if keep_activation else np.linspace(0.8 * activation, activation, 200)[1:-1]
+        return weight, *self._activation("demo", weight, np.array([activation, *inner]), choose)
 
-    def ncnn(self, start: tuple[np.ndarray, float], *, choose: Choice = first_maximum) -> Found:
+    def ncnn(self, start: Scales, choose: Choice, *, keep_activation: bool = False
+             ) -> tuple[np.ndarray, float, float]:
         """100 candidates over [0.5, 2)·S0, for one channel after another, earlier ones already moved."""
-        weight, activation = np.array(start[0], np.float64), float(start[1])
+        weight, activation = start
         if not self.after(self.outputs).any():
-            return Found(weight, activation, 1.0, [])
-        steps: list[Step] = []
+            return weight, activation, 1.0
         factors = np.linspace(0.5, 2, 100, endpoint=False)
-        for channel in range(len(weight)):
-            candidates = weight[channel] * factors
-            cosines = [self.measure("ncnn", np.where(np.arange(len(weight)) == channel, scale, weight), activation)
-                       for scale in candidates]
-            chosen = choose(cosines, False)
-            weight[channel] = candidates[chosen]
-            steps.append(Step("weight", channel, candidates, cosines, chosen))
-        return self._finish("ncnn", weight, activation * factors, steps, choose)
+        weight = self._weights("ncnn", weight, activation, np.multiply.outer(factors, weight), choose)
+        candidates = activation * (np.ones(1) if keep_activation else factors)
+        return weight, *self._activation("ncnn", weight, candidates, choose)
 
-    def _finish(self, mode: str, weight: np.ndarray, candidates: np.ndarray, steps: list[Step],
-                choose: Choice) -> Found:
+    def _weights(self, mode: str, weight: np.ndarray, activation: float, candidates: np.ndarray, choose: Choice
+                 ) -> np.ndarray:
+        """The layer's one scale, or one channel's after another. candidates: (K,) or (K, O)."""
+        weight = np.array(weight)
+        for channel in range(len(weight)) if weight.ndim else [None]:
+            where, cosines = ... if channel is None else channel, []
+            for scale in candidates[:, where]:
+                trial = weight.copy()
+                trial[where] = scale
+                cosines.append(self.measure(mode, trial, activation, channel if mode == "demo" else None))
+            weight[where] = candidates[choose("weight", channel, candidates[:, where], cosines), where]
+        return weight
+
+    def _activation(self, mode: str, weight: np.ndarray, candidates: np.ndarray, choose: Choice
+                    ) -> tuple[float, float]:
+        """The scale taken, and its cosine."""
         cosines = [self.measure(mode, weight, scale) for scale in candidates]
-        chosen = choose(cosines, False)
-        steps.append(Step("activation", None, candidates, cosines, chosen))
-        return Found(weight, float(candidates[chosen]), cosines[chosen], steps)
+        chosen = choose("activation", None, candidates, cosines)
+        return float(candidates[chosen]), cosines[chosen]

@@ -1,7 +1,11 @@
 """Other machines on this one: BLAS kernels, threads and vector units that are switched off."""
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,3 +23,17 @@ MACHINES = {
 }
 
 on_x86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the stand-ins are x86 machines")
+
+
+def printed(script: str, *arguments: object, machines: tuple[str, ...] = tuple(MACHINES)) -> list[list[str]]:
+    """The lines that a Python script prints on each machine."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OPENBLAS_", "NPY_DISABLE"))}
+    # A unit that the CPU lacks anyway only draws a warning when it is disabled.
+    command = [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)]
+
+    def run(machine: str) -> list[str]:
+        env = {**clean, **MACHINES[machine]}
+        return subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(run, machines))
