@@ -1,5 +1,7 @@
 """DFQ's two corrections: the function stays, ranges meet, means agree."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -28,7 +30,8 @@ def conv(name, source, outputs, channels, kernel=3, groups=1, spread=4.0):
 
 CHAIN = Network((3, 8, 8), [
     conv("a", "input", 6, 3), Clip("relu_a", "a"), conv("b", "relu_a", 6, 6, groups=6), Clip("relu_b", "b"),
-    MaxPool("pool", "relu_b", (2, 2), Geometry.of(2)), conv("c", "pool", 4, 6, 1, groups=2), Clip("relu_c", "c"),
+    MaxPool("pool", "relu_b", (2, 2), Geometry.of(2)), replace(conv("c", "pool", 4, 6, 1, groups=2), bias=None),
+    Clip("relu_c", "c"),
     AveragePool("mean", "relu_c", (2, 2), Geometry.of(2)), Flatten("flat", "mean"),
     Linear("logits", "flat", RNG.normal(size=(5, 16)), RNG.normal(size=5))])
 BATCH = RNG.normal(size=(40, 3, 8, 8))
@@ -54,7 +57,7 @@ def test_equalized_pairs_have_one_range_per_channel_and_the_function_stays():
     for first, second in layer_pairs(CHAIN).pairs:
         rows = np.abs(nodes[first].weight).reshape(len(nodes[first].weight), -1).max(axis=1)
         assert rows == pytest.approx(column_reaches(nodes[second], len(rows)), rel=3e-3)  # 0.1 % is converged
-    assert run_float(equalized, BATCH) == pytest.approx(run_float(CHAIN, BATCH), rel=1e-9)
+    assert run_float(equalized, BATCH) == pytest.approx(run_float(CHAIN, BATCH), rel=1e-9, abs=1e-12)
     assert np.array_equal(nodes["logits"].bias, CHAIN.nodes[-1].bias)
 
 
@@ -102,8 +105,9 @@ def mean_errors(quantized, network, batch):
             yield layer, mean * unit - wanted, np.broadcast_to(unit, mean.shape)
 
 
-@pytest.mark.parametrize("recipe", ["max-int8", "channelwise-int8", "wes-int8", "easyquant-int8"])
-@pytest.mark.parametrize("dialect", ["single_round", "shift_floor"])
+@pytest.mark.parametrize(("recipe", "dialect"), [
+    ("max-int8", "shift_floor"), ("channelwise-int8", "single_round"), ("wes-int8", "shift_floor"),
+    ("easyquant-int8", "single_round")])
 def test_corrected_means_are_off_by_half_a_code_of_the_bias(recipe, dialect):
     quantized = quantize_network(CHAIN, BATCH, recipe, weight_bits=5, dialect=dialect, correct_output_mean=True)
     plain = quantize_network(CHAIN, BATCH, recipe, weight_bits=5, dialect=dialect, correct_output_mean=False)
@@ -113,15 +117,6 @@ def test_corrected_means_are_off_by_half_a_code_of_the_bias(recipe, dialect):
     for before, after in zip(plain.layers, quantized.layers):
         if isinstance(before, QuantizedConv):
             assert np.array_equal(before.terms[0].weight_q, after.terms[0].weight_q)
-
-
-def test_a_layer_without_bias_gets_one():
-    net = Network((3, 8, 8), [Conv("c", "input", RNG.normal(size=(2, 3, 3, 3)))])
-    plain = quantize_network(net, BATCH, weight_bits=2)
-    corrected = correct_output_mean(plain, net, BATCH)
-    assert plain.layers[0].terms[0].bias_q is None and corrected.layers[0].terms[0].bias_q.any()
-    ((_, error, unit),) = mean_errors(corrected, net, BATCH)
-    assert (np.abs(error) <= unit * 0.5000001).all()
 
 
 @pytest.mark.parametrize("sign", [1, -1])
