@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from easyquant_oracle import BruteForce, quantized
+from easyquant_oracle import BruteForce, layers, quantized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,27 +19,14 @@ from refquant.easyquant.gram import gram, weight_table
 from refquant.easyquant.layer import QuantizedLayer, check_layer
 from refquant.easyquant.remembered import RememberedTables
 from refquant.integers.formats import IntFormat
-from refquant.strategies import geometries, reals
 
 INT8 = IntFormat(8, narrow=True)
 
 
-@st.composite
-def small_layers(draw, most_bits=8):
-    """A QuantizedLayer of one batch, and a plausible scale for its activations and for each output channel."""
-    groups, width, outputs = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
-    plane = draw(st.integers(1, 8)), draw(st.integers(1, 8))
-    kernel = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    dtype = draw(st.sampled_from((np.float32, np.float64)))
-    x = draw(reals((draw(st.integers(1, 4)), groups * width, *plane), dtype))
-    w = draw(reals((groups * outputs, width, *kernel), np.float64))
-    bits, unsigned = st.integers(2, most_bits), draw(st.booleans())
-    x_format = IntFormat(draw(bits), signed=not unsigned, narrow=not unsigned)
-    w_format = IntFormat(draw(bits), narrow=True)
-    layer = QuantizedLayer([np.abs(x) if unsigned else x], w, draw(geometries(plane, kernel, groups)), x_format,
-                           w_format, draw(st.none() | reals(w.shape[:1], np.float64)), draw(st.booleans()))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    return layer, float(x_format.max * rng.uniform(0.2, 1)), w_format.max * rng.uniform(0.2, 1, len(w))
+def plausible_scales(layer, seed):
+    """One for the activations, and one for each output channel."""
+    rng = np.random.default_rng(seed)
+    return layer.x_format.max * rng.uniform(0.2, 1), layer.w_format.max * rng.uniform(0.2, 1, len(layer.weight))
 
 
 @contextmanager
@@ -58,12 +45,13 @@ def assert_same(found, wanted):
     assert (np.abs(found.dot - wanted.dot) <= 1e-12 * np.sqrt(wanted.norm * wanted.target) + 1e-20).all()
 
 
-@given(small_layers(), st.integers(1, 400))
-def test_the_direct_table_holds_the_sums_of_brute_force(case, block):
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(layers(), seeds, st.integers(1, 400))
+def test_the_direct_table_holds_the_sums_of_brute_force(layer, seed, block):
     """Of several weight scales under one activation scale, and the other way round; images in slices."""
-    layer, s_a, s_w = case
-    reference = BruteForce(layer.batches[0], layer.weight, layer.x_format, layer.w_format, layer.geometry, layer.bias,
-                           layer.relu)
+    reference, (s_a, s_w) = BruteForce(layer), plausible_scales(layer, seed)
     a = reference.after(reference.outputs)
     for weights, activations in (([s_w, 0.7 * s_w], [s_a]), ([s_w], [0.5 * s_a, s_a, 1.7 * s_a])):
         b = np.stack([reference.after(reference.quantized_output(weight, activation))
@@ -73,10 +61,9 @@ def test_the_direct_table_holds_the_sums_of_brute_force(case, block):
             assert_same(direct_table(layer, weights, activations), Table(*sums))
 
 
-@given(small_layers(16), st.integers(1, 400))
-def test_gram_tables_equal_direct_tables(case, block):
-    layer, s_a, s_w = case
-    layer = replace(layer, bias=None, relu=False)
+@given(layers(most_bits=16), seeds, st.integers(1, 400))
+def test_gram_tables_equal_direct_tables(layer, seed, block):
+    layer, (s_a, s_w) = replace(layer, bias=None, relu=False), plausible_scales(layer, seed)
     for scales in (np.multiply.outer([1.0, 0.6, 1.9], s_w), s_w[0] * np.array([0.5, 1.0])):
         with slices_of(block):
             found = weight_table(layer, scales, s_a)
@@ -160,7 +147,7 @@ def test_cosines_from_gram_matrices_are_right_to_1e_12_or_not_taken(x, w, bits, 
     fmt = IntFormat(bits, narrow=True)
     s_a, scales = fmt.max / np.abs(x).max(), fmt.max / np.abs(w).max() * np.linspace(0.5, 2, 20)
     layer = QuantizedLayer([x if outputs is None else (x, outputs)], w, Geometry(), fmt, fmt)
-    reference = BruteForce(x, w, fmt, fmt, outputs=outputs)
+    reference = BruteForce(layer)
     np.testing.assert_allclose(weight_table(layer, scales, s_a).over_channels().cosines().ravel(),
                                [reference.measure("paper", scale, s_a) for scale in scales], rtol=0, atol=1e-12)
 

@@ -2,20 +2,20 @@
 
 import re
 import tracemalloc
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from easyquant_oracle import BruteForce, assert_searched, cosine, search_layer
+from easyquant_oracle import BruteForce, assert_searched, cosine, layers, search, search_layer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import on_x86, printed
 
 from refquant.convolution.geometry import Geometry
+from refquant.easyquant.layer import QuantizedLayer
 from refquant.integers.formats import IntFormat
 from refquant.scales.statistics import Extremes, Histogram
 from refquant.scales.thresholds import kl
-from refquant.strategies import geometries, reals
 
 # (mode, granularity) and as many parameters of a test.
 SEARCHES = [("paper", "layer"), ("paper", "channel"), ("demo", "channel"), ("ncnn", "channel")]
@@ -24,90 +24,46 @@ every_search = pytest.mark.parametrize(("mode", "granularity"), SEARCHES)
 few = settings(max_examples=settings().max_examples // 4)
 
 
-class Batches:
-    """Made anew at every walk, as a network's prefix makes them."""
-
-    def __init__(self, make, count):
-        self.make, self.count, self.walks = make, count, 0
-
-    def __iter__(self):
-        self.walks += 1
-        return (self.make(k) for k in range(self.count))
-
-
-class Case(NamedTuple):
-    x: np.ndarray
-    w: np.ndarray
-    bits: tuple[int, int]
-    geometry: Geometry = Geometry()
-    bias: np.ndarray | None = None
-    relu: bool = False
-    unsigned: bool = False
-    cuts: tuple[int, ...] = ()  # where batches begin
-
-    def search(self, outputs=None, **options):
-        parts = np.split(self.x, self.cuts)
-        inputs = [(self.x, outputs)] if outputs is not None else Batches(parts.__getitem__, len(parts))
-        return search_layer(inputs, self.w, bits=self.bits, bias=self.bias, relu=self.relu, unsigned=self.unsigned,
-                            **self.geometry._asdict(), **options)
-
-    def reference(self, mode, outputs=None) -> BruteForce:
-        """Bias and ReLU belong to the modes that follow published code; the paper's compares without."""
-        bits_w, bits_a = self.bits
-        x_format = IntFormat(bits_a, signed=not self.unsigned, narrow=not self.unsigned)
-        after = (None, False) if mode == "paper" else (self.bias, self.relu)
-        return BruteForce(self.x, self.w, x_format, IntFormat(bits_w, narrow=True), self.geometry, *after, outputs)
-
-
-@st.composite
-def cases(draw, largest=8):
-    """Layers with every geometry: stride, uneven padding, dilation, groups, depthwise; 2 to 8 bits a side."""
-    groups = draw(st.sampled_from((1, 1, 2, 3, 6)))
-    width, outputs = draw(st.integers(1, 6 // groups)), draw(st.integers(1, 6 // groups))
-    plane = draw(st.integers(1, largest)), draw(st.integers(1, largest))
-    kernel = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    dtype = draw(st.sampled_from((np.float32, np.float64)))
-    x = draw(reals((draw(st.integers(1, 4)), groups * width, *plane), dtype))
-    w = draw(reals((groups * outputs, width, *kernel), dtype))
-    unsigned, bits = draw(st.booleans()), draw(st.integers(2, 8))
-    return Case(np.abs(x) if unsigned else x, w, (bits, draw(st.sampled_from((bits, 8, 5, 2)))),
-                draw(geometries(plane, kernel, groups)), draw(st.none() | reals(w.shape[:1], dtype)),
-                draw(st.booleans()), unsigned, tuple(cut for cut in range(1, len(x)) if draw(st.booleans())))
-
-
-def start_at_max(case: Case, granularity: str) -> tuple[np.ndarray, float]:
+def start_at_max(layer: QuantizedLayer, granularity: str) -> tuple[np.ndarray, float]:
     """fmt.max / max|x|, and 1 for zeros; a dead channel has the layer's."""
-    reference = case.reference("paper")
 
     def scale(reach, fmt):
         return fmt.max / float(reach) if reach > 0 else 1.0
 
-    layer = np.abs(reference.w).max()
-    reaches = [np.abs(w).max() for w in reference.w]
-    channels = [scale(reach if reach > layer * 2.0**-24 else layer, reference.w_format) for reach in reaches]
+    whole = np.abs(layer.weight).max()
+    reaches = [np.abs(w).max() for w in layer.weight]
+    channels = [scale(reach if reach > whole * 2.0**-24 else whole, layer.w_format) for reach in reaches]
+    limit = max(np.abs(batch[0] if isinstance(batch, tuple) else batch).max() for batch in layer.batches)
     # The activations' limit is rounded to float32 before a scale is made of it.
-    return (np.array(channels if granularity == "channel" else scale(layer, reference.w_format)),
-            scale(np.float32(np.abs(reference.x).max()), reference.x_format))
+    return (np.array(channels if granularity == "channel" else scale(whole, layer.w_format)),
+            scale(np.float32(limit), layer.x_format))
 
 
-def assert_brute_force(case, mode, granularity="channel", seed=None, direct=False, outputs=None, **options):
+def assert_brute_force(layer, mode, granularity="channel", seed=None, direct=False, **options):
     """From max, or from the best of four random pairs, the last with one weight scale for all channels."""
-    weight, activation = start_at_max(case, granularity)
+    weight, activation = start_at_max(layer, granularity)
     starts, initial = [(weight, activation)], "max"
     if seed is not None:
         rng = np.random.default_rng(seed)
         starts = [(weight * rng.uniform(0.3, 2, weight.shape), activation * rng.uniform(0.3, 2)) for _ in range(3)]
         initial = [*starts, (weight.max(), activation)]
         starts.append((np.full_like(weight, weight.max()), activation))
-    found = case.search(outputs, mode=mode, granularity=granularity, initial=initial, direct=direct, **options)
-    assert_searched(found, case.reference(mode, outputs), mode, starts, **options)
+    found = search(layer, mode, granularity=granularity, initial=initial, direct=direct, **options)
+    assert_searched(found, layer, mode, starts, **options)
     return found
 
 
-def normal_case(seed=0, bits=(4, 4), n=3, channels=3, outputs=4, plane=(7, 6), **options) -> Case:
-    rng = np.random.default_rng(seed)
-    return Case(rng.normal(size=(n, channels, *plane)).astype(np.float32),
-                rng.normal(size=(outputs, channels, 3, 3)).astype(np.float32), bits, **options)
+def layer_of(x, w, bits_w, bits_a, bias=None, relu=False) -> QuantizedLayer:
+    formats = IntFormat(bits_a, narrow=True), IntFormat(bits_w, narrow=True)
+    return QuantizedLayer([x], w, Geometry(), *formats, bias, relu)
+
+
+def normal_layer(bits=4, bias=None, relu=False) -> QuantizedLayer:
+    rng = np.random.default_rng(0)
+    return layer_of(rng.normal(size=(3, 3, 7, 6)), rng.normal(size=(4, 3, 3, 3)), bits, bits, bias, relu)
+
+
+BIAS = np.array([0.3, -0.2, 0.0, 1.0])
 
 
 # --- brute force ----------------------------------------------------------------------------------------------
@@ -116,44 +72,44 @@ seeds = st.none() | st.integers(0, 2**32 - 1)
 
 
 @pytest.mark.parametrize("granularity", ["layer", "channel"])
-@given(case=cases(), direct=st.booleans(), n=st.integers(2, 12), rounds=st.integers(1, 4), seed=seeds,
+@given(layer=layers(), direct=st.booleans(), n=st.integers(2, 12), rounds=st.integers(1, 4), seed=seeds,
        reach=st.sampled_from(((0.5, 2.0), (0.1, 1.0))), tolerance=st.sampled_from((1e-4, 1e-2)))
-def test_paper_equals_brute_force(granularity, case, direct, n, rounds, seed, reach, tolerance):
-    assert_brute_force(case, "paper", granularity, seed, direct, alpha=reach[0], beta=reach[1], n=n, rounds=rounds,
+def test_paper_equals_brute_force(granularity, layer, direct, n, rounds, seed, reach, tolerance):
+    assert_brute_force(layer, "paper", granularity, seed, direct, alpha=reach[0], beta=reach[1], n=n, rounds=rounds,
                        tolerance=tolerance)
 
 
 @few
-@given(case=cases(largest=6), seed=seeds)
-def test_demo_equals_brute_force(case, seed):
-    assert_brute_force(case, "demo", seed=seed)
+@given(layer=layers(largest=6), seed=seeds)
+def test_demo_equals_brute_force(layer, seed):
+    assert_brute_force(layer, "demo", seed=seed)
 
 
 @few
-@given(case=cases(largest=6), seed=seeds)
-def test_ncnn_equals_brute_force(case, seed):
-    assert_brute_force(case, "ncnn", seed=seed)
+@given(layer=layers(largest=6), seed=seeds)
+def test_ncnn_equals_brute_force(layer, seed):
+    assert_brute_force(layer, "ncnn", seed=seed)
 
 
-def hard_cases() -> dict[str, Case]:
-    rng, bias = np.random.default_rng(0), np.array([0.3, -0.2, 0.0, 1.0])
-    plain = normal_case()
-    x, w = plain.x.astype(np.float64), plain.w.astype(np.float64)
+def hard_layers() -> dict[str, QuantizedLayer]:
+    x, w = normal_layer().batches[0], normal_layer().weight
     faint, dead, vanishing = w.copy(), w.copy(), w.copy()
     # The whole output's cosine is nearly flat in a faint channel: candidates of ncnn differ by 1e-8 there.
     faint[2], dead[1], vanishing[1] = w[2] / 300, 0, 1e-30
-    cases = {
-        "zero inputs": plain._replace(x=np.zeros_like(x)),
-        "zero inputs and a bias": plain._replace(x=np.zeros_like(x), bias=bias),
-        "zero weights": plain._replace(w=np.zeros_like(w)),
-        "zero weights and a bias": plain._replace(w=np.zeros_like(w), bias=bias),
-        "images of zeros": plain._replace(x=x * np.array([1, 0, 1]).reshape(3, 1, 1, 1)),
-        "a faint channel": plain._replace(w=faint, bits=(5, 8)),
-        "a dead channel": plain._replace(w=dead, bits=(8, 8)),
-        "a vanishing channel": plain._replace(w=vanishing, bits=(8, 8)),
-        "one constant": Case(np.full((1, 1, 3, 3), -0.7), np.full((1, 1, 2, 2), 0.3), (8, 8)),
+    found = {
+        "zero inputs": layer_of(0 * x, w, 4, 4),
+        "zero inputs and a bias": layer_of(0 * x, w, 4, 4, BIAS),
+        "zero weights": layer_of(x, 0 * w, 4, 4),
+        "zero weights and a bias": layer_of(x, 0 * w, 4, 4, BIAS),
+        # ncnn leaves such images out, and has none left in the second.
+        "images of zeros": layer_of(x * np.array([1, 0, 1]).reshape(3, 1, 1, 1), w, 4, 4),
+        "outputs of zero": replace(normal_layer(), batches=[(x, np.zeros((3, 4, 5, 4)))]),
+        "a faint channel": layer_of(x, faint, 5, 8),
+        "a dead channel": layer_of(x, dead, 8, 8),
+        "a vanishing channel": layer_of(x, vanishing, 8, 8),
+        "one constant": layer_of(np.full((1, 1, 3, 3), -0.7), np.full((1, 1, 2, 2), 0.3), 8, 8),
         # Every scale under which the one weight is not zero gives the same direction, and the first must win.
-        "one weight": Case(rng.normal(size=(2, 1, 4, 4)), np.full((1, 1, 1, 1), 0.7), (8, 8)),
+        "one weight": layer_of(x[:, :1], np.full((1, 1, 1, 1), 0.7), 8, 8),
     }
     # On the second image the loud channel is 0 behind its ReLU, and so it is quantized, once its scale has moved. At
     # the initial scale it is not: its squares, 10^4 to 10^10 times those of the others, must leave no trace in what
@@ -165,38 +121,34 @@ def hard_cases() -> dict[str, Case]:
         x[0] = rng.normal(size=(3, 4, 4))
         x[0, 2] = -x[0, 1]
         x[1] = np.round(x[1, :1] * 8) / 8  # equal channels: O = 0, but the codes of w are (-1, 1, 1) at first
-        cases[f"a channel {ratio:g} times as loud falls silent"] = Case(x, w, (2, 8), relu=True)
+        found[f"a channel {ratio:g} times as loud falls silent"] = layer_of(x, w, 2, 8, relu=True)
     # Without ReLU: the loud channel's float outputs are all 0, any code of its own drowns the rest.
-    w = w * np.array([10, 1, 1, 1]).reshape(4, 1, 1, 1)
-    x = np.repeat(np.round(np.abs(rng.normal(size=(2, 1, 4, 4))) * 8) / 8, 3, axis=1)
-    return {**cases, "a silent channel drowns the rest": Case(x, w, (2, 8))}
+    found["a silent channel drowns the rest"] = layer_of(x[[1]], w, 2, 8)
+    return found
 
 
-HARD = hard_cases()
+HARD = hard_layers()
 
 
 @every_search
-@pytest.mark.parametrize("case", HARD.values(), ids=HARD)
-def test_hard_cases_equal_brute_force(mode, granularity, case):
-    found = assert_brute_force(case, mode, granularity, **({"n": 20} if mode == "paper" else {}))
+@pytest.mark.parametrize("layer", HARD.values(), ids=HARD)
+def test_hard_layers_equal_brute_force(mode, granularity, layer):
+    found = assert_brute_force(layer, mode, granularity, **({"n": 20} if mode == "paper" else {}))
     assert np.isfinite(found.weight_scale).all() and found.weight_scale.max() < 1e4  # of a dead channel too
 
 
 @every_search
 def test_given_outputs_are_what_the_layer_is_to_resemble(mode, granularity):
-    case = normal_case(bias=np.array([0.3, -0.2, 0.0, 1.0]), relu=True)
-    outputs = np.random.default_rng(1).normal(size=case.reference(mode).outputs.shape).astype(np.float32)
-    for array in (case.x, case.w, case.bias, outputs):
+    layer = normal_layer(bias=BIAS, relu=True)
+    outputs = np.random.default_rng(1).normal(size=(3, 4, 5, 4)).astype(np.float32)
+    for array in (*layer.batches, layer.weight, outputs):
         array.flags.writeable = False
-    assert_brute_force(case, mode, granularity, outputs=outputs)
-    # Beside a layer that is not zero; ncnn leaves such images out, and then has none left.
-    found = assert_brute_force(normal_case(), mode, granularity, outputs=np.zeros_like(outputs))
-    assert found.cosine == (mode == "ncnn")
+    assert_brute_force(replace(layer, batches=[(layer.batches[0], outputs)]), mode, granularity)
 
 
 @every_search
 def test_keeping_the_activation_searches_the_weights_alone(mode, granularity):
-    assert_brute_force(normal_case(), mode, granularity, keep_activation=True)
+    assert_brute_force(normal_layer(), mode, granularity, keep_activation=True)
 
 
 # --- where a search starts, how far it goes ---------------------------------------------------------------------
@@ -204,8 +156,8 @@ def test_keeping_the_activation_searches_the_weights_alone(mode, granularity):
 @every_search
 def test_kl_starts_the_activations_as_the_modes_source_does_over_all_batches(mode, granularity):
     x = np.random.default_rng(0).standard_t(3, size=(4, 3, 30, 30)).astype(np.float32)
-    case = Case(x, normal_case().w, (8, 8), cuts=(1, 3))
-    found = case.search(mode=mode, granularity=granularity, initial="kl")
+    layer = replace(normal_layer(bits=8), batches=np.split(x, (1, 3)))
+    found = search(layer, mode, granularity=granularity, initial="kl")
     variant, bins = {"paper": ("tensorrt", 2048), "demo": ("demo", 2001), "ncnn": ("ncnn", 2048)}[mode]
     counted = np.maximum(x, 0) if mode == "demo" else x
     limit = np.float32(kl(Histogram.of(counted, Extremes.of(x).magnitude, bins), 128, variant))
@@ -233,29 +185,27 @@ def test_ncnn_starts_layers_that_its_winograd_can_run_at_6_bit_weights(kernel, g
 def test_widening_goes_on_where_the_best_scale_is_at_an_end():
     """One activation of 20 among thousands near 1: at 4 bits max-scaling leaves them three codes."""
     rng = np.random.default_rng(0)
-    x, w = np.abs(rng.normal(size=(2, 1, 40, 40))), rng.normal(size=(1, 1, 3, 3))
-    x[0, 0, 0, 0] = 20.0
-    options = {"bits": 4, "n": 20}
-    plain, wide = (search_layer(x, w, **options, widen=widen) for widen in (False, True))
+    layer = layer_of(np.abs(rng.normal(size=(2, 1, 40, 40))), rng.normal(size=(1, 1, 3, 3)), 4, 4)
+    layer.batches[0][0, 0, 0, 0] = 20.0
+    plain, wide = (search(layer, n=20, widen=widen) for widen in (False, True))
     start = 7 / 20
     assert plain.activation_scale == pytest.approx(2 * start, rel=1e-12) and wide.activation_scale > 6 * start
     assert wide.cosine > plain.cosine + 0.05
     for step in wide.history:
-        inside = step.candidates.min() < step.candidates[step.chosen] < step.candidates.max()
-        assert inside, "the best is at an end of the range"
+        assert step.candidates.min() < step.candidates[step.chosen] < step.candidates.max()
     # A doubled range: 20 candidates more for each factor of 2, current one first.
     activation = wide.history[1]
     doublings = round(np.log2(activation.candidates[-1] / (2 * start)))
     assert doublings >= 1 and len(activation.candidates) == 1 + 20 * (1 + doublings)
     assert (np.diff(activation.candidates[1:]) > 0).all()
-    reference = BruteForce(x, w, IntFormat(4, narrow=True), IntFormat(4, narrow=True))
-    assert wide.cosine == pytest.approx(reference.measure("paper", wide.weight_scale[None], wide.activation_scale))
+    measured = BruteForce(layer).measure("paper", wide.weight_scale, wide.activation_scale)
+    assert wide.cosine == pytest.approx(measured, abs=1e-12)
 
 
 @pytest.mark.parametrize("granularity", ["layer", "channel"])
 def test_widening_changes_nothing_where_every_best_scale_lies_inside(granularity):
-    case = normal_case(bits=(8, 8))
-    plain, wide = (case.search(granularity=granularity, n=21, widen=widen) for widen in (False, True))
+    layer = normal_layer(bits=8)
+    plain, wide = (search(layer, granularity=granularity, n=21, widen=widen) for widen in (False, True))
     assert all(h.candidates[1] < h.candidates[h.chosen] < h.candidates[-1] for h in plain.history)
     assert [h.candidates.tolist() for h in wide.history] == [h.candidates.tolist() for h in plain.history]
     assert [h.chosen for h in wide.history] == [h.chosen for h in plain.history]
@@ -265,11 +215,11 @@ def test_widening_changes_nothing_where_every_best_scale_lies_inside(granularity
 def test_widening_ends_and_never_falls_below_the_plain_search_from_the_same_start(granularity):
     # Zero weights or inputs: every scale is as good, and the first one stays.
     for name in ("zero inputs", "zero weights"):
-        assert HARD[name].search(granularity=granularity, widen=True).cosine == 1.0
+        assert search(HARD[name], granularity=granularity, widen=True).cosine == 1.0
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        case = Case(rng.standard_t(2, size=(2, 2, 6, 6)), rng.standard_t(2, size=(3, 2, 3, 3)), (3, 3))
-        plain, wide = (case.search(n=11, rounds=1, granularity=granularity, widen=widen) for widen in (False, True))
+        layer = layer_of(rng.standard_t(2, size=(2, 2, 6, 6)), rng.standard_t(2, size=(3, 2, 3, 3)), 3, 3)
+        plain, wide = (search(layer, n=11, rounds=1, granularity=granularity, widen=widen) for widen in (False, True))
         assert max(wide.history[0].cosines) >= max(plain.history[0].cosines) - 1e-12
 
 
@@ -279,15 +229,25 @@ def test_widening_ends_and_never_falls_below_the_plain_search_from_the_same_star
 def test_the_final_cosine_is_that_of_the_returned_scales(mode, granularity):
     """Of batches whose planes have other sizes: all outputs as one, or the mean over images."""
     rng = np.random.default_rng(0)
-    batches, case = [rng.normal(size=(2, 3, 4, 4)), rng.normal(size=(1, 3, 9, 5))], normal_case()
-    found = search_layer(batches, case.w, mode, bits=4, granularity=granularity)
-    wanted, reached = [], []
-    for reference in (case._replace(x=x).reference(mode) for x in batches):
+    layer = replace(normal_layer(), batches=[rng.normal(size=(2, 3, 4, 4)), rng.normal(size=(1, 3, 9, 5))])
+    found, wanted, reached = search(layer, mode, granularity=granularity), [], []
+    for reference in (BruteForce(replace(layer, batches=[x])) for x in layer.batches):
         wanted += list(reference.outputs)
         reached += list(reference.quantized_output(found.weight_scale, found.activation_scale))
     expected = (cosine(*(np.concatenate([y.ravel() for y in side]) for side in (wanted, reached)))
                 if mode == "paper" else np.mean([cosine(a, b) for a, b in zip(wanted, reached)]))
     assert found.cosine == pytest.approx(expected, abs=1e-12)
+
+
+class Batches:
+    """Made anew at every walk, as a network's prefix makes them."""
+
+    def __init__(self, make, count):
+        self.make, self.count, self.walks = make, count, 0
+
+    def __iter__(self):
+        self.walks += 1
+        return (self.make(k) for k in range(self.count))
 
 
 @pytest.mark.parametrize("granularity", ["layer", "channel"])
@@ -298,10 +258,11 @@ def test_memory_does_not_grow_with_the_number_of_images(granularity):
         return np.random.default_rng(k).standard_normal((8, 64, 8, 8)).astype(np.float32)
 
     peaks = []
-    search_layer(images(0), weight, bits=8, rounds=1)  # whatever is loaded or kept at the first call
+    options = {"bits": 8, "rounds": 1, "n": 20, "granularity": granularity}
+    search_layer(images(0), weight, **options)  # whatever is loaded or kept at the first call
     for count in (2, 16):  # slices; the first one has no sums to be added to
         tracemalloc.start()
-        search_layer(Batches(images, count), weight, bits=8, rounds=1, granularity=granularity)
+        search_layer(Batches(images, count), weight, **options)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] <= 1.1 * peaks[0]
@@ -330,10 +291,11 @@ def test_choices_are_the_same_under_other_thread_counts_and_blas_kernels():
 @pytest.mark.parametrize("power", [-300, 300])
 def test_a_power_of_two_on_inputs_or_weights_changes_their_scale_alone(mode, granularity, power):
     """Except in demo, whose weight candidates lie between 1 and S0, whatever the weights' unit."""
-    case = normal_case()._replace(x=normal_case().x.astype(np.float64), w=normal_case().w.astype(np.float64))
-    plain = case.search(mode=mode, granularity=granularity)
-    for far in (case._replace(x=np.ldexp(case.x, power)), case._replace(w=np.ldexp(case.w, power))):
-        found = far.search(mode=mode, granularity=granularity)
+    layer = normal_layer()
+    plain = search(layer, mode, granularity=granularity)
+    for far in (replace(layer, batches=[np.ldexp(layer.batches[0], power)]),
+                replace(layer, weight=np.ldexp(layer.weight, power))):
+        found = search(far, mode, granularity=granularity)
         assert [h.chosen for h in found.history] == [h.chosen for h in plain.history]
         assert found.cosine == pytest.approx(plain.cosine, abs=1e-14)
 

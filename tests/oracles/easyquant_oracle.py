@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 from convolution_oracle import convolved
+from hypothesis import strategies as st
 
-from refquant.convolution.geometry import Geometry
 from refquant.easyquant import ScaleSearch, search_demo, search_ncnn, search_paper
+from refquant.easyquant.layer import QuantizedLayer
 from refquant.integers.formats import IntFormat
+from refquant.strategies import geometries, reals
 
 # Weight scales, () for the layer or (O,) for its channels, and the activation scale.
 Scales = tuple[np.ndarray, float]
@@ -35,11 +36,36 @@ def search_layer(inputs: Any, weights: Any, mode: str = "paper", **options: Any)
     return SEARCHES[mode](inputs, weights, **options)
 
 
-def assert_searched(found: ScaleSearch, layer: BruteForce, mode: str, starts: list[Scales], **options: Any) -> None:
+def search(layer: QuantizedLayer, mode: str = "paper", **options: Any) -> ScaleSearch:
+    return search_layer(layer.batches, layer.weight, mode, bits=(layer.w_format.bits, layer.x_format.bits),
+                        bias=layer.bias, relu=layer.relu, unsigned=not layer.x_format.signed,
+                        **layer.geometry._asdict(), **options)
+
+
+@st.composite
+def layers(draw: st.DrawFn, largest: int = 8, most_bits: int = 8) -> QuantizedLayer:
+    """Every geometry: stride, uneven padding, dilation, groups, depthwise; a few images, in one batch or several."""
+    groups = draw(st.sampled_from((1, 1, 2, 3, 6)))
+    width, outputs = draw(st.integers(1, 6 // groups)), draw(st.integers(1, 6 // groups))
+    plane = draw(st.integers(1, largest)), draw(st.integers(1, largest))
+    kernel = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    dtype, unsigned = draw(st.sampled_from((np.float32, np.float64))), draw(st.booleans())
+    x = draw(reals((draw(st.integers(1, 4)), groups * width, *plane), dtype))
+    w = draw(reals((groups * outputs, width, *kernel), dtype)).astype(np.float64)
+    bits, cuts = st.integers(2, most_bits), [cut for cut in range(1, len(x)) if draw(st.booleans())]
+    return QuantizedLayer(np.split(np.abs(x) if unsigned else x, cuts), w, draw(geometries(plane, kernel, groups)),
+                          IntFormat(draw(bits), signed=not unsigned, narrow=not unsigned),
+                          IntFormat(draw(bits), narrow=True), draw(st.none() | reals(w.shape[:1], dtype)),
+                          draw(st.booleans()))
+
+
+def assert_searched(found: ScaleSearch, layer: QuantizedLayer, mode: str, starts: list[Scales], **options: Any
+                    ) -> None:
     """Every half-step compares what brute force does, cosines to 1e-12, and takes the first within 1e-12 of its best.
 
     starts: the pairs to start from; where there are several, the first half-step chooses among them.
     """
+    reference = BruteForce(layer)
     history = list(found.history)
 
     def half_step(operand: str, channel: int | None, candidates: np.ndarray, cosines: list[float]) -> int:
@@ -51,8 +77,8 @@ def assert_searched(found: ScaleSearch, layer: BruteForce, mode: str, starts: li
         return step.chosen
 
     first = 0 if len(starts) == 1 else half_step("start", None, np.arange(len(starts)),
-                                                 [layer.measure(mode, *start) for start in starts])
-    weight, activation, cosine = getattr(layer, mode)(starts[first], half_step, **options)
+                                                 [reference.measure(mode, *start) for start in starts])
+    weight, activation, cosine = getattr(reference, mode)(starts[first], half_step, **options)
     assert not history
     assert found.weight_scale.dtype == np.float64 and np.array_equal(found.weight_scale, weight)
     assert found.activation_scale == activation and type(found.activation_scale) is float
@@ -80,23 +106,15 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return math.fsum((a * b).ravel().tolist()) / math.sqrt(norm_a) / math.sqrt(norm_b)
 
 
-@dataclass
 class BruteForce:
-    """One layer: x (N, C, H, W), w (O, C/groups, R, S), and what its float outputs are without bias."""
+    """One layer, all its images at once."""
 
-    x: np.ndarray
-    w: np.ndarray
-    x_format: IntFormat
-    w_format: IntFormat
-    geometry: Geometry = Geometry()
-    bias: np.ndarray | None = None
-    relu: bool = False
-    outputs: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        self.x, self.w = np.asarray(self.x, np.float64), np.asarray(self.w, np.float64)
-        self.outputs = (convolved(self.x, self.w, self.geometry) if self.outputs is None
-                        else self.outputs.astype(np.float64))
+    def __init__(self, layer: QuantizedLayer) -> None:
+        self.layer, self.w = layer, layer.weight
+        pairs = [batch if isinstance(batch, tuple) else (batch, None) for batch in layer.batches]
+        self.x = np.concatenate([x for x, _ in pairs]).astype(np.float64)
+        self.outputs = (convolved(self.x, self.w, layer.geometry) if pairs[0][1] is None
+                        else np.concatenate([outputs for _, outputs in pairs]).astype(np.float64))
         # What was asked once is not worked out again; nothing else is shared between candidates.
         self._codes: dict[float, np.ndarray] = {}
         self._channels: dict[tuple[int, float, float], np.ndarray] = {}
@@ -111,29 +129,30 @@ class BruteForce:
         key = channel, weight_scale, activation_scale
         if key not in self._channels:
             if activation_scale not in self._codes:
-                self._codes[activation_scale] = quantized(self.x, activation_scale, self.x_format)
-            x_q, width = self._codes[activation_scale], self.w.shape[1]
-            first = channel * self.geometry.groups // len(self.w) * width
-            w_q = quantized(self.w[channel:channel + 1], weight_scale, self.w_format)
-            sums = convolved(x_q[:, first:first + width], w_q, self.geometry._replace(groups=1))
+                self._codes[activation_scale] = quantized(self.x, activation_scale, self.layer.x_format)
+            x_q, width, geometry = self._codes[activation_scale], self.w.shape[1], self.layer.geometry
+            first = channel * geometry.groups // len(self.w) * width
+            w_q = quantized(self.w[channel:channel + 1], weight_scale, self.layer.w_format)
+            sums = convolved(x_q[:, first:first + width], w_q, geometry._replace(groups=1))
             self._channels[key] = sums[:, 0].astype(np.float64) / (weight_scale * activation_scale)
         return self._channels[key]
 
     def after(self, y: np.ndarray) -> np.ndarray:
         """Bias and ReLU, where the layer has them."""
-        y = y if self.bias is None else y + np.asarray(self.bias, np.float64)[:, None, None]
-        return np.maximum(y, 0) if self.relu else y
+        y = y if self.layer.bias is None else y + self.layer.bias[:, None, None]
+        return np.maximum(y, 0) if self.layer.relu else y
 
     def measure(self, mode: str, weight_scale: np.ndarray, activation_scale: float, channel: int | None = None
                 ) -> float:
-        """``paper``: all outputs of all images as one. ``demo``, ``ncnn``: the mean over images.
+        """``paper``: all outputs of all images as one, as they are convolved. The others: the mean over images.
 
         channel: of the outputs, one alone.
         """
-        wanted, y = (self.after(outputs)[:, slice(None) if channel is None else channel]
-                     for outputs in (self.outputs, self.quantized_output(weight_scale, activation_scale)))
+        y = self.quantized_output(weight_scale, activation_scale)
         if mode == "paper":
-            return cosine(wanted, y)
+            return cosine(self.outputs, y)
+        wanted, y = (self.after(outputs)[:, slice(None) if channel is None else channel]
+                     for outputs in (self.outputs, y))
         # ncnn leaves images of zeros out.
         cosines = [cosine(a, b) for a, b in zip(wanted, y, strict=True) if a.any() or mode == "demo"]
         return math.fsum(cosines) / len(cosines) if cosines else 1.0

@@ -240,36 +240,26 @@ def test_twelve_bits_follow_the_float_network_closely(activations):
 
 # --- shifts -----------------------------------------------------------------------------------------------------
 
-SPREAD = np.array([[1.0, -0.5], [0.1, 0.03], [2.0**-7, 0.0], [1e-5, 1e-6], [0.0, 0.0]], np.float32)
-
-
-def shifted_layer(bias):
-    net = Network((2,), [Linear("l", "input", SPREAD, bias)])
-    batch = np.linspace(0, 1, 22, dtype=np.float32).reshape(11, 2)
-    quantized = quantize_network(net, batch, "max-int8", granularity="shift")
-    return quantized, quantized.layers[0], batch
-
-
-def test_one_layer_by_shifts_by_hand():
+@pytest.mark.parametrize(("bias", "shifts", "codes"), [
+    ([0.25, 0.5, -0.5, 0.25, 0.0], (0, 3, 7, 15, 0), [42, 4]),
+    ([0.0, 0.0, 0.0, 40.0, 0.0], (0, 3, 7, 10, 0), [1, 0]),  # 40·255·127·2^10 is the largest that fits int32
+])
+def test_one_layer_by_shifts_by_hand(bias, shifts, codes):
     """r = 1, 0.1, 2^-7, 1e-5, 0: k = 0, 3, 7, 15, 0. Codes round(127·2^k·w), bias codes round(b·255·127·2^k)."""
-    bias = np.array([0.25, 0.5, -0.5, 0.25, 0.0], np.float32)
-    quantized, layer, batch = shifted_layer(bias)
-    (term,) = layer.terms
-    assert (layer.channel_shifts, layer.shift_bits) == ((0, 3, 7, 15, 0), 4)
-    assert term.weight_q.reshape(5, 2).tolist() == [[127, -64], [102, 30], [127, 0], [42, 4], [0, 0]]
-    scales = [Fraction(255) * 127 * 2**k for k in layer.channel_shifts]
-    assert term.bias_q.tolist() == [round(Fraction(float(b)) * s) for b, s in zip(bias, scales)]
+    weight = np.array([[1.0, -0.5], [0.1, 0.03], [2.0**-7, 0.0], [1e-5, 1e-6], [0.0, 0.0]], np.float32)
+    network = Network((2,), [Linear("l", "input", weight, np.array(bias))])
+    batch = np.linspace(0, 1, 22).reshape(11, 2)
+    quantized = quantize_network(network, batch, "max-int8", granularity="shift")
+    layer, (term,) = quantized.layers[0], quantized.layers[0].terms
+    assert (layer.channel_shifts, layer.shift_bits) == (shifts, 4)
+    assert layer.rescaled_channels == ((3,) if shifts[3] < 15 else ())
+    assert term.weight_q.reshape(5, 2).tolist() == [[127, -64], [102, 30], [127, 0], codes, [0, 0]]
+    assert term.bias_q.tolist() == [round(b * 255 * 127 * 2**k) for b, k in zip(bias, shifts)]
     assert len(set(term.multiplier.m.tolist())) == 1
-    assert (term.multiplier.shift - term.multiplier.shift[0]).tolist() == [0, -3, -7, -15, 0]
+    assert tuple(term.multiplier.shift[0] - term.multiplier.shift) == shifts
     assert quantized.weight_bytes == -(-(10 * 8 + 5 * 4) // 8)
+    assert np.abs(quantized.run(batch)[:, 3] - bias[3]).max() < 0.5
     assert np.array_equal(quantized.run(batch), quantized.simulate(batch))
-
-
-def test_a_shift_that_its_bias_does_not_allow_is_lowered_to_the_largest_that_fits():
-    bias = np.array([0, 0, 0, 40.0, 0], np.float32)  # 40·255·127·2^15 is 4.2e10; 2^10 is the largest that fits int32
-    quantized, layer, batch = shifted_layer(bias)
-    assert layer.channel_shifts == (0, 3, 7, 10, 0) and layer.rescaled_channels == (3,)
-    assert abs(quantized.run(batch)[:, 3] - 40).max() < 0.5
 
 
 @pytest.mark.parametrize(("dialect", "limited"), [("single_round", True), ("exact_half_even", False)])
