@@ -163,8 +163,10 @@ def test_kl_starts_the_activations_as_the_modes_source_does_over_all_batches(mod
     limit = np.float32(kl(Histogram.of(counted, Extremes.of(x).magnitude, bins), 128, variant))
     assert limit < 0.8 * np.abs(x).max()
     activations = next(step for step in found.history if step.operand == "activation")
-    # S0 itself is no candidate in ncnn.
+    # S0 itself is no candidate in ncnn, and its weights start at 31/max|w| in a layer like this one.
     assert activations.candidates[0] == 127 / float(limit) * (0.5 if mode == "ncnn" else 1)
+    weight = np.ravel(start_at_max(layer, granularity)[0])[0] * (31 / 127 / 2 if mode == "ncnn" else 1)
+    assert found.history[0].candidates[0] == pytest.approx(weight, rel=1e-14)
 
 
 @pytest.mark.parametrize(("kernel", "geometry", "bits", "code"), [
