@@ -138,6 +138,11 @@ def test_hard_layers_equal_brute_force(mode, granularity, layer):
 
 
 @every_search
+def test_the_best_of_several_starts_takes_the_images_that_the_search_takes(mode, granularity):
+    assert_brute_force(HARD["images of zeros"], mode, granularity, seed=0)
+
+
+@every_search
 def test_given_outputs_are_what_the_layer_is_to_resemble(mode, granularity):
     layer = normal_layer(bias=BIAS, relu=True)
     outputs = np.random.default_rng(1).normal(size=(3, 4, 5, 4)).astype(np.float32)
@@ -182,6 +187,17 @@ def test_ncnn_starts_layers_that_its_winograd_can_run_at_6_bit_weights(kernel, g
     # By max the start is the format's largest code, as everywhere.
     start = search_layer(x, w, initial="max", **options).history[0].candidates[0] * 2
     assert start == pytest.approx((2 ** (bits - 1) - 1) / np.abs(w[0]).max(), rel=1e-14)
+
+
+def test_rounds_go_on_until_one_gains_less_than_the_tolerance():
+    layer = normal_layer(bits=3)
+    steps = search(layer, tolerance=0.0, rounds=50).history
+    gains = [activation.cosines[activation.chosen] - weight.cosines[0]
+             for weight, activation in zip(steps[::2], steps[1::2])]
+    assert len(gains) > 2 and gains[-1] <= 1e-12 and min(gains[:-1]) > 0
+    for tolerance in (gains[0] * 1.01, gains[0] * 0.99, gains[1] * 1.01, gains[1] * 0.99):
+        rounds = next(number for number, gain in enumerate(gains, 1) if gain < tolerance)
+        assert len(search(layer, tolerance=tolerance, rounds=50).history) == 2 * rounds
 
 
 def test_widening_goes_on_where_the_best_scale_is_at_an_end():
