@@ -8,22 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oracles.onnx_models import chain, helper, model, onnx, tensor
-from tools import require_module
+from hypothesis import given
+from oracles.onnx_models import chain, helper, model, models, onnx, pools, run_onnxruntime, tensor
 
 from refquant import quantize_network
 from refquant.network.batchnorm import fold_batchnorm
-from refquant.network.float_forward import run_float_tensors
+from refquant.network.float_forward import run_float
 from refquant.network.integer_forward import run_integer_tensors
 from refquant.network.simulated_forward import run_simulated_tensors
 from refquant.readers import load_onnx
 from refquant.readers.onnx_operators import OPERATORS
 
-onnxruntime = require_module("onnxruntime", "pip install 'refquant[oracles]'")
 FUZZ = Path(__file__).parents[1] / "fuzz" / "files.py"
 RNG = np.random.default_rng(0)
 node = helper.make_node
-PLANES = ("N", 2, 6, 6)
+W, B = RNG.normal(size=(3, 2, 3, 2)).astype(np.float32), np.array([0.5, -1, 2], np.float32)
+CONV, FLATTEN = ("Conv", {"w": W}, {}), ("Flatten", {}, {})
+F = RNG.normal(size=(4, 72)).astype(np.float32)  # for a flattened (2, 6, 6)
+NORM = dict(zip("gbmv", np.abs(RNG.normal(size=(4, 2))).astype(np.float32)))
 
 
 def weights(*shape):
@@ -37,6 +39,20 @@ def one(operator, inputs=None, attributes=None, **keywords):
 
 def ints(*values):
     return np.array(values, np.int64)
+
+
+def with_listed_initializer():
+    """As files before IR version 4 do."""
+    made = chain(CONV)
+    made.graph.input.append(helper.make_tensor_value_info("w0", onnx.TensorProto.FLOAT, W.shape))
+    return made
+
+
+def rounding_up(size, kernel, stride, pads, **count_include_pad):
+    """A pool whose last window may reach behind the input."""
+    return chain(("AveragePool" if count_include_pad else "MaxPool", {}, {
+        "kernel_shape": [1, kernel], "strides": [1, stride], "pads": [0, pads[0], 0, pads[1]], "ceil_mode": 1,
+        **count_include_pad}), shape=(1, 2, 1, size))
 
 
 MODELS = {
@@ -159,6 +175,57 @@ MODELS = {
          node("Expand", ["r", "wide"], ["e"]), node("Add", ["x", "c"], ["k"]), node("Mul", ["k", "e"], ["y"])],
         [tensor("shape", [2, 1, 1], np.int64), tensor("a", 1.0), tensor("b", 7.0), tensor("d", 1.0),
          tensor("wide", [6, 6], np.int64)]),
+    # variants of what random models hold, and operator sets of other years
+    "Conv with everything": chain(("Conv", {"w": weights(4, 1, 3, 2), "b": weights(4)}, {
+        "group": 2, "pads": [0, 1, 2, 3], "strides": [2, 1], "dilations": [2, 3], "kernel_shape": [3, 2],
+        "auto_pad": "NOTSET"})),
+    "Conv VALID, dilated": chain(("Conv", {"w": W}, {"auto_pad": "VALID", "dilations": [2, 2]})),
+    "operator set 7": chain(
+        ("BatchNormalization", NORM, {"momentum": 0.5, "spatial": 1}), ("Clip", {}, {"min": 0.0, "max": 1.5}),
+        ("Dropout", {}, {"ratio": 0.5}), ("Clip", {}, {}), FLATTEN, ("Softmax", {}, {}), opset=7),
+    "BatchNormalization of operator set 15": chain(("BatchNormalization", NORM, {"training_mode": 0}), opset=15),
+    "BatchNormalization of flat tensors": chain(FLATTEN, ("BatchNormalization", dict(zip("gbmv", np.abs(F))), {})),
+    "BatchNormalization, epsilon": chain(("BatchNormalization", NORM, {"epsilon": 0.1})),
+    "MaxPool, ceil": chain(("MaxPool", {}, {
+        "kernel_shape": [2, 3], "strides": [2, 2], "pads": [0, 1, 1, 1], "ceil_mode": 1, "dilations": [2, 1],
+        "storage_order": 1})),
+    "MaxPool SAME, ceil": chain(("MaxPool", {}, {"kernel_shape": [3, 2], "auto_pad": "SAME_LOWER", "ceil_mode": 1})),
+    **{f"pool of {size} by {kernel}, ceil {more}": rounding_up(size, kernel, stride, pads, **more)
+       for more in ({}, {"count_include_pad": 0}, {"count_include_pad": 1}) for size, kernel, stride, pads in (
+           (5, 2, 2, (0, 0)),  # the last window sees one element alone, and divides by it alone
+           (6, 3, 2, (0, 1)),  # explicit padding on the right counts, the element beyond it does not
+           (6, 3, 2, (1, 1)), (5, 2, 3, (1, 1)),  # rounding up would start a window in the padding: it is left out
+           (4, 5, 2, (0, 0)))},  # a kernel larger than the padded input by less than a stride
+    "ReduceMean of operator set 18": chain(("ReduceMean", {"axes": ints(3, -2)}, {"keepdims": 0}), opset=18),
+    "addends behind a layer": chain(("Conv", {"w": W, "b": B}, {}), ("Add", {"b": B.reshape(3, 1, 1)}, {}), (
+        "Add", {"b": np.float32(3)}, {}), ("Add", {"b": np.float32([4])}, {})),
+    "addend first": model([node("MatMul", ["x", "w"], ["m"]), node("Add", ["b", "m"], ["y"])],
+                          [tensor("w", F[:3].T), tensor("b", B)], ("N", 72)),
+    "Concat of flat tensors": model([node("Concat", ["x", "x"], ["y"], axis=-1)], shape=("N", 7)),
+    "Gemm": chain(FLATTEN, ("Gemm", {"w": F.T}, {})),
+    "Gemm with one bias": chain(FLATTEN, ("Gemm", {"w": F.T, "b": np.float32(5)}, {"alpha": 0.3, "beta": 0.5})),
+    "Flatten, negative axis": chain(("Flatten", {}, {"axis": -3}), opset=11),
+    **{f"Reshape to {target}": chain(CONV, ("Reshape", {"shape": ints(*target)}, {}))
+       for target in ((1, -1), (1, 60), (-1, 60), (0, 60))},
+    "Identity": chain(("Identity", {}, {}), ("Relu", {}, {}), ("Identity", {}, {})),
+    "Dropout by inputs": chain(("Relu", {}, {}), ("Dropout", {"ratio": np.float32(0.5), "train": np.bool_(False)}, {
+        "seed": 1})),
+    "Dropout with a mask": model([node("Dropout", ["x"], ["d", "mask"]), node("Relu", ["d"], ["y"])]),
+    "MaxPool with indices": model([node("MaxPool", ["x"], ["y", "indices"], kernel_shape=[2, 2])]),
+    "constants": model([node("Constant", [], ["w"], value=tensor("", W)), node("Identity", ["w"], ["v"]),
+                        node("Constant", [], ["zero"], value_float=0.0),
+                        node("Constant", [], ["i"], value_ints=[0, -1]),
+                        node("Conv", ["x", "v"], ["c"]), node("Clip", ["c", "zero"], ["r"]),
+                        node("Reshape", ["r", "i"], ["y"])]),
+    "Pad by attribute": chain(("Pad", {}, {"pads": [0, 0, 1, 2, 0, 0, 3, 0], "mode": "constant"}), CONV, opset=10),
+    "Pad by input": chain(("Pad", {"pads": ints(0, 0, 1, 2, 0, 0, 3, 0), "value": np.float32(0)}, {}), (
+        "Conv", {"w": W}, {"pads": [1, 0, 0, 1]})),
+    "Pad some axes": chain(("Pad", {"pads": ints(1, 2, 3, 4), "value": None, "axes": ints(-1, 2)}, {}), CONV,
+                           opset=18),
+    "Pad before SAME": chain(("Pad", {"pads": ints(0, 0, 1, 1, 0, 0, 0, 0)}, {}), (
+        "Conv", {"w": W}, {"auto_pad": "SAME_UPPER", "strides": [2, 2]})),
+    "listed initializer": with_listed_initializer(),
+    "Softmax of large numbers": chain(("Mul", {"c": np.float32(1e4)}, {}), FLATTEN, ("Softmax", {}, {"axis": 1})),
 }
 
 
@@ -166,80 +233,68 @@ for name in ("ArgMax on axis 1", "ArgMax on axis -1"):
     MODELS[name].graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_an_operator_is_computed_as_onnxruntime_does_and_its_integers_are_their_simulation(name, tmp_path):
-    proto = MODELS[name]
-    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
-    network = load_onnx(tmp_path / "m.onnx")
+@pytest.fixture(scope="session")
+def file(tmp_path_factory) -> Path:
+    """Where a test writes its model; one for all, because Hypothesis wants no fixture per example."""
+    return tmp_path_factory.mktemp("onnx") / "model.onnx"
+
+
+def load(proto, file):
+    file.write_bytes(proto.SerializeToString())
+    return load_onnx(file)
+
+
+def check_floats(proto, file):
+    """The network and its images, whose outputs are onnxruntime's."""
+    network = load(proto, file)
     fixed = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     images = np.random.default_rng(1).standard_normal((fixed or 3, *network.input_shape)).astype(np.float32)
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    (wanted,) = session.run(None, {"x": images})
-    got = run_float_tensors(network, images)[network.output]
-    assert got.size == wanted.size and np.allclose(got.ravel(), wanted.ravel(), rtol=1e-5, atol=1e-5)
-    if network.nodes[-1].name != network.output or network.without_softmax().nodes:
-        inner = fold_batchnorm(network.without_softmax())
-        quantized = quantize_network(inner, images)
-        codes = quantized.quantize_images(images)
-        simulated = run_simulated_tensors(quantized, codes)
-        for tensor_name, values in run_integer_tensors(quantized, codes).items():
-            assert np.array_equal(values, simulated[tensor_name]), tensor_name
-        reals = run_float_tensors(inner, images)[inner.output]
-        error = np.abs(quantized.run(images) - reals).max()
-        assert error <= 0.1 * np.abs(reals).max() + 1e-6, "eight bits are near the floats"
+    (wanted,), got = run_onnxruntime(proto, images), run_float(network, images)
+    if wanted.ndim > 1:  # a mean over everything keeps an axis
+        assert got.shape == wanted.shape
+    np.testing.assert_allclose(got.reshape(wanted.shape), wanted, rtol=1e-5, atol=1e-5 * max(1, np.abs(wanted).max()))
+    return network, images
 
 
-def test_five_hundred_damaged_files_are_read_or_refused_in_a_sentence():
-    found = subprocess.run([sys.executable, FUZZ, "500", "0"], capture_output=True, text=True, timeout=300)
+def check(proto, file, error=0.1):
+    """Floats are onnxruntime's, and the integers of every tensor equal their simulation, near the floats."""
+    network, images = check_floats(proto, file)
+    if not network.without_softmax().nodes:
+        return
+    inner = fold_batchnorm(network.without_softmax())
+    quantized = quantize_network(inner, images)
+    codes = quantized.quantize_images(images)
+    simulated = run_simulated_tensors(quantized, codes)
+    for name, values in run_integer_tensors(quantized, codes).items():
+        assert np.array_equal(values, simulated[name]), name
+    reals = run_float(inner, images)
+    assert np.abs(quantized.run(images) - reals).max() <= error * np.abs(reals).max() + 1e-6
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_operator_is_computed_as_onnxruntime_does_and_its_integers_are_their_simulation(name, file):
+    check(MODELS[name], file)
+
+
+def test_every_operator_is_met():
+    computed_beforehand = {"ConstantOfShape", "Expand", "Gather", "Range", "Shape"}
+    met = {one.op_type for proto in MODELS.values() for one in proto.graph.node}
+    assert met - computed_beforehand == {*OPERATORS}
+
+
+@given(models())
+def test_random_models_are_computed_as_onnxruntime_does_and_their_integers_are_their_simulation(file, proto):
+    check(proto, file, error=1e9)
+
+
+@given(pools())
+def test_pools_are_onnxruntime_s(file, proto):
+    check_floats(proto, file)
+
+
+def test_damaged_files_are_read_or_refused_in_a_sentence():
+    found = subprocess.run([sys.executable, FUZZ, "250", "0"], capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stdout
-
-
-def test_a_line_break_in_a_name_is_told_as_an_escape(tmp_path):
-    proto = chain(("Relu", {}, {}))
-    proto.graph.node[0].op_type = "Re\nlu\x1b"
-    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
-    with pytest.raises(ValueError, match=r"node 'y' \(Re\\nlu\\x1b\): operator Re\\nlu\\x1b is not supported$"):
-        load_onnx(tmp_path / "m.onnx")
-
-
-def test_functions_of_one_tensor_become_one_function(tmp_path):
-    for name in ("SiLU of two nodes", "HardSwish of four nodes", "GELU of five nodes", "x times x"):
-        (tmp_path / "m.onnx").write_bytes(MODELS[name].SerializeToString())
-        assert [type(n).__name__ for n in load_onnx(tmp_path / "m.onnx").nodes] == ["Pointwise"], name
-
-
-def test_transposes_that_meet_vanish(tmp_path):
-    there_and_back = chain(("Transpose", {}, {"perm": [0, 2, 3, 1]}), ("Transpose", {}, {"perm": [0, 3, 1, 2]}),
-                           ("Relu", {}, {}))
-    (tmp_path / "m.onnx").write_bytes(there_and_back.SerializeToString())
-    assert [type(n).__name__ for n in load_onnx(tmp_path / "m.onnx").nodes] == ["Clip"]
-
-
-def test_a_multiplication_behind_a_layer_goes_into_its_weights(tmp_path):
-    (tmp_path / "m.onnx").write_bytes(MODELS["Conv and then Mul"].SerializeToString())
-    assert [type(n).__name__ for n in fold_batchnorm(load_onnx(tmp_path / "m.onnx")).nodes] == ["Conv"]
-
-
-def test_the_network_ends_at_the_outputs_that_are_asked_for(tmp_path):
-    heads = model([node("Relu", ["x"], ["r"]), node("GlobalAveragePool", ["r"], ["a"]),
-                   node("LRN", ["r"], ["y"], size=3)])
-    (tmp_path / "m.onnx").write_bytes(heads.SerializeToString())
-    with pytest.raises(ValueError, match=r"node 'y' \(LRN\): operator LRN is not supported; --output r ends the "
-                                         r"network before it$"):
-        load_onnx(tmp_path / "m.onnx")
-    network = load_onnx(tmp_path / "m.onnx", outputs=("a", "r"))
-    assert network.outputs == ("a", "r")
-    with pytest.raises(ValueError, match="tensors that a node computes, got 'q'; the last ones are r,"):
-        load_onnx(tmp_path / "m.onnx", outputs=("q",))
-
-
-def test_an_open_height_is_given(tmp_path):
-    (tmp_path / "m.onnx").write_bytes(chain(("Relu", {}, {}), shape=("N", 3, "H", "W")).SerializeToString())
-    with pytest.raises(ValueError, match=r"--input-shape gives those that are open, as in 3,224,224$"):
-        load_onnx(tmp_path / "m.onnx")
-    assert load_onnx(tmp_path / "m.onnx", input_shape=(3, 5, 7)).input_shape == (3, 5, 7)
-    with pytest.raises(ValueError, match=r"which the input shape must fit without the first axis, got \(4, 5, 7\)$"):
-        load_onnx(tmp_path / "m.onnx", input_shape=(4, 5, 7))
 
 
 def test_readmes_table_names_every_operator():
