@@ -1,6 +1,7 @@
-"""One-operator .tflite files, made with the classes of the tflite package."""
+"""One-operator .tflite files, made with the classes of the tflite package; and what LiteRT computes."""
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,3 +104,31 @@ def _offsets(b: Any, offsets: list[int]) -> int:
     for offset in reversed(offsets):
         b.PrependUOffsetTRelative(offset)
     return int(b.EndVector())
+
+
+def interpreter_of(data: bytes, kernel_set: str, keep: bool = False) -> Any:
+    """LiteRT's interpreter of a model, on one thread; ``keep`` every computed tensor."""
+    litert = require_module("ai_edge_litert.interpreter", "pip install 'refquant[oracles]'")
+    resolvers = {"litert-ref": litert.OpResolverType.BUILTIN_REF,
+                 "litert-opt": litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+                 "litert-xnnpack": litert.OpResolverType.AUTO}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the memory of kept tensors
+        interpreter = litert.Interpreter(model_content=data, experimental_op_resolver_type=resolvers[kernel_set],
+                                         num_threads=1, experimental_preserve_all_tensors=keep)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def run_litert(data: bytes, inputs: dict[int, Any], outputs: list[int], kernel_set: str, keep: bool = False
+               ) -> dict[int, np.ndarray]:
+    """Tensors by their index, of inputs by theirs; the first axis of these is walked where ``keep``."""
+    interpreter = interpreter_of(data, kernel_set, keep)
+    found: dict[int, list[np.ndarray]] = {index: [] for index in outputs}
+    for row in range(len(next(iter(inputs.values()))) if keep else 1):
+        for index, codes in inputs.items():
+            interpreter.set_tensor(index, codes[row:row + 1] if keep else codes)
+        interpreter.invoke()
+        for index in outputs:
+            found[index].append(interpreter.get_tensor(index))
+    return {index: np.concatenate(parts) for index, parts in found.items()}

@@ -1,16 +1,15 @@
-"""LiteRT's three kernel sets, tensor by tensor, on five models. That a fault would be found: test_faults.py."""
+"""LiteRT's three kernel sets, tensor by tensor, on five models."""
 from __future__ import annotations
 
 import os
 import re
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from benchmarks.compare_litert import MODELS as MODELS_SHOWN
 from benchmarks.compare_litert import PAIRS, rows
-from tools import require_module
+from tflite_models import run_litert
 
 from refquant.readers.tflite_file import load_tflite
 from refquant.runtimes import kernels, run_model
@@ -23,12 +22,6 @@ DATA = {"kws_ref_model": ("dscnn_kws_data", "inputs", lambda x: x.transpose(0, 2
         "pretrainedResnet_quant": ("resnet8_cifar10_data", "test_images", lambda x: x),
         "vww_96_int8": ("vww96_data", "images", lambda x: x / 255)}
 INPUTS = 20
-
-require_module("tflite", "pip install 'refquant[tflite]'")
-litert = require_module("ai_edge_litert.interpreter", "pip install 'refquant[oracles]'")
-RESOLVERS = {"litert-ref": litert.OpResolverType.BUILTIN_REF,
-             "litert-opt": litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-             "litert-xnnpack": litert.OpResolverType.AUTO}
 
 
 def folder():
@@ -50,23 +43,6 @@ def codes_for(name, model):
     return random
 
 
-def in_litert(path, model, inputs, kernel_set):
-    """Every computed tensor by LiteRT, one thread, one input after another."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the memory of kept tensors
-        interpreter = litert.Interpreter(
-            model_path=str(path), experimental_op_resolver_type=RESOLVERS[kernel_set], num_threads=1,
-            experimental_preserve_all_tensors=True)
-    interpreter.allocate_tensors()
-    found: dict[int, list[np.ndarray]] = {}
-    for row in inputs:
-        interpreter.set_tensor(model.inputs[0], row[None])
-        interpreter.invoke()
-        for operation in model.operations:
-            found.setdefault(operation.outputs[0], []).append(interpreter.get_tensor(operation.outputs[0]))
-    return {index: np.concatenate(parts) for index, parts in found.items()}
-
-
 def different(ours, theirs):
     found = {index: int((codes != ours[index]).sum()) for index, codes in theirs.items()}
     return {index: count for index, count in found.items() if count}
@@ -78,8 +54,8 @@ def test_every_tensor_is_litert_s_to_the_last_bit(name, kernel_set):
     path = folder() / f"{name}.tflite"
     model = load_tflite(path)
     inputs = codes_for(name, model)
-    theirs = in_litert(path, model, inputs, kernel_set)
-    assert len(theirs) == len(model.operations)
+    computed = [operation.outputs[0] for operation in model.operations]
+    theirs = run_litert(path.read_bytes(), {model.inputs[0]: inputs}, computed, kernel_set, keep=True)
     assert different(run_model(model, inputs, kernel_set), theirs) == {}
 
 
