@@ -280,10 +280,12 @@ def onnx_case(draw: Draw, kind: str) -> tuple[Any, np.ndarray]:
             draw.codes((60, *shape)), dtype)
     if kind == "QLinearAveragePool":
         axes = draw.whole(1, 2)
-        kernel, plane = [draw.whole(1, 5) for _ in range(axes)], (9, 11)[:axes]
+        kernel = [draw.whole(1, 5) for _ in range(axes)]
+        plane = draw.among((kernel, (9, 11)[:axes], (9, 11)[:axes]))
         attributes = {"kernel_shape": kernel, "strides": [draw.whole(1, 2) for _ in kernel],
                       "count_include_pad": draw.whole(0, 1), **draw.among((
-                          {"auto_pad": "SAME_UPPER"}, {"pads": [draw.whole(0, k - 1) for k in (*kernel, *kernel)]}))}
+                          {}, {"auto_pad": "SAME_UPPER"},
+                          {"pads": [draw.whole(0, k - 1) for k in (*kernel, *kernel)]}))}
         return one(kind, unary, dtype, (8, *plane), attributes, **held_), code(draw.codes((6, 8, *plane)), dtype)
     if kind == "QLinearGlobalAveragePool":
         shape = (draw.whole(1, 40), draw.whole(1, 13), draw.whole(1, 13))

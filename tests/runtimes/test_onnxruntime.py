@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx_models import model as model_of
-from onnx_models import tensor
+from onnx_models import onnx, run_onnxruntime, session_of, tensor
 from tools import require_module
 
 from refquant.digits.weights import calibration_images, load_digits
@@ -19,96 +19,66 @@ from refquant.runtimes import run_model
 from refquant.runtimes.kernels import onnxruntime_here
 from refquant.writers import to_qdq
 
-onnx = require_module("onnx", "pip install 'refquant[oracles]'")
-ort = require_module("onnxruntime", "pip install 'refquant[oracles]'")
 quantization = require_module("onnxruntime.quantization", "pip install 'refquant[oracles]'")
-INPUTS = 20
-NETWORKS = {"dscnn_kws": ("inputs", lambda x: x),
-            "resnet8_cifar10": ("test_images", lambda x: x.transpose(0, 3, 1, 2)),
-            "vww96": ("images", lambda x: x.transpose(0, 3, 1, 2) / 255)}
+from benchmarks import compare_onnxruntime  # noqa: E402  -- after the skip
+
+INPUTS = 10
 KINDS = {"u": quantization.QuantType.QUInt8, "s": quantization.QuantType.QInt8}
-LEVELS = ort.GraphOptimizationLevel
-
-
-class Reader(quantization.CalibrationDataReader):
-    """Some images, one after another."""
-
-    def __init__(self, name, images):
-        self.left = iter([{name: image[None]} for image in images])
-
-    def get_next(self):
-        return next(self.left, None)
 
 
 def quantized(source, target, images, form, activations, weights, per_channel):
     """A file of onnxruntime's own quantizer."""
-    name = source.graph.input[0].name
     quantization.quantize_static(  # which changes the model that it is given
-        deepcopy(source), str(target), Reader(name, images), quant_format=quantization.QuantFormat[form],
-        per_channel=per_channel, activation_type=KINDS[activations], weight_type=KINDS[weights])
-
-
-def session_of(model, level):
-    options = ort.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads, options.graph_optimization_level = 3, 1, level
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def in_onnxruntime(path, x, form, tmp_path):
-    """Every tensor by its name and operator; a QDQ file as the default optimizations merge it, which name it anew."""
-    if form == "QDQ":
-        options = ort.SessionOptions()
-        options.log_severity_level, options.graph_optimization_level = 3, LEVELS.ORT_ENABLE_EXTENDED
-        options.optimized_model_filepath = str(tmp_path / "merged.onnx")
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        path = tmp_path / "merged.onnx"
-    model = onnx.load(path)
-    constant = {one.name for one in model.graph.initializer}  # dequantized weights are constants to us
-    kinds = {node.output[0]: node.op_type for node in model.graph.node
-             if node.op_type != "DequantizeLinear" or node.input[0] not in constant}
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in kinds)
-    session = session_of(model.SerializeToString(), LEVELS.ORT_DISABLE_ALL)
-    rows = [session.run(list(kinds), {session.get_inputs()[0].name: image[None]}) for image in x]
-    return [(kind, np.concatenate([row[k] for row in rows])) for k, kind in enumerate(kinds.values())]
+        deepcopy(source), str(target), compare_onnxruntime.Images(source.graph.input[0].name, images),
+        quant_format=quantization.QuantFormat[form], per_channel=per_channel, activation_type=KINDS[activations],
+        weight_type=KINDS[weights])
 
 
 def check(path, x, form, tmp_path):
-    """Equal answers, and as many tensors as onnxruntime computes, each equal to one of its operator."""
-    model = load_quantized_onnx(path)
-    ours = run_model(model, x, onnxruntime_here())
-    theirs = in_onnxruntime(path, x, form, tmp_path)
-    assert len(theirs) == len(model.operations)
-    for op in model.operations:
+    """Equal answers, and as many tensors as onnxruntime computes, each equal to one of its operator.
+
+    A QDQ file is computed as its default optimizations merge it, which name tensors anew.
+    """
+    read = load_quantized_onnx(path)
+    ours = run_model(read, x, onnxruntime_here())
+    level = "ORT_ENABLE_ALL" if form == "QDQ" else "ORT_DISABLE_ALL"
+    assert np.array_equal(run_onnxruntime(path, x, level=level)[0], ours[read.outputs[0]])
+    if form == "QDQ":
+        session_of(path, "ORT_ENABLE_EXTENDED", tmp_path / "merged.onnx")
+        path = tmp_path / "merged.onnx"
+    made = onnx.load(path)
+    constant = {one.name for one in made.graph.initializer}  # dequantized weights are constants to us
+    kinds = {node.output[0]: node.op_type for node in made.graph.node
+             if node.op_type != "DequantizeLinear" or node.input[0] not in constant}
+    del made.graph.output[:]
+    made.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in kinds)
+    theirs = list(zip(kinds.values(), run_onnxruntime(made, x)))
+    assert len(theirs) == len(read.operations)
+    for op in read.operations:
         y = ours[op.outputs[0]]
         equal = [k for k, (kind, z) in enumerate(theirs) if kind == op.kind and z.dtype == y.dtype
                  and np.array_equal(y, z)]
-        assert equal, (op.kind, model.tensors[op.outputs[0]].name)
+        assert equal, (op.kind, read.tensors[op.outputs[0]].name)
         del theirs[equal[0]]
-    level = LEVELS.ORT_ENABLE_ALL if form == "QDQ" else LEVELS.ORT_DISABLE_ALL
-    session = session_of(str(path), level)
-    answers = [session.run(None, {session.get_inputs()[0].name: image[None]})[0] for image in x]
-    assert np.array_equal(np.concatenate(answers), ours[model.outputs[0]])
-    return model, ours
+    return {op.kind for op in read.operations}
 
 
-def real_images(name):
+def models_folder():
     place = os.environ.get("REFQUANT_MODELS")
     if not place:
         pytest.skip("set REFQUANT_MODELS to the folder of the models")
-    array, prepare = NETWORKS[name]
-    held = np.load(Path(place) / f"{name}_data.npz")[array][:INPUTS + 10].astype(np.float64)
-    return onnx.load(Path(place) / f"{name}_folded.onnx"), prepare(held).astype(np.float32)
+    return Path(place)
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("activations, weights", ["us", "ss", "uu"])
 @pytest.mark.parametrize("form", ["QDQ", "QOperator"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", compare_onnxruntime.NETWORKS)
 def test_every_tensor_of_its_quantizer_s_models(name, form, activations, weights, per_channel, tmp_path):
-    source, images = real_images(name)
-    quantized(source, tmp_path / "q.onnx", images[:6], form, activations, weights, per_channel)
-    check(tmp_path / "q.onnx", images[10:], form, tmp_path)
+    source = onnx.load(models_folder() / f"{name}_folded.onnx")
+    calibration, images, _ = compare_onnxruntime.prepared(models_folder(), name)
+    quantized(source, tmp_path / "q.onnx", calibration[:6], form, activations, weights, per_channel)
+    check(tmp_path / "q.onnx", images[:INPUTS], form, tmp_path)
 
 
 def every_operator():
@@ -178,8 +148,7 @@ def test_float_biases_and_weights_that_the_file_quantizes(tmp_path):
                                                              axis=axis))
             node.input[0] = f"{name} q"
     onnx.save(model, tmp_path / "r.onnx")
-    read, _ = check(tmp_path / "r.onnx", images[10:], "QDQ", tmp_path)
-    assert {"QLinearConv", "QGemm", "QLinearMatMul"} <= {op.kind for op in read.operations}
+    assert {"QLinearConv", "QGemm", "QLinearMatMul"} <= check(tmp_path / "r.onnx", images[10:], "QDQ", tmp_path)
 
 
 def test_refquant_s_own_export_is_what_it_says_of_it(tmp_path):
@@ -187,17 +156,15 @@ def test_refquant_s_own_export_is_what_it_says_of_it(tmp_path):
     network, images, _ = load_digits()
     exported = to_qdq(quantize_network(network, calibration_images(), "channelwise-int8", activations="affine"))
     (tmp_path / "q.onnx").write_bytes(exported)
-    model, _ = check(tmp_path / "q.onnx", images[:INPUTS].astype(np.float32), "QDQ", tmp_path)
-    kinds = [op.kind for op in model.operations]
-    assert {"QLinearConv", "Conv", "Add", "QLinearAveragePool", "QGemm"} <= {*kinds}
+    kinds = check(tmp_path / "q.onnx", images[:INPUTS].astype(np.float32), "QDQ", tmp_path)
+    assert {"QLinearConv", "Conv", "Add", "QLinearAveragePool", "QGemm"} <= kinds
 
 
 def test_readme_shows_what_a_cpu_makes_of_a_model(tmp_path):
     """One row of its table, computed again."""
-    from benchmarks import compare_onnxruntime  # which needs onnxruntime
-    real_images("vww96")  # skips without the models
+    folder = models_folder()
     page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     shown = page.split("<!-- ONNX Runtime table")[1].split("```text\n")[1].split("\n```")[0].splitlines()
     assert len(shown) == 2 + 2 * len(compare_onnxruntime.NETWORKS)
-    found, _ = compare_onnxruntime.row(Path(os.environ["REFQUANT_MODELS"]), "vww96", True, tmp_path)
+    found, _ = compare_onnxruntime.row(folder, "vww96", True, tmp_path)
     assert list(found) in [re.split(r" {2,}", line) for line in shown]
