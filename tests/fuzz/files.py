@@ -25,40 +25,13 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "oracles"),
                 str(Path(__file__).parents[1] / "readers")]
 
-from onnx_models import chain, helper, model, onnx, tensor  # noqa: E402
+from onnx_models import onnx  # noqa: E402
+from test_onnx_operators import MODELS  # noqa: E402
 
 from refquant.commands.quantize import build_own, data_files, evaluate_own, load_data  # noqa: E402
 from refquant.readers import load_onnx  # noqa: E402
 
 SECONDS, BYTES = 2, 2**30
-node = helper.make_node
-W = np.random.default_rng(0).normal(size=(3, 2, 3, 3)).astype(np.float32)
-
-
-def seeds() -> list[bytes]:
-    """Valid models over most operators, and their kind of names, shapes and attributes."""
-    small = [
-        chain(("Conv", {"w": W, "b": W[:, 0, 0, 0]}, {"pads": [1, 1, 1, 1]}), ("Relu", {}, {}),
-              ("MaxPool", {}, {"kernel_shape": [2, 2], "strides": [2, 2]}), ("Flatten", {}, {}),
-              ("Gemm", {"w": np.ones((4, 27), np.float32)}, {"transB": 1}), ("Softmax", {}, {})),
-        chain(("Pad", {"p": np.array([0, 0, 1, 1] * 2)}, {}), ("Conv", {"w": W}, {"strides": [2, 1]}),
-              ("Mul", {"c": np.float32(2)}, {}), ("Sigmoid", {}, {}), ("Transpose", {}, {"perm": [0, 2, 3, 1]}),
-              ("ReduceMean", {}, {"axes": [1, 2]})),
-        chain(("Slice", {"s": np.array([1]), "e": np.array([5]), "a": np.array([2])}, {}),
-              ("Resize", {"r": None, "s": np.array([1, 1, 2, 2], np.float32)}, {"mode": "nearest"}),
-              ("ConvTranspose", {"w": W.swapaxes(0, 1)[:, :2]}, {"strides": [2, 2]}), ("HardSwish", {}, {}),
-              opset=14),
-        model([node("Shape", ["x"], ["s"]), node("Gather", ["s", "zero"], ["n"]),
-               node("Unsqueeze", ["n", "axis"], ["u"]), node("Concat", ["u", "rest"], ["t"], axis=0),
-               node("Reshape", ["x", "t"], ["y"])],
-              [tensor("zero", 0, np.int64), tensor("axis", [0], np.int64), tensor("rest", [-1], np.int64)]),
-        model([node("ConstantOfShape", ["shape"], ["c"]), node("Expand", ["one", "shape"], ["e"]),
-               node("Add", ["c", "e"], ["k"]), node("Add", ["x", "k"], ["a"]),
-               node("Split", ["a"], ["p", "q"], axis=3), node("Max", ["p", "q"], ["y"])],
-              [tensor("shape", [2, 6, 6], np.int64), tensor("one", 1.0)]),
-        chain(("BatchNormalization", dict(zip("gbmv", np.ones((4, 2), np.float32))), {}), ("LeakyRelu", {}, {}),
-              ("DepthToSpace", {}, {"blocksize": 1}), ("Squeeze", {"a": np.array([-1])}, {}), shape=("N", 2, 6, 1))]
-    return [one.SerializeToString() for one in small]
 
 
 def archive(random: Random, shape: tuple[int, ...]) -> bytes:
@@ -191,7 +164,7 @@ def bounded(count: int, seed: int, draw: Callable[[Random], Drawn], report: bool
 
 def campaign(count: int, seed: int, report: bool = False) -> tuple[Counter[str], list[str]]:
     """What became of ``count`` files, and the findings."""
-    valid = seeds()
+    valid = [made.SerializeToString() for made in MODELS.values()]
 
     def draw(random: Random) -> Drawn:
         damage = random.choice((damaged_bytes, damaged_fields, damaged_fields, damaged_fields))

@@ -72,12 +72,13 @@ class Draw:
 
 LITERT = ("ADD", "MUL", "RELU", "RELU6", "HARD_SWISH", "QUANTIZE", "LEAKY_RELU", "LOGISTIC", "TANH", "MEAN",
           "SOFTMAX", "AVERAGE_POOL_2D", "MAX_POOL_2D", "DEQUANTIZE", "FLOATS", "CONCATENATION", "CONV_2D",
-          "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "PAD", "TRANSPOSE", "RESIZE_NEAREST_NEIGHBOR")
-PLANES = (1, 3, 4, 37)
-# Two operands; those of fewer than four axes are constants. ADD's tail is computed otherwise than its blocks.
+          "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "PAD", "TRANSPOSE", "RESIZE_NEAREST_NEIGHBOR",
+          *("ADD that broadcasts", "MUL that broadcasts") * 3)
+PLANES = (1, 3, 4, 45)
+# Two operands; those of fewer than four axes are constants. Tails behind blocks of 8 or 16 have rules of their own.
 OPERANDS = [*[(PLANES, other) for other in (
-    (), (1,), (37,), (1, 3, 4, 1), (1, 3, 1, 37), (1, 1, 4, 1), (1, 1, 4, 37), (1, 3, 1, 1))],
-    ((1, 3, 1, 37), (1, 1, 4, 37)), ((1, 3, 1, 37), (1, 1, 4, 1)), *[((1, 1, 1, n),) * 2 for n in (5, 21, 43)]]
+    (), (1,), (45,), (1, 3, 4, 1), (1, 3, 1, 45), (1, 1, 4, 1), (1, 1, 4, 45), (1, 3, 1, 1))],
+    ((1, 3, 1, 45), (1, 1, 4, 45)), ((1, 3, 1, 45), (1, 1, 4, 1)), *[((1, 1, 1, n),) * 2 for n in (5, 21, 43)]]
 
 
 def litert_case(draw: Draw, kind: str) -> tuple[str, list[Spec], Any, list[np.ndarray]]:
@@ -94,16 +95,16 @@ def litert_case(draw: Draw, kind: str) -> tuple[str, list[Spec], Any, list[np.nd
 
     x_step, every = draw.step(), (1, 1, 1, 256)
     if kind in ("ADD", "MUL"):
-        options = (f"{kind.title()}Options", activation)
-        if draw.rng.random() < 0.5:
-            return kind, [of((1, 256, 256, 1), draw.step()) for _ in range(3)], options, [
-                read(PAIRS[0]), read(PAIRS[1])]
+        return kind, [of((1, 256, 256, 1), draw.step()) for _ in range(3)], (f"{kind.title()}Options", activation), [
+            read(PAIRS[0]), read(PAIRS[1])]
+    if kind.endswith("broadcasts"):
+        kind = kind[:3]
         pair = draw.among(OPERANDS)[::draw.among((1, -1))]
         codes = [read(draw.codes(shape)) for shape in pair]
         tensors = [of(shape, draw.step(), values=None if len(shape) == 4 else values)
                    for shape, values in zip(pair, codes)]
-        return kind, [*tensors, of(np.broadcast_shapes(*pair), draw.step())], options, [
-            values for values in codes if values.ndim == 4]
+        tensors.append(of(np.broadcast_shapes(*pair), draw.step()))
+        return kind, tensors, (f"{kind.title()}Options", activation), [x for x in codes if x.ndim == 4]
     if kind in ("RELU", "RELU6", "HARD_SWISH", "QUANTIZE", "LEAKY_RELU", "LOGISTIC", "TANH"):
         fixed = {"LOGISTIC": of(every, 1 / 256, -128), "TANH": of(every, 1 / 128, 0)}
         options = ("LeakyReluOptions", {"Alpha": float(draw.rng.uniform(-0.5, 1))}) if kind == "LEAKY_RELU" else None
@@ -129,9 +130,11 @@ def litert_case(draw: Draw, kind: str) -> tuple[str, list[Spec], Any, list[np.nd
         return "QUANTIZE", [Spec(x.shape, "float32", []), of(x.shape, step)], None, [x]
     if kind == "CONCATENATION":
         ends = [(draw.step(), draw.zero()) for _ in range(3)] if dtype == "uint8" else [(x_step, draw.zero())] * 3
-        tensors = [of((1, 1, 1, size), *end) for size, end in zip((256, 256, 512), ends)]
-        return kind, tensors, ("ConcatenationOptions", {"Axis": 3, "FusedActivationFunction": 0}), [
-            read(EACH.reshape(every)), read(EACH[::-1].reshape(every))]
+        codes = [read(EACH.reshape(every)), read(EACH[::-1].reshape(every))]
+        constant = draw.among((None, codes[1]))
+        tensors = [of(every, *ends[0]), of(every, *ends[1], constant), of((1, 1, 1, 512), *ends[2])]
+        return kind, tensors, ("ConcatenationOptions", {"Axis": 3, "FusedActivationFunction": 0}), codes[
+            :1 + (constant is None)]
     if kind in ("MEAN", "PAD", "TRANSPOSE", "RESIZE_NEAREST_NEIGHBOR"):
         return litert_move(draw, kind, of, read, x_step)
     return litert_layer(draw, kind, dtype, of, read, activation)
@@ -151,7 +154,7 @@ def litert_move(draw: Draw, kind: str, of: Any, read: Any, x_step: Any) -> tuple
         y, options = tuple(shape[axis] for axis in said), ("TransposeOptions", {})
     else:
         corners, half = draw.among(((False, False), (True, False), (False, True)))
-        said = [draw.whole(1, 15), draw.whole(1, 15)]
+        said = [draw.among((1, 2, 3, draw.whole(4, 15))) for _ in "hw"]
         y = (1, *said, shape[3])
         options = ("ResizeNearestNeighborOptions", {"AlignCorners": corners, "HalfPixelCenters": half})
     constant = Spec(np.shape(said), "int32", [], 0, np.array(said, np.int32))
@@ -242,8 +245,9 @@ WEIGHTED = {"QLinearConv": "x sx zx w sw zw sy zy bias", "ConvInteger": "x w zx 
             "QGemm to codes": "x sx zx w sw zw bias sy zy", "QLinearMatMul": "x sx zx w sw zw sy zy",
             "MatMulIntegerToFloat": "x w sx sw zx zw", "MatMulInteger": "x w zx zw", "Conv": "x w b"}
 MICROSOFT = ("QGemm", "QGemm to codes", "MatMulIntegerToFloat")
-ONNX = ("QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QLinearAveragePool",
-        "QLinearGlobalAveragePool", "QLinearConcat", "QuantizeLinear", "DequantizeLinear", *WEIGHTED)
+ONNX = (*("QLinearAdd", "QLinearMul") * 3, "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax",
+        "QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearConcat", "QuantizeLinear", "DequantizeLinear",
+        *WEIGHTED)
 
 
 def onnx_case(draw: Draw, kind: str) -> tuple[Any, np.ndarray]:
@@ -258,9 +262,9 @@ def onnx_case(draw: Draw, kind: str) -> tuple[Any, np.ndarray]:
     if kind in ("QLinearAdd", "QLinearMul"):
         x, shape = code(PAIRS[0, :, :, :, 0], dtype), draw.among(((1, 256, 256), (), (1, 256, 1)))
         if draw.whole(0, 1):
-            x = code(draw.codes((40, 3, 4, 5)), dtype)
-            shape = draw.among(((1,), (), (1, 3, 1, 1), (3, 1, 1), (4, 5), (5,), (1, 1, 4, 1), (1, 3, 4, 1),
-                                (1, 1, 1, 5)))
+            x = code(draw.codes((40, 3, 4, 50)), dtype)
+            shape = draw.among(((1,), (), (1, 3, 1, 1), (3, 1, 1), (4, 50), (50,), (1, 1, 4, 1), (1, 3, 4, 1),
+                                (1, 1, 1, 50)))
         b = code(PAIRS[1, :, :, :, 0] if shape == (1, 256, 256) else draw.codes(shape), dtype)
         names = draw.among((["x", "sa", "za", "b", "sb", "zb"], ["b", "sb", "zb", "x", "sa", "za"]))
         low, high = draw.among(((-9, 3), (-9, 3), (-66, 66)))

@@ -20,8 +20,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE), str(HERE.parent / "oracles")]
 
 from files import Drawn, bounded, damaged_bytes, damaged_fields, main  # noqa: E402
-from onnx_models import helper, onnx, tensor  # noqa: E402
-from tflite_models import Spec, one_operator  # noqa: E402
+from operators import LITERT, ONNX, Draw, litert_case, onnx_case  # noqa: E402
+from tflite_models import one_operator  # noqa: E402
 
 from refquant.digits.weights import calibration_images, load_digits  # noqa: E402
 from refquant.readers import load_quantized_onnx, load_tflite  # noqa: E402
@@ -33,70 +33,25 @@ LARGEST = 10**5  # elements of all tensors; more takes the time that its size ta
 
 
 def litert_seeds() -> list[bytes]:
-    """One operator each: layers, pools, operands that broadcast, means, joins, functions, floats."""
-    rng = np.random.default_rng(0)
-
-    def codes(*shape: int, dtype: str = "int8") -> np.ndarray:
-        return rng.integers(-100, 100, shape).astype(dtype)
-
-    x = Spec((1, 6, 5, 4), "int8", 0.1, 3)
-    window = {"Padding": 0, "StrideW": 2, "StrideH": 1, "DilationWFactor": 1, "DilationHFactor": 1,
-              "FusedActivationFunction": 1}
-    pool = {"Padding": 1, "StrideW": 2, "StrideH": 2, "FilterWidth": 3, "FilterHeight": 2,
-            "FusedActivationFunction": 0}
-    steps = rng.uniform(0.001, 0.01, 8).astype(np.float32)
-    whole = {"FusedActivationFunction": 0}
-    return [
-        one_operator("CONV_2D", [x, Spec((8, 3, 3, 4), "int8", steps, 0, codes(8, 3, 3, 4)), Spec(
-            (8,), "int32", 0.1 * steps, 0, codes(8, dtype="int32")), Spec((1, 6, 3, 8), "int8", 0.2, 1)],
-            ("Conv2DOptions", window)),
-        one_operator("DEPTHWISE_CONV_2D", [x, Spec((1, 3, 3, 4), "int8", steps[:4], 0, codes(1, 3, 3, 4), 3), Spec(
-            (1, 6, 3, 4), "int8", 0.2, 1)], ("DepthwiseConv2DOptions", {**window, "DepthMultiplier": 1})),
-        one_operator("FULLY_CONNECTED", [Spec((1, 9), "int8", 0.1, 3), Spec((5, 9), "int8", 0.01, 0, codes(5, 9)),
-                                         Spec((1, 5), "int8", 0.3, 1)], ("FullyConnectedOptions", whole)),
-        one_operator("ADD", [x, Spec((4,), "int8", 0.2, 0, codes(4)), x], ("AddOptions", whole)),
-        one_operator("MUL", [x, Spec((), "int8", 0.2, 5, codes()), x], ("MulOptions", whole)),
-        one_operator("AVERAGE_POOL_2D", [x, Spec((1, 3, 2, 4), "int8", 0.1, 3)], ("Pool2DOptions", pool)),
-        one_operator("MEAN", [x, Spec((2,), "int32", [], 0, np.array([1, 2], np.int32)), Spec(
-            (1, 4), "int8", 0.1, 3)], ("ReducerOptions", {"KeepDims": False})),
-        one_operator("CONCATENATION", [x, Spec((1, 6, 5, 4), "int8", 0.1, 3, codes(1, 6, 5, 4)), Spec(
-            (1, 6, 5, 8), "int8", 0.1, 3)], ("ConcatenationOptions", {"Axis": 3, **whole})),
-        one_operator("PAD", [x, Spec((4, 2), "int32", [], 0, np.array([[0, 0], [1, 0], [0, 2], [0, 0]], np.int32)),
-                             Spec((1, 7, 7, 4), "int8", 0.1, 3)], ("PadOptions", {})),
-        one_operator("SOFTMAX", [Spec((1, 9), "int8", 0.1, 3), Spec((1, 9), "int8", 1 / 256, -128)],
-                     ("SoftmaxOptions", {"Beta": 1.0})),
-        one_operator("QUANTIZE", [Spec((1, 9), "float32", []), Spec((1, 9), "int8", 0.1, 3)]),
-        one_operator("HARD_SWISH", [x, x])]
+    """Of each operator the smallest of some random models with one input."""
+    draw, found = Draw(0), {}
+    for kind in LITERT * 12:
+        operator, tensors, options, inputs = litert_case(draw, kind)
+        data = one_operator(operator, tensors, options)
+        if len(inputs) == 1 and sum(int(np.prod(t.shape)) for t in tensors) < LARGEST / 4:
+            found[kind] = min(found.get(kind, data), data, key=len)
+    return list(found.values())
 
 
 def onnx_seeds() -> list[bytes]:
-    """A model in QOperator form, and the bundled network in QDQ form."""
-    rng, node = np.random.default_rng(0), helper.make_node
-    scales = ["s", "z"]
-    nodes = [
-        node("QuantizeLinear", ["x", *scales], ["q"]),
-        node("QLinearConv", ["q", *scales, "w", "sw", "zw", *scales, "b"], ["c"], pads=[1, 1, 1, 1]),
-        node("QLinearAdd", ["c", *scales, "q", *scales, *scales], ["a"], domain="com.microsoft"),
-        node("MaxPool", ["a"], ["m"], kernel_shape=[2, 2]),
-        node("QLinearConcat", [*scales, "m", *scales, "k", *scales], ["j"], axis=1, domain="com.microsoft"),
-        node("QLinearAveragePool", ["j", *scales, *scales], ["v"], kernel_shape=[2, 2], domain="com.microsoft"),
-        node("QLinearSigmoid", ["v", *scales, *scales], ["g"], domain="com.microsoft"),
-        node("Flatten", ["g"], ["f"]),
-        node("QGemm", ["f", *scales, "u", "s", "zu", "", *scales], ["e"], transB=1, domain="com.microsoft"),
-        node("QLinearSoftmax", ["e", *scales, *scales], ["t"], axis=1, opset=13, domain="com.microsoft"),
-        node("DequantizeLinear", ["t", *scales], ["y"])]
-    held = [tensor("s", np.float32(0.1)), tensor("z", np.uint8(7), np.uint8), tensor("zw", np.int8(0), np.int8),
-            tensor("w", rng.integers(-100, 100, (3, 3, 3, 3)), np.int8), tensor("sw", [0.1, 0.2, 0.3]),
-            tensor("b", [1, 2, 3], np.int32), tensor("k", rng.integers(0, 255, (1, 2, 5, 5)), np.uint8),
-            tensor("u", rng.integers(-100, 100, (4, 80)), np.int8), tensor("zu", np.int8(0), np.int8)]
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(nodes, "seed", [value("x", onnx.TensorProto.FLOAT, ("N", 3, 6, 6))],
-                              [value("y", onnx.TensorProto.FLOAT, None)], held)
-    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13), helper.make_opsetid(
-        "com.microsoft", 1)], ir_version=8)
+    """Of each operator the smallest of some random models, and the bundled network in QDQ form."""
+    draw, found = Draw(0), {}
+    for kind in ONNX * 12:
+        data = onnx_case(draw, kind)[0].SerializeToString()
+        found[kind] = min(found.get(kind, data), data, key=len)
     network, _, _ = load_digits()
     merged = to_qdq(quantize_network(network, calibration_images(), "channelwise-int8", activations="affine"))
-    return [whole.SerializeToString(), merged]
+    return [*found.values(), merged]
 
 
 def changed_bytes(data: bytes, random: Random) -> bytes:

@@ -9,11 +9,11 @@ import pytest
 from refquant.runtimes import onnx_layers, own
 from refquant.runtimes.kernels import LITERT_SETS, ONNX_RULES, ONNX_SETS, RULES, onnxruntime_here
 
-LITERT = {*random_operators.LITERT} - {"FLOATS"}
+LITERT = {kind.split()[0] for kind in random_operators.LITERT} - {"FLOATS"}
 ONNX = {kind.split()[0] for kind in random_operators.ONNX}
 
 
-@pytest.mark.parametrize("which, cases, kinds", [("litert", 550, LITERT), ("onnx", 540, ONNX)])
+@pytest.mark.parametrize("which, cases, kinds", [("litert", 700, LITERT), ("onnx", 550, ONNX)])
 def test_operators_of_random_scales_are_equal(which, cases, kinds):
     met, found = random_operators.campaign(which, 2026, cases)
     assert found == {}
@@ -27,7 +27,7 @@ def test_one_kernel_set_s_rule_taken_for_another_s_shows(monkeypatch):
         wrong = optimized, xnnpack, reference
         different |= {(key[0], name) for name, a, b in zip(LITERT_SETS, RULES[key], wrong) if a is not b}
         monkeypatch.setitem(RULES, key, wrong)
-    _, found = random_operators.campaign("litert", 1, 440)
+    _, found = random_operators.campaign("litert", 1, 420)
     unseen = different - {tuple(key.split()[::2]) for key in found}
     assert {kind for kind, _ in unseen} <= {"LOGISTIC", "TANH", "MAX_POOL_2D", "DEQUANTIZE"}
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles.onnx_models import onnx
-from tools import require_module
+from oracles.onnx_models import onnx, run_onnxruntime
 
 from refquant import calibration_images, load_digits, quantize_network, strategies
 from refquant.network.batchnorm import fold_batchnorm
@@ -14,20 +13,15 @@ from refquant.network.integer_forward import Context, compute
 from refquant.network.program import QuantizedAdd, QuantizedAveragePool, QuantizedConv
 from refquant.writers import to_qdq
 
-onnxruntime = require_module("onnxruntime", "pip install 'refquant[oracles]'")
 DIALECT = "float32_half_even"
 
 
 def tensors_of(network, images):
     """Every tensor's codes as onnxruntime computes them, without fusions, by name."""
-    model = onnx.load_model_from_string(to_qdq(network))
-    names = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    found = session.run(names, {f"{network.input}:real": images.astype(np.float32)})
+    made = onnx.load_model_from_string(to_qdq(network))
+    names = [node.output[0] for node in made.graph.node if node.op_type == "QuantizeLinear"]
+    made.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    found = run_onnxruntime(made, images.astype(np.float32), names)
     return {name.removesuffix(":codes"): codes for name, codes in zip(names, found)}
 
 
