@@ -4,6 +4,8 @@ from __future__ import annotations
 import numpy as np
 
 from refquant.cli import main
+from refquant.convolution.geometry import Geometry
+from refquant.network.graph import Clip, Conv, Flatten, GlobalAveragePool, Network
 
 
 def run(capsys, *arguments):
@@ -28,7 +30,7 @@ def refused(capsys, *arguments):
     return err
 
 
-def write_model(path, nodes=None, weight=None, bias=None, output=None):
+def write_model(path, nodes=None):
     """An ONNX network of (2, 6, 6): by default Conv 2->4 (channel 3 dead), ReLU, global average, Flatten.
 
     nodes: (op, input, output, attributes), others than these.
@@ -58,3 +60,17 @@ def write_data(path, **changes):
               "labels": rng.integers(0, 4, 40)} | changes
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     return path
+
+
+def small_network():
+    """Convolutions of (2, 5, 5): dense, depthwise, strided, dilated and of one pixel."""
+    rng = np.random.default_rng(3)
+    return Network((2, 5, 5), (
+        Conv("conv", "input", rng.standard_normal((6, 2, 3, 3)), rng.standard_normal(6), Geometry.of(1, 1)),
+        Clip("relu", "conv"),
+        Conv("deep", "relu", rng.standard_normal((6, 1, 3, 3)), None, Geometry.of(1, 1, 1, 6)),
+        Conv("strided", "deep", rng.standard_normal((3, 6, 3, 3)), None, Geometry.of(2, 1)),
+        Conv("spread", "strided", rng.standard_normal((3, 3, 3, 3)), None, Geometry.of(1, 2, 2)),
+        Conv("point", "spread", rng.standard_normal((4, 3, 1, 1))),
+        GlobalAveragePool("mean", "point"),
+        Flatten("logits", "mean")))

@@ -2,44 +2,30 @@
 
 import numpy as np
 import pytest
+from terminal import small_network
 
 from refquant import quantize_network
-from refquant.commands import kernel_check as integer_kernels
+from refquant.commands import kernel_check
 from refquant.commands.kernel_check import run_lanes, run_winograd
-from refquant.convolution.geometry import Geometry
-from refquant.integers.formats import IntFormat
-from refquant.network.graph import Clip, Conv, Flatten, GlobalAveragePool, Network
+from refquant.network.graph import Conv, Network
+
+IMAGES = np.random.default_rng(5).standard_normal((4, 2, 5, 5))
 
 
-@pytest.fixture
-def images():
-    return np.random.default_rng(5).standard_normal((4, 2, 5, 5))
+@pytest.fixture(scope="module")
+def quantized():
+    return quantize_network(small_network(), IMAGES, weight_bits=7, activation_bits=7, activations="signed")
 
 
-@pytest.fixture
-def quantized(images):
-    rng = np.random.default_rng(3)
-    network = Network((2, 5, 5), (
-        Conv("conv", "input", rng.standard_normal((6, 2, 3, 3)), rng.standard_normal(6), Geometry.of(1, 1)),
-        Clip("relu", "conv"),
-        Conv("deep", "relu", rng.standard_normal((6, 1, 3, 3)), None, Geometry.of(1, 1, 1, 6)),
-        Conv("strided", "deep", rng.standard_normal((3, 6, 3, 3)), None, Geometry.of(2, 1)),
-        Conv("spread", "strided", rng.standard_normal((3, 3, 3, 3)), None, Geometry.of(1, 2, 2)),
-        Conv("point", "spread", rng.standard_normal((4, 3, 1, 1))),
-        GlobalAveragePool("mean", "point"),
-        Flatten("logits", "mean")))
-    return quantize_network(network, images, weight_bits=7, activation_bits=7, activations="signed")
-
-
-def test_every_3x3_layer_runs_through_lanes(quantized, images):
-    reports = run_lanes(quantized, images)
+def test_every_3x3_layer_runs_through_lanes(quantized):
+    reports = run_lanes(quantized, IMAGES)
     assert [report.layer for report in reports] == ["conv", "deep", "strided", "spread"]
     assert all(report.sums_equal and report.products_per_lane == 8 for report in reports)
 
 
-def test_dense_layers_of_stride_1_alone_run_through_winograd(quantized, images):
+def test_dense_layers_of_stride_1_alone_run_through_winograd(quantized):
     for tile in ((2, 3), (4, 3)):
-        reports = run_winograd(quantized, images, tile)
+        reports = run_winograd(quantized, IMAGES, tile)
         assert {report.layer for report in reports} == {"conv"}
         assert [report.stage.proven.stage for report in reports] == [
             "input", "V", "U", "product", "sum", "output_scaled", "output"]
@@ -52,20 +38,20 @@ def test_dense_layers_of_stride_1_alone_run_through_winograd(quantized, images):
 
 
 @pytest.mark.parametrize("kernel, run", [("convolve_int16", run_lanes), ("winograd_convolve", run_winograd)])
-def test_one_wrong_sum_is_reported(quantized, images, monkeypatch, kernel, run):
-    path = getattr(integer_kernels, kernel)
+def test_one_wrong_sum_is_reported(quantized, monkeypatch, kernel, run):
+    path = getattr(kernel_check, kernel)
 
     def disturbed(*arguments, **options):
         sums = path(*arguments, **options)
         sums[3, 2, 1, 1] -= 1
         return sums
 
-    monkeypatch.setattr(integer_kernels, kernel, disturbed)
-    assert not any(report.sums_equal for report in run(quantized, images))
+    monkeypatch.setattr(kernel_check, kernel, disturbed)
+    assert not any(report.sums_equal for report in run(quantized, IMAGES))
 
 
-def test_layers_with_a_zero_point_are_left_out(images):
+def test_layers_with_a_zero_point_are_left_out():
     network = Network((2, 5, 5), (Conv("conv", "input", np.ones((1, 2, 3, 3))),))
-    affine = quantize_network(network, images + 3.0, activations="affine")
-    assert affine.qparams["input"].format == IntFormat(8) and affine.qparams["input"].zero_point
-    assert run_lanes(affine, images) == run_winograd(affine, images) == []
+    affine = quantize_network(network, IMAGES + 3.0, activations="affine")
+    assert affine.qparams["input"].zero_point
+    assert run_lanes(affine, IMAGES) == run_winograd(affine, IMAGES) == []

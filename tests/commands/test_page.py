@@ -4,12 +4,14 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from html import unescape
 
 import numpy as np
 import pytest
-from test_quantize_command import run, write_data, write_model
+from terminal import run, write_data, write_model
 from tools import require_tool
 
+from refquant.cli import main
 from refquant.commands.layers import input_warnings
 from refquant.network.graph import BatchNorm, Conv, Network
 
@@ -41,8 +43,7 @@ window.addEventListener("load", function () {
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    model, data = write_model(folder / "a<b>&'.onnx", ("Flatten",)), write_data(folder / "d.npz")
-    from refquant.cli import main
+    model, data = write_model(folder / "a<b>&'.onnx"), write_data(folder / "d.npz")
     assert main(["quantize", str(model), str(data), "--recipe", "max-int8", "--recipe", "channelwise-int8",
                  "--calibration-images", "10", "--out", str(folder / "out")]) == 0
     return folder / "out" / "report.html"
@@ -58,13 +59,12 @@ def in_browser(path, tmp_path):
                           capture_output=True, text=True, timeout=120)
     found = re.search(r'data-found="([^"]*)"', done.stdout)
     assert found, done.stderr[-2000:]
-    return json.loads(found[1].replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    return json.loads(unescape(found[1]))
 
 
 def test_a_browser_opens_it_sorts_it_and_sees_every_plot(page, tmp_path):
     found = in_browser(page, tmp_path)
-    report = json.loads((page.parent / "report.json").read_text())
-    layers = report["recipes"][0]["layers"]
+    layers = json.loads((page.parent / "report.json").read_text())["recipes"][0]["layers"]
     assert found["errors"] == [] and found["wide"] <= 0
     up, down = ([float(v) for v in found[way] if v != "-"] for way in ("up", "down"))
     assert up == sorted(up) and down == sorted(down, reverse=True) and len(up) > 1
@@ -73,15 +73,12 @@ def test_a_browser_opens_it_sorts_it_and_sees_every_plot(page, tmp_path):
     assert found["plots"] == 2 * (len(layers) + 1), "a histogram each, and weights of the one convolution"
 
 
-def test_it_refers_to_nothing_outside_and_escapes_names(page):
+def test_it_refers_to_nothing_outside_escapes_names_and_says_what_layers_are(page):
     text = page.read_text(encoding="utf-8")
     assert not re.search(r"(src|href)=|@import|url\(|https?://", text)
     assert "a&lt;b&gt;&amp;&#x27;.onnx" in text and "a<b>" not in text
     for column in ("geometry", "MACs", "sums proven", "headroom bits", "clipped %", "dead channels", "bias-limited"):
         assert f">{column}<" in text
-
-
-def test_its_layers_say_what_they_are(page):
     first = json.loads((page.parent / "report.json").read_text())["recipes"][0]["layers"][0]
     assert (first["geometry"], first["macs"], first["weight_bytes"]) == ("3x3 p1", 4 * 36 * 18, 72)
     assert first["shape"] == [4, 6, 6] and first["input_formats"] == ["int8 narrow"] and first["format"] == "uint8"
@@ -91,14 +88,14 @@ def test_its_layers_say_what_they_are(page):
 def test_inputs_that_were_not_preprocessed_are_told(tmp_path, capsys):
     inputs = np.random.default_rng(1).normal(size=(40, 2, 6, 6)).astype("f4")
     data = write_data(tmp_path / "d.npz", inputs=99 * inputs, calibration_inputs=inputs)
-    code, said = run(capsys, write_model(tmp_path / "m.onnx"), data, "--recipe", "max-int8", "--out", tmp_path / "o")
+    code, _, said = run(capsys, "quantize", write_model(tmp_path / "m.onnx"), data, "--recipe", "max-int8", "--out",
+                        tmp_path / "o")
     assert code == 0 and re.match(r"refquant: warning: evaluation inputs from -[\d.]+ to [\d.]+, calibration inputs "
-                                  r"from -[\d.]+ to [\d.]+: were both preprocessed alike\?\n", said.err)
+                                  r"from -[\d.]+ to [\d.]+: were both preprocessed alike\?\n", said)
     assert "were both preprocessed alike?" in (tmp_path / "o" / "report.html").read_text()
     one = np.ones(2)
     network = Network((2, 6, 6), [Conv("c", "input", np.eye(2).reshape(2, 2, 1, 1)),
                                   BatchNorm("n", "c", one, one, one, one)])
-    x = np.random.default_rng(0).normal(size=(9, 2, 6, 6))
-    assert input_warnings(network, x, x) == []
-    (told,) = input_warnings(network, 255 * x, 255 * x)
-    assert told.startswith("inputs look unprocessed: at 'n' the median channel is 2")
+    assert input_warnings(network, inputs, inputs) == []
+    (told,) = input_warnings(network, 255 * inputs, 255 * inputs)
+    assert told.startswith("inputs look unprocessed: at 'n' the median channel is 239 times")
