@@ -10,9 +10,9 @@ import pytest
 from onnx_models import helper as onnx_helper
 from onnx_models import tensor as onnx_tensor
 from quantized_files import campaign
+from terminal import printed, refused
 from tflite_models import Spec, one_operator
 
-from refquant.cli import main
 from refquant.readers import load_quantized_onnx
 from refquant.readers.tflite_file import load_tflite
 from refquant.runtimes import run_model
@@ -43,18 +43,17 @@ def files(tmp_path_factory):
 
 def test_run_writes_outputs_digests_and_every_tensor(files, tmp_path, capsys):
     model, data, inputs = files
-    assert main(["run", str(model), str(data), "--as", "litert-opt", "--dump", "--out", str(tmp_path / "o")]) == 0
-    said = capsys.readouterr()
-    assert said.err == "" and "m.tflite as litert-opt, 200 inputs\n" in said.out
+    text = printed(capsys, "run", model, data, "--as", "litert-opt", "--dump", "--out", tmp_path)
+    assert "m.tflite as litert-opt, 200 inputs\n" in text
     wanted = run_model(load_tflite(model), inputs, "litert-opt")
-    report = json.loads((tmp_path / "o" / "report.json").read_text())
+    report = json.loads((tmp_path / "report.json").read_text())
     assert report["integer_top1"] is None  # planes are no answers
     assert [(t["index"], t["shape"]) for t in report["tensors"]] == [(0, [200, 5, 6, 3]), (3, [200, 3, 5, 8])]
     for tensor in report["tensors"]:
-        codes = np.load(tmp_path / "o" / "tensors" / f"{tensor['index']}.npy")
+        codes = np.load(tmp_path / "tensors" / f"{tensor['index']}.npy")
         assert codes.dtype == np.int8 and np.array_equal(codes, wanted[tensor["index"]])
         assert tensor["sha256"] == hashlib.sha256(codes.tobytes()).hexdigest()
-    assert np.array_equal(np.load(tmp_path / "o" / "outputs" / "3.npy"), wanted[3])
+    assert np.array_equal(np.load(tmp_path / "outputs" / "3.npy"), wanted[3])
 
 
 def test_top_1_is_the_share_of_right_answers(tmp_path, capsys):
@@ -64,35 +63,31 @@ def test_top_1_is_the_share_of_right_answers(tmp_path, capsys):
     labels = rows.argmax(axis=1)
     labels[:10] = (labels[:10] + 1) % 9
     np.savez(tmp_path / "d.npz", inputs=rows, labels=labels)
-    assert main(["run", str(tmp_path / "m.tflite"), str(tmp_path / "d.npz"), "--as", "litert-ref", "--out",
-                 str(tmp_path / "o")]) == 0
-    codes = run_model(load_tflite(tmp_path / "m.tflite"), rows)[1]
-    wanted = 100 * (codes.argmax(axis=1) == labels).mean()
-    assert f"top-1 {wanted:.2f} %" in capsys.readouterr().out and 60 < wanted <= 75
-    assert json.loads((tmp_path / "o" / "report.json").read_text())["integer_top1"] == pytest.approx(wanted)
+    text = printed(capsys, "run", tmp_path / "m.tflite", tmp_path / "d.npz", "--as", "litert-ref", "--out", tmp_path)
+    wanted = 100 * (run_model(load_tflite(tmp_path / "m.tflite"), rows)[1].argmax(axis=1) == labels).mean()
+    assert f"top-1 {wanted:.2f} %" in text and 60 < wanted <= 75
+    assert json.loads((tmp_path / "report.json").read_text())["integer_top1"] == pytest.approx(wanted)
 
 
 def test_compare_says_where_by_which_rule_and_on_what(files, tmp_path, capsys):
     model, data, _ = files
-    assert main(["compare", str(model), str(data), "--as", "litert-ref", "--as", "litert-xnnpack"]) == 0
-    said = capsys.readouterr().out
+    said = printed(capsys, "compare", model, data, "--as", "litert-ref", "--as", "litert-xnnpack")
     assert "0 CONV_2D: convolution (scaling A, gemmlowp_double) against convolution (scaling X, float32" in said
     found = re.search(r"first: \[(.*)\] (-?\d+) and (-?\d+); sum (-?\d+) times (\S+) is (-?[\d.]+), zero point -3",
                       said)
     assert found and int(found[4]) * float(found[5]) == pytest.approx(float(found[6]), rel=1e-4)
     assert {int(found[2]) + 3, int(found[3]) + 3} & {round(float(found[6])), round(float(found[6]) + 0.5)}
-    assert main(["compare", str(model), str(data), "--as", "litert-ref", "--as", "litert-ref", "--out",
-                 str(tmp_path / "c")]) == 0
-    assert "; 0 of " in capsys.readouterr().out
-    report = json.loads((tmp_path / "c" / "report.json").read_text())
+    assert "; 0 of " in printed(capsys, "compare", model, data, "--as", "litert-ref", "--as", "litert-ref", "--out",
+                                tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
     assert report["as"] == ["litert-ref"] * 2 and [op["different"] for op in report["operations"]] == [0]
-    assert (tmp_path / "c" / "differences.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "differences.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("kind, options", [("ADD", "AddOptions"), ("MUL", "MulOptions"),
                                            ("CONCATENATION", "ConcatenationOptions")])
 @pytest.mark.parametrize("constant_first", [False, True])
-def test_a_constant_operand_is_compared_too(tmp_path, kind, options, constant_first):
+def test_a_constant_operand_is_compared_too(tmp_path, capsys, kind, options, constant_first):
     constant = RNG.integers(-128, 128, (1, 4, 21)).astype(np.int8)
     read = [Spec((1, 4, 21), "int8", 0.5, 3), Spec((1, 4, 21), "int8", 0.5, 3, constant)]
     concatenated = kind == "CONCATENATION"
@@ -101,9 +96,9 @@ def test_a_constant_operand_is_compared_too(tmp_path, kind, options, constant_fi
     (tmp_path / "m.tflite").write_bytes(one_operator(kind, [*read[::-1 if constant_first else 1], written],
                                                      (options, fields)))
     np.savez(tmp_path / "d.npz", inputs=RNG.integers(-128, 128, (50, 4, 21)).astype(np.int8))
-    assert main(["compare", str(tmp_path / "m.tflite"), str(tmp_path / "d.npz"), "--as", "litert-ref", "--as",
-                 "litert-xnnpack", "--out", str(tmp_path / "c")]) == 0
-    found = json.loads((tmp_path / "c" / "report.json").read_text())["operations"]
+    printed(capsys, "compare", tmp_path / "m.tflite", tmp_path / "d.npz", "--as", "litert-ref", "--as",
+            "litert-xnnpack", "--out", tmp_path)
+    found = json.loads((tmp_path / "report.json").read_text())["operations"]
     assert found[0]["different_on_equal_inputs"] == found[0]["different"]  # there is no operation before it
     assert bool(found[0]["different"]) == (not concatenated)
 
@@ -116,9 +111,8 @@ def test_a_constant_operand_is_compared_too(tmp_path, kind, options, constant_fi
 def test_bad_data_is_one_sentence_and_nothing_is_written(files, tmp_path, capsys, change, sentence):
     model, _, inputs = files
     np.savez(tmp_path / "d.npz", **change(inputs))
-    assert main(["run", str(model), str(tmp_path / "d.npz"), "--as", "litert-ref", "--out", str(tmp_path / "o")]) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and re.search(sentence, said.err) and said.err.count("\n") == 1
+    said = refused(capsys, "run", model, tmp_path / "d.npz", "--as", "litert-ref", "--out", tmp_path / "o")
+    assert re.search(sentence, said)
     assert not (tmp_path / "o").exists()
 
 
@@ -134,16 +128,14 @@ def test_bad_data_is_one_sentence_and_nothing_is_written(files, tmp_path, capsys
 def test_foreign_files_are_one_sentence(tmp_path, capsys, content, sentence):
     (tmp_path / "m.tflite").write_bytes(content)
     np.savez(tmp_path / "d.npz", inputs=np.zeros((1, 4), np.int8))
-    assert main(["run", str(tmp_path / "m.tflite"), str(tmp_path / "d.npz"), "--as", "litert-ref", "--out",
-                 str(tmp_path / "o")]) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and sentence in said.err and said.err.count("\n") == 1
+    assert sentence in refused(capsys, "run", tmp_path / "m.tflite", tmp_path / "d.npz", "--as", "litert-ref",
+                               "--out", tmp_path / "o")
 
 
-def test_a_thousand_damaged_files_are_run_or_refused():
+def test_five_hundred_damaged_files_are_run_or_refused():
     """A part of ``tests/fuzz/quantized_files.py``, .tflite and ONNX."""
-    met, found = campaign(1000, 11)
-    assert not found and met["run"] > 60 and met["refused"] > 600
+    met, found = campaign(500, 11)
+    assert not found and met["run"] > 30 and met["refused"] > 300
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +159,7 @@ def onnx_files(tmp_path_factory):
 
 def test_an_onnx_model_runs_and_its_two_sets_are_compared(onnx_files, tmp_path, capsys, monkeypatch):
     model, data, inputs = onnx_files
-    assert main(["run", str(model), str(data), "--as", "onnxruntime-avx2", "--dump", "--out", str(tmp_path)]) == 0
+    printed(capsys, "run", model, data, "--as", "onnxruntime-avx2", "--dump", "--out", tmp_path)
     read = load_quantized_onnx(model)
     wanted = run_model(read, inputs, "onnxruntime-avx2")
     codes, reals = (op.outputs[0] for op in read.operations[1:])
@@ -176,33 +168,25 @@ def test_an_onnx_model_runs_and_its_two_sets_are_compared(onnx_files, tmp_path, 
     assert report["layers"][1]["macs"] == 4 * 4 * 4 * 27 and report["layers"][1]["rule"] == "layer (pairs True)"
     assert report["layers"][1]["saturated_low"] == pytest.approx(100 * (wanted[codes] == 0).mean())
     assert np.array_equal(np.load(tmp_path / "tensors" / f"{reals}.npy"), wanted[reals])
-    capsys.readouterr()
-    assert main(["compare", str(model), str(data), "--as", "onnxruntime-avx2", "--as", "onnxruntime-vnni"]) == 0
-    said = capsys.readouterr().out
+    said = printed(capsys, "compare", model, data, "--as", "onnxruntime-avx2", "--as", "onnxruntime-vnni")
     found = re.search(r"first: \[.*\] (\d+) and (\d+); sum (-?\d+) with saturated pairs, (-?\d+) without, "
                       r"times (\S+), zero point 9", said)
     assert found
     assert [round(int(found[k + 2]) * float(found[5])) + 9 for k in (1, 2)] == [int(found[1]), int(found[2])]
-    assert main(["compare", str(model), str(data), "--as", "onnxruntime-vnni", "--as", "refquant"]) == 0
-    capsys.readouterr()
+    printed(capsys, "compare", model, data, "--as", "onnxruntime-vnni", "--as", "refquant")
     monkeypatch.setattr("refquant.commands.run.onnxruntime_here", lambda: "onnxruntime-vnni")
-    assert main(["run", str(model), str(data), "--as", "onnxruntime", "--out", str(tmp_path / "o")]) == 0
-    assert "m.onnx as onnxruntime-vnni, 30 inputs" in capsys.readouterr().out
+    text = printed(capsys, "run", model, data, "--as", "onnxruntime", "--out", tmp_path / "o")
+    assert "m.onnx as onnxruntime-vnni, 30 inputs" in text
 
 
 def test_a_model_ends_where_it_is_told(files, onnx_files, tmp_path, capsys):
-    model, data, _ = onnx_files
-    assert main(["run", str(model), str(data), "--as", "onnxruntime-vnni", "--output", "q", "--out",
-                 str(tmp_path / "a")]) == 0
+    printed(capsys, "run", *onnx_files[:2], "--as", "onnxruntime-vnni", "--output", "q", "--out", tmp_path / "a")
     report = json.loads((tmp_path / "a" / "report.json").read_text())
-    assert [t["name"] for t in report["tensors"]] == ["x", "q"]
-    assert report["integer_top1"] is None  # planes are no answers
-    capsys.readouterr()
+    assert [t["name"] for t in report["tensors"]] == ["x", "q"] and report["integer_top1"] is None  # of planes
     for one, runtime, name, sentence in (
             (onnx_files, "onnxruntime-vnni", "nothing", "must be tensors that a node computes, got 'nothing'"),
             (files, "litert-ref", "t0", "must be tensors that an operator computes, got 't0'; the last ones are t3"),
             (files, "onnxruntime", "t3", "is a model of LiteRT, which runs as litert-ref, .*, got onnxruntime")):
-        assert main(["run", str(one[0]), str(one[1]), "--as", runtime, "--output", name, "--out",
-                     str(tmp_path / "b")]) == 2
-        said = capsys.readouterr()
-        assert re.search(sentence, said.err) and said.err.count("\n") == 1 and not (tmp_path / "b").exists()
+        assert re.search(sentence, refused(capsys, "run", *one[:2], "--as", runtime, "--output", name, "--out",
+                                           tmp_path / "b"))
+        assert not (tmp_path / "b").exists()
