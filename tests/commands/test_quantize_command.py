@@ -26,8 +26,8 @@ onnx = require_module("onnx", "pip install 'refquant[onnx]'")
 
 KEYS = set("""recipe label weight_bits activation_bits granularity activations estimator widen layer_inputs
     accumulator_bits coupling shift_bits cross_layer_equalization correct_output_mean breakpoints match_moments
-    dialect refquant model calibration images float_top1 simulated_top1 integer_top1 agreement cosine sqnr_db codes_equal
-    codes_equal_images weight_bytes seconds layers stages outputs warnings""".split())
+    dialect refquant model calibration images float_top1 simulated_top1 integer_top1 agreement cosine sqnr_db
+    codes_equal codes_equal_images weight_bytes seconds layers stages outputs warnings""".split())
 LAYER_KEYS = set("""name op cosine sqnr_db weight_range_disparity dead_channels rescaled_channels saturated_fraction
     headroom_bits inputs output shape geometry input_formats format scale zero_point m shift macs weight_bytes
     bias_limited seen proven""".split())

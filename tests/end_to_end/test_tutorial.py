@@ -5,7 +5,10 @@ the tutorial's pages; read the difference before you commit it.
 """
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -57,8 +60,16 @@ def test_links_within_the_repository_lead_somewhere():
                 assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
-def test_readme_prints_what_it_shows():
-    assert run(parse(README.read_text(encoding="utf-8"), README.name, readme=True))
+def test_readme_prints_what_it_shows_and_its_first_code_does_so_in_the_parent_folder_of_a_clone(tmp_path):
+    """There a folder called refquant lies in the way, which is not the package."""
+    page = parse(README.read_text(encoding="utf-8"), README.name, readme=True)
+    (first, _), *_ = run(page)
+    (tmp_path / "refquant").mkdir()
+    for name in ("refquant", "README.md", "setup.cfg"):
+        (tmp_path / "refquant" / name).symlink_to(ROOT / name)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", first.text], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", first.shown.text)
 
 
 def test_images_are_there_and_described():
