@@ -98,7 +98,7 @@ from distributed import Client, LocalCluster
 from refquant import calibration_images, load_digits, quantize_network
 from refquant.network.storage import quantized_to_bytes
 if __name__ == "__main__":
-    network, images = load_digits()[0], calibration_images()
+    network, images = load_digits()[0], calibration_images()[:8]
     with (LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
           Client(cluster) as client):
         quantized = {call}

@@ -7,7 +7,9 @@ from terminal import small_network
 from refquant import quantize_network
 from refquant.commands import evaluation
 from refquant.commands.evaluation import evaluate, top1
+from refquant.commands.layers import described
 from refquant.network import forward
+from refquant.network.graph import Conv, Network
 
 NETWORK, IMAGES = small_network(), np.random.default_rng(5).standard_normal((6, 2, 5, 5))
 
@@ -55,3 +57,16 @@ def test_the_sums_seen_are_those_of_all_images():
     acc = np.einsum("ocrs,nchwrs->nohw", conv.weight_q.astype(int), windows) + conv.bias_q[:, None, None]
     observed = stages["conv"].observed
     assert (observed.min, observed.max) == (acc.min(), acc.max()) and stages["conv"].proven.min <= observed.min
+
+
+def test_a_channel_whose_bias_no_register_holds_is_counted_as_rescaled():
+    """Folded MobileNets have channels of weights near 1e-7 of the layer's beside ordinary biases."""
+    weight = np.random.default_rng(3).standard_normal((4, 2, 3, 3))
+    weight[1] *= 2e-7  # alive: above 2^-24 of the largest
+    network = Network((2, 5, 5), (Conv("conv", "input", weight, np.full(4, 3.0)),))
+    quantized = quantize_network(network, IMAGES, "channelwise-int8")
+    result = evaluate(quantized, IMAGES, None, network)
+    assert (result.layers[0].dead_channels, result.layers[0].rescaled_channels) == (0, 1) and result.codes_equal
+    assert described(quantized, quantized.layers[0])["bias_limited"] == 1
+    # The largest scale that fits: the next code up, of the bias or of a weight, would not.
+    assert 2**31 - 1 - 256 < quantized.stages[0].max <= 2**31 - 1

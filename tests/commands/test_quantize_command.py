@@ -122,6 +122,8 @@ def test_data_is_split_as_documented(tmp_path):
         return load_data(path, (2, 6, 6), *options)
 
     path = write_data(tmp_path / "data.npz")
+    with pytest.raises(ValueError, match=r"^inputs must hold more than the 50 images that calibrate, got 40$"):
+        loaded()
     inputs, labels = np.load(path)["inputs"], np.load(path)["labels"]
     data = loaded(7, 20, 6)
     assert np.array_equal(data.calibration, inputs[:7]) and (data.first, data.simulated) == (7, 6)
@@ -256,7 +258,7 @@ def test_the_report_is_written_before_a_figure_that_cannot_be_drawn(files, tmp_p
 
 
 def test_names_from_a_strangers_file_are_drawn_as_they_stand(tmp_path, capsys):
-    names = ["a$b$c", "$", "\\frac{", "conv\n1\x07", "层" * 30, "x" * 300]
+    names = ["a$b$c", "$\\frac{$", "\\frac{", "conv\n1\x07", "层" * 30, "x" * 300]
     nodes = [("MaxPool", ["x"], names[0], {"kernel_shape": [2, 2]}), ("Conv", [names[0], "w"], names[1], {}),
              ("MaxPool", [names[1]], names[2], {"kernel_shape": [1, 2]}),
              ("MaxPool", [names[2]], names[3], {"kernel_shape": [2, 1]}),

@@ -21,12 +21,6 @@ def test_a_figure_draws_the_committed_numbers(name):
     assert numbers_drawn.differences(name, numbers_drawn.numbers_of(make_figures.FIGURES[name]())) == []
 
 
-def test_another_number_is_told_with_its_place():
-    drawn = numbers_drawn.numbers_of(make_figures.FIGURES["lanes"]())
-    drawn[0]["lines"][0]["y"][3] += 10.0  # four products of 63·63
-    assert numbers_drawn.differences("lanes", drawn) == ["lanes[0].lines[0].y[3]: committed 15876.0, got 15886.0"]
-
-
 def test_every_figure_has_numbers_and_is_shown_on_a_page():
     names = {*make_figures.FIGURES, *make_figures.DEMO_FIGURES}
     pages = [ROOT / "README.md", ROOT / "tutorial.md",
