@@ -62,21 +62,13 @@ def digits() -> Case:
 
 def models() -> dict[str, Case]:
     """The networks of the folder that REFQUANT_MODELS names."""
-    from refquant.readers.onnx_file import load_onnx
+    from benchmarks.networks import load  # needs onnx
 
-    folder = Path(os.environ["REFQUANT_MODELS"])
-
-    def planes(images: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
-
-    resnet, dscnn, vww = (np.load(folder / f"{name}_data.npz") for name in ("resnet8_cifar10", "dscnn_kws", "vww96"))
-    return {name: (fold_batchnorm(load_onnx(folder / f"{file}.onnx").without_softmax()), x[:10], y[:MODELS])
-            for name, file, x, y in (
-                ("resnet8", "resnet8_cifar10_bn", planes(resnet["calibration_images"]),
-                 planes(resnet["test_images"])),
-                ("dscnn", "dscnn_kws_bn", dscnn["inputs"], dscnn["inputs"][50:]),
-                ("vww96", "vww96_bn", planes(vww["images"]) / np.float32(255),
-                 planes(vww["images"][50:]) / np.float32(255)))}
+    found = {}
+    for name, first in (("resnet8", 0), ("dscnn", 0), ("vww96", 10)):
+        network, calibration, images, _ = load(name)
+        found[name] = network, calibration[:10], images[first:first + MODELS]
+    return found
 
 
 def find_scales(network: Network, calibration: np.ndarray, recipe: str, bits: int) -> dict[str, Any]:

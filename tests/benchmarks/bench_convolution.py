@@ -5,12 +5,12 @@ float Conv, and ahead of QLinearConv s8s8, on 1x64x56x56 * 64x64x3x3.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 from one_thread import best_seconds, print_machine, restart_on_one_thread
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from refquant.convolution.direct import convolve, convolve_exact
 
@@ -19,37 +19,18 @@ SHAPES = (  # name, C, H = W, O, kernel, groups
     ("depthwise 3x3", 128, 28, 128, 3, 128))
 
 
-def session(graph: onnx.GraphProto) -> onnxruntime.InferenceSession:
-    """The graph on one thread."""
+def onnx_conv(kind: str, x: np.ndarray, inputs: str, groups: int, **constants: Any) -> Callable[[], np.ndarray]:
+    """onnxruntime's Conv or QLinearConv, on one thread."""
+    element = helper.np_dtype_to_tensor_dtype(x.dtype)
+    node = helper.make_node(kind, inputs.split(), ["y"], pads=[constants["w"].shape[2] // 2] * 4, group=groups)
+    graph = helper.make_graph([node], kind, [helper.make_tensor_value_info("x", element, x.shape)],
+                              [helper.make_tensor_value_info("y", element, None)],
+                              [numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def float_conv(x: np.ndarray, w: np.ndarray, groups: int) -> Callable[[], np.ndarray]:
-    """onnxruntime's Conv."""
-    pads = [w.shape[2] // 2] * 4
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"], pads=pads, group=groups)], "conv",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(w.astype(np.float32), "w")])
-    run, feed = session(graph), {"x": x.astype(np.float32)}
-    return lambda: run.run(None, feed)[0]
-
-
-def qlinear_conv(x: np.ndarray, w: np.ndarray, groups: int) -> Callable[[], np.ndarray]:
-    """onnxruntime's QLinearConv with int8 operands, which also requantizes."""
-    constants = {"s": np.float32(1), "z": np.int8(0), "w": w, "t": np.float32(4096)}
-    graph = helper.make_graph(
-        [helper.make_node("QLinearConv", ["x", "s", "z", "w", "s", "z", "t", "z"], ["y"],
-                          pads=[w.shape[2] // 2] * 4, group=groups)], "qconv",
-        [helper.make_tensor_value_info("x", TensorProto.INT8, x.shape)],
-        [helper.make_tensor_value_info("y", TensorProto.INT8, None)],
-        [numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items()])
-    run = session(graph)
-    return lambda: run.run(None, {"x": x})[0]
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"x": x})[0]
 
 
 def main() -> None:
@@ -61,11 +42,12 @@ def main() -> None:
     for name, channels, size, outputs, kernel, groups in SHAPES:
         x = rng.integers(-63, 64, (1, channels, size, size)).astype(np.int8)
         w = rng.integers(-63, 64, (outputs, channels // groups, kernel, kernel)).astype(np.int8)
-        xf, wf, pad = x.astype(np.float32), w.astype(np.float32), kernel // 2
-        exact, real, theirs, quantized = (1e3 * best_seconds(run, 40) for run in (
-            lambda x=x, w=w, p=pad, g=groups: convolve_exact(x, w, padding=p, groups=g),
-            lambda x=xf, w=wf, p=pad, g=groups: convolve(x, w, padding=p, groups=g),
-            float_conv(x, w, groups), qlinear_conv(x, w, groups)))
+        xf, wf, how = x.astype(np.float32), w.astype(np.float32), {"padding": kernel // 2, "groups": groups}
+        exact, real, theirs, quantized = (1e3 * seconds for seconds in best_seconds([
+            lambda: convolve_exact(x, w, **how), lambda: convolve(xf, wf, **how),  # noqa: B023
+            onnx_conv("Conv", xf, "x w", groups, w=wf),
+            onnx_conv("QLinearConv", x, "x s z w s z t z", groups, w=w, s=np.float32(1), t=np.float32(4096),
+                      z=np.int8(0))], 40))
         print(f"{name:18}{exact:8.3f}{real:8.3f}{theirs:11.3f}{quantized:10.3f}{exact / theirs:19.2f}"
               f"{exact / quantized:18.2f}")
 

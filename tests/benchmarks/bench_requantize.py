@@ -26,7 +26,7 @@ def main() -> int:
     print(f"{'dialect':20}{'one multiplier':>16}{'per channel':>16}")
     missed = False
     for name in DIALECTS:
-        seconds = [best_seconds(lambda n=name, m=m: requantize(acc, m, IntFormat(8), n), 2) for m in (one, many)]
+        seconds = best_seconds([lambda n=name, m=m: requantize(acc, m, IntFormat(8), n) for m in (one, many)], 2)
         missed |= max(seconds) >= TARGET
         print(f"{name:20}{seconds[0]:14.3f} s{seconds[1]:14.3f} s")
     return int(missed)

@@ -9,20 +9,17 @@ which the coupling of ``wes-int8`` was chosen.
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from networks import Case, load
 
 from refquant.commands.evaluation import top1
 from refquant.commands.report import table
-from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import run_float
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.proof import QuantizedNetwork
-from refquant.readers.onnx_file import load_onnx
 from refquant.recipes.corrections import correct_output_mean, cross_layer_equalize
 from refquant.recipes.quantize import quantize_network
 from refquant.recipes.settings import COUPLINGS
@@ -35,37 +32,6 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     **{f"WES {coupling}": {"granularity": "shift", "coupling": coupling} for coupling in COUPLINGS},
     "WES floor, EasyQuant": {"recipe": "easyquant-int8", "granularity": "shift", "activations": "unsigned"}}
 NETWORKS = ("vww96", "dscnn", "resnet8")
-CALIBRATION, VWW_CALIBRATION = 50, 40
-
-
-class Case(NamedTuple):
-    """The folded network, calibration images, held-out images, and their labels or None."""
-
-    network: Network
-    calibration: np.ndarray
-    images: np.ndarray
-    labels: np.ndarray | None
-
-
-def load(name: str) -> Case:
-    """One of NETWORKS."""
-    folder = Path(os.environ["REFQUANT_MODELS"])
-
-    def planes(x: np.ndarray, largest: float = 1.0) -> np.ndarray:
-        return (x.astype(np.float32) / np.float32(largest)).transpose(0, 3, 1, 2)
-
-    if name == "vww96":
-        images = planes(np.load(folder / "vww96_data.npz")["images"], 255.0)
-        file, parts = "vww96_bn.onnx", (images[:VWW_CALIBRATION], images[VWW_CALIBRATION:], None)
-    elif name == "dscnn":
-        data = np.load(folder / "dscnn_kws_data.npz")
-        file, parts = "dscnn_kws_bn.onnx", (data["inputs"][:CALIBRATION], data["inputs"][CALIBRATION:],
-                                            data["labels"][CALIBRATION:])
-    else:
-        data = np.load(folder / "resnet8_cifar10_data.npz")
-        file, parts = "resnet8_cifar10_bn.onnx", (planes(data["calibration_images"])[:CALIBRATION],
-                                                  planes(data["test_images"]), data["test_labels"])
-    return Case(fold_batchnorm(load_onnx(folder / file).without_softmax()), *parts)
 
 
 def row(case: Case, options: dict[str, Any]) -> list[str]:
@@ -98,8 +64,6 @@ def disparity(network: Network) -> str:
 
 def main(names: list[str]) -> None:
     """Print each network's disparity, and one table."""
-    if "REFQUANT_MODELS" not in os.environ:
-        sys.exit("the networks are read from the folder that REFQUANT_MODELS names, got no such variable")
     rows, lines = [], []
     for name in names:
         case = load(name)

@@ -41,9 +41,9 @@ def main() -> None:
         w = rng.integers(-w_max, w_max + 1, (CHANNELS, CHANNELS, KERNEL, KERNEL)).astype(np.int8)
         kernel = transform_kernel(w, tile)
         assert np.array_equal(winograd_convolve(x, kernel, padding=1), convolve_exact(x, w, padding=1))
-        direct, winograd = (1e3 * best_seconds(run, 40) for run in (
+        direct, winograd = (1e3 * seconds for seconds in best_seconds([
             lambda x=x, w=w: convolve_exact(x, w, padding=1),
-            lambda x=x, k=kernel: winograd_convolve(x, k, padding=1)))
+            lambda x=x, k=kernel: winograd_convolve(x, k, padding=1)], 40))
         needed, used = multiplications(tile[0], CHANNELS)
         print(f"{name:22}{direct:8.3f}{winograd:10.3f}{winograd / direct:7.2f}{needed / used:16.2f}  "
               f"{exact_in_float32(x, kernel)}")

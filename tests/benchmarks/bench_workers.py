@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import resource
-import subprocess
 import sys
 import time
 
 import networks
 import numpy as np
-from one_thread import print_machine, restart_on_one_thread
+from one_thread import in_a_process, print_machine, restart_on_one_thread
 
 from refquant.commands.evaluation import evaluate
 from refquant.network.storage import quantized_to_bytes
@@ -48,10 +47,7 @@ def main() -> None:
     for name, recipe, calibration, count in ROWS:
         digests = set()
         for workers in (1, 2):
-            numbers = map(str, (calibration, count, workers))
-            done = subprocess.run([sys.executable, __file__, name, recipe, *numbers], check=True, capture_output=True,
-                                  text=True)
-            quantize, evaluation, mebibytes, digest = done.stdout.split()
+            quantize, evaluation, mebibytes, digest = in_a_process(name, recipe, calibration, count, workers)
             digests.add(digest)
             print(f"{name:10} {recipe:16} {calibration} + {count:4} images  {workers} worker{'s' * (workers > 1):1}  "
                   f"quantize {float(quantize):6.1f} s  evaluate {float(evaluation):6.1f} s  "

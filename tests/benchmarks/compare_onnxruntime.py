@@ -25,7 +25,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from refquant.commands.compare import Difference, differences, draw_differences
 from refquant.commands.report import table
-from refquant.readers import load_quantized_onnx, load_tflite
+from refquant.readers import load_quantized_onnx
 from refquant.runtimes import run_model
 from refquant.runtimes.kernels import ONNX_SETS, onnxruntime_here
 
@@ -65,10 +65,10 @@ def quantized(folder: Path, name: str, per_channel: bool, target: Path) -> None:
                     weight_type=QuantType.QInt8)
 
 
-def answers(path: Path, images: np.ndarray, level: Any = ort.GraphOptimizationLevel.ORT_ENABLE_ALL) -> np.ndarray:
+def answers(path: Path, images: np.ndarray) -> np.ndarray:
     """onnxruntime's, on one thread."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level, options.graph_optimization_level = 1, 3, level
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return np.concatenate([session.run(None, {name: image[None]})[0] for image in images])
@@ -100,13 +100,13 @@ HEADER = ("model", "weights per", "% first layer", "% all codes", "top-1 % avx2"
 
 def draw(folder: Path, place: Path) -> Any:
     """ResNet-8's and the MobileNet's codes, operation after operation."""
+    from compare_litert import MODELS, load  # beside it where this is run as a script
+
     series = {}
-    for name, file, array, unit in (("pretrainedResnet_quant", "resnet8_cifar10_data", "test_images", 1.0),
-                                    ("vww_96_int8", "vww96_data", "images", 255.0)):
-        model, data = load_tflite(folder / f"{name}.tflite"), np.load(folder / f"{file}.npz")
-        entry = model.tensors[model.inputs[0]]
-        codes = np.clip(np.rint(data[array][:200] / unit / entry.step[0]) + entry.zero, -128, 127).astype(np.int8)
-        series[f"{name}: LiteRT's reference and XNNPACK"] = differences(model, codes, "litert-ref", "litert-xnnpack")
+    for name in MODELS:
+        model, codes, _ = load(folder, name)
+        series[f"{name}: LiteRT's reference and XNNPACK"] = differences(model, codes[:200], "litert-ref",
+                                                                        "litert-xnnpack")
     for name in ("resnet8_cifar10", "vww96"):
         quantized(folder, name, True, place / "q.onnx")
         found = differences(load_quantized_onnx(place / "q.onnx"), prepared(folder, name)[1][:200], *ONNX_SETS)

@@ -7,19 +7,15 @@ signed narrow codes of as many bits for weights and activations, 50 calibration 
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from networks import Case, load
 
 from refquant.commands.evaluation import top1
 from refquant.commands.report import table
-from refquant.digits.weights import calibration_images, load_digits
 from refquant.network.float_forward import run_float
-from refquant.network.graph import Network
-from refquant.readers.onnx_file import load_onnx
 from refquant.recipes.quantize import quantize_network
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -28,32 +24,12 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "EasyQuant": ("easyquant-int8", {}), "EasyQuant, widened": ("easyquant-int8", {"widen": True})}
 BITS = (8, 7, 6, 5, 4)
 NETWORKS = ("digits", "resnet8", "dscnn")
-CALIBRATION, BATCH = 50, 50
-
-Case = tuple[Network, np.ndarray, np.ndarray, np.ndarray]
-
-
-def load(name: str) -> Case:
-    """The network, calibration images, held-out images and their labels."""
-    if name == "digits":
-        network, images, labels = load_digits()
-        return network, calibration_images(CALIBRATION), images, labels
-    folder = Path(os.environ["REFQUANT_MODELS"])
-    if name == "dscnn":
-        file = np.load(folder / "dscnn_kws_data.npz")
-        inputs, labels = file["inputs"], file["labels"]
-        network = load_onnx(folder / "dscnn_kws_bn.onnx")
-        return network, inputs[:CALIBRATION], inputs[CALIBRATION:], labels[CALIBRATION:]
-    file = np.load(folder / "resnet8_cifar10_data.npz")
-    calibration, images = (file[key].transpose(0, 3, 1, 2).astype(np.float32)
-                           for key in ("calibration_images", "test_images"))
-    return load_onnx(folder / "resnet8_cifar10_bn.onnx"), calibration[:CALIBRATION], images, file["test_labels"]
+BATCH = 50
 
 
 def accuracy(case: Case, method: str | None, bits: int = 0) -> float:
     """Top-1 in percent: of the float network without a method."""
     network, calibration, images, labels = case
-    network = network.without_softmax()
     if method is None:
         logits = [run_float(network, images[i:i + BATCH]) for i in range(0, len(images), BATCH)]
     else:
@@ -66,8 +42,6 @@ def accuracy(case: Case, method: str | None, bits: int = 0) -> float:
 
 def main(names: list[str]) -> None:
     """Print one table for all networks."""
-    if set(names) - {"digits"} and "REFQUANT_MODELS" not in os.environ:
-        sys.exit("resnet8 and dscnn are read from the folder that REFQUANT_MODELS names, got no such variable")
     rows = []
     for name in names:
         case = load(name)

@@ -1,10 +1,17 @@
-"""Networks of the shapes that people bring, with random weights."""
+"""Networks of benchmarks: four that are trained, with images; others have random weights and shapes people bring."""
 
 from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from refquant.convolution.geometry import Geometry
+from refquant.digits.weights import calibration_images, load_digits
+from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.graph import (
     Add,
     Clip,
@@ -17,6 +24,44 @@ from refquant.network.graph import (
     Network,
     Node,
 )
+from refquant.readers.onnx_file import load_onnx
+
+CALIBRATION, VWW_CALIBRATION = 50, 40
+
+
+class Case(NamedTuple):
+    """The folded network, calibration images, held-out images, and their labels or None."""
+
+    network: Network
+    calibration: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+def load(name: str) -> Case:
+    """digits; vww96, dscnn, resnet8 from the folder that REFQUANT_MODELS names."""
+    if name == "digits":
+        network, images, labels = load_digits()
+        return Case(fold_batchnorm(network.without_softmax()), calibration_images(CALIBRATION), images, labels)
+    if "REFQUANT_MODELS" not in os.environ:
+        sys.exit(f"{name} is read from the folder that REFQUANT_MODELS names, got no such variable")
+    folder = Path(os.environ["REFQUANT_MODELS"])
+
+    def planes(x: np.ndarray, largest: float = 1.0) -> np.ndarray:
+        return (x.astype(np.float32) / np.float32(largest)).transpose(0, 3, 1, 2)
+
+    if name == "vww96":
+        images = planes(np.load(folder / "vww96_data.npz")["images"], 255.0)
+        file, parts = "vww96_bn.onnx", (images[:VWW_CALIBRATION], images[VWW_CALIBRATION:], None)
+    elif name == "dscnn":
+        data = np.load(folder / "dscnn_kws_data.npz")
+        file, parts = "dscnn_kws_bn.onnx", (data["inputs"][:CALIBRATION], data["inputs"][CALIBRATION:],
+                                            data["labels"][CALIBRATION:])
+    else:
+        data = np.load(folder / "resnet8_cifar10_data.npz")
+        file, parts = "resnet8_cifar10_bn.onnx", (planes(data["calibration_images"])[:CALIBRATION],
+                                                  planes(data["test_images"]), data["test_labels"])
+    return Case(fold_batchnorm(load_onnx(folder / file).without_softmax()), *parts)
 
 
 class _Builder:
@@ -50,6 +95,17 @@ class _Builder:
         self.nodes += [GlobalAveragePool("mean", (source,)), Flatten("flat", ("mean",)),
                        Linear("logits", ("flat",), weight)]
         return Network((self.channels["input"], size, size), tuple(self.nodes))
+
+
+def mobilenet() -> Network:
+    """MobileNetV1-0.25 at 96x96: a 3x3 convolution, then depthwise-separable blocks."""
+    net = _Builder(3)
+    x = net.conv("conv", "input", 8, 3, 2)
+    blocks = ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), *((128, 1),) * 5, (256, 2), (256, 1))
+    for index, (width, stride) in enumerate(blocks):
+        inner = net.channels[x]
+        x = net.conv(f"pointwise{index}", net.conv(f"depthwise{index}", x, inner, 3, stride, groups=inner), width, 1)
+    return net.network(96, x, 2)
 
 
 def resnet20() -> Network:

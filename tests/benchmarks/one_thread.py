@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,12 +25,18 @@ def print_machine() -> None:
     print(f"NumPy {np.__version__}, {blas['name']} {blas.get('openblas configuration', blas['version'])}, one thread")
 
 
-def best_seconds(run: Callable[[], object], repeats: int = 5) -> float:
-    """The shortest of several runs, after one to warm up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def best_seconds(calls: Sequence[Callable[[], object]], repeats: int = 5) -> list[float]:
+    """The shortest of several runs of each, after one to warm up; in turns, so that slow moments meet all."""
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(repeats + 1):
+        for call, seconds in zip(calls, times):
+            start = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - start)
+    return [min(seconds[1:]) for seconds in times]
+
+
+def in_a_process(*arguments: object) -> list[str]:
+    """The words that the running script prints when it is started with these arguments."""
+    return subprocess.run([sys.executable, sys.argv[0], *map(str, arguments)], check=True, capture_output=True,
+                          text=True).stdout.split()
