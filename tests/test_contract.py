@@ -141,22 +141,12 @@ def test_inputs_may_be_read_only_are_not_written_to_and_the_second_call_gives_th
 
 
 @every_function
-def test_memory_layout_does_not_matter(case):
-    expected = case.function(*case.arrays)
-    for change in (np.asfortranarray, lambda a: a[::-1].copy()[::-1], lambda a: np.repeat(a, 2, axis=-1)[..., ::2]):
-        assert same(case.function(*map(change, case.arrays)), expected)
-
-
-@every_function
-def test_byte_order_and_width_of_integers_do_not_matter(case):
-    expected = case.function(*case.arrays)
+def test_memory_layout_byte_order_and_width_of_integers_do_not_matter_and_lists_are_taken(case):
     kinds = [">i8", "i2", ">i4", "i1"] if all(a.dtype.kind == "i" for a in case.arrays) else [">f8"]
-    for kind in kinds:
-        if all(np.array_equal(a.astype(kind), a) for a in case.arrays):
-            assert same(case.function(*(a.astype(kind) for a in case.arrays)), expected), kind
-
-
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.lists])
-def test_lists_are_taken_for_arrays(name):
-    case = CASES[name]
-    assert same(case.function(*(a.tolist() for a in case.arrays)), case.function(*case.arrays))
+    changes = [np.asfortranarray, lambda a: a[::-1].copy()[::-1], lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+               *(lambda a, kind=kind: a.astype(kind) for kind in kinds
+                 if all(np.array_equal(a.astype(kind), a) for a in case.arrays)),
+               *[np.ndarray.tolist] * case.lists]
+    expected = case.function(*case.arrays)
+    for change in changes:
+        assert same(case.function(*map(change, case.arrays)), expected), change
