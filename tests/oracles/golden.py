@@ -7,11 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
+from refquant.integers.devices import dialect_of
 from refquant.integers.formats import IntFormat, wrap
-from refquant.vectors.build import build_suite, write_suite
-from refquant.vectors.cases import npy_bytes
-from refquant.vectors.check import SuiteResult, check_answers
+from refquant.vectors.build import SUITES, build_suite, suite_files, write_suite
+from refquant.vectors.cases import Case, Tensor, npy_bytes
+from refquant.vectors.check import CaseResult, SuiteResult, check_answers
 from refquant.vectors.reading import Read, read_suite
+
+
+@cache
+def cases_of(name: str) -> tuple[Case, ...]:
+    """The cases of a whole suite in the default dialect."""
+    return tuple(SUITES[name].cases(dialect_of("single_round")))
 
 
 @cache
@@ -24,6 +31,16 @@ def written(name: str, folder: Path, dialect: str = "single_round", small: bool 
     """A suite's folder below ``folder``."""
     write_suite(built(name, dialect, small).items(), folder / name)
     return folder / name
+
+
+def by_hand(folder: Path, codes: list[int], fmt: IntFormat = IntFormat(8), operation: str = "clip",
+            **parameters: object) -> Path:
+    """The folder of a suite of one case, ``one``, whose input and output are these codes."""
+    case = Case("one", operation, parameters, {
+        "x": Tensor(np.array(codes), fmt, "input", "N"),
+        "expected": Tensor(np.array(codes), fmt, "expected", "N")}, "Some codes.")
+    write_suite(suite_files("by-hand", "Codes.", dialect_of("single_round"), [case], {}), folder / "by-hand")
+    return folder / "by-hand"
 
 
 def answer(folder: Path, case: Read, values: np.ndarray, name: str = "expected") -> None:
@@ -44,3 +61,8 @@ def judged(suite: Path, folder: Path, device: Callable[[Read], Iterable[int] | n
         if values is not None:
             answer(folder, case, np.asarray(values))
     return check_answers(suite, folder)
+
+
+def wrong(found: SuiteResult) -> list[CaseResult]:
+    """The cases in which a device differs."""
+    return [one for one in found.cases if one.mismatches]
