@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from consumers.c.binary_files import build, call
-from golden import judged, written
+from golden import judged, written, wrong
 from qlinearconv_oracle import Layer, qlinearconv
 from tools import require_tool
 
@@ -27,8 +27,10 @@ NEON_FLAGS = "-std=c11 -O1 -static -march=armv8.2-a+dotprod -Wall -Wextra -Wconv
 NEON = "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static"
 
 
-def diagnoses(found: SuiteResult) -> set[str | None]:
-    return {one.diagnosis for one in found.cases if one.mismatches}
+def assert_passes_or_is_named(found: SuiteResult, diagnosis: str | None) -> None:
+    """With a diagnosis, which every case that differs gets; without one, every case passes."""
+    assert found.result == ("pass" if diagnosis is None else "mismatch") and found.cases
+    assert {one.diagnosis for one in wrong(found)} == ({diagnosis} if diagnosis else set())
 
 
 # --- Verilog -----------------------------------------------------------------------------------------------------
@@ -51,26 +53,16 @@ def compiled(simulators, folder: Path, bench: str, device: str, *options: str) -
     return build(folder, f"{bench}{'-'.join(options).replace('/', '')}.vvp", command, VERILOG / f"{device}.v")
 
 
-def requantized_in_verilog(simulators, folder: Path, *defines: str) -> SuiteResult:
-    suite, out = written("requantize", folder), folder / "device"
-    program = compiled(simulators, folder, "requantizer_tb", "requantizer", *defines)
+@pytest.mark.parametrize(("defines", "diagnosis"), [([], None), (["-DPLANT_FLOOR"], "dialect shift_floor")])
+def test_a_requantizer_in_verilog_passes_and_a_fault_in_it_is_named(simulators, tmp_path, defines, diagnosis):
+    suite, out = written("requantize", tmp_path), tmp_path / "device"
+    program = compiled(simulators, tmp_path, "requantizer_tb", "requantizer", *defines)
     for case in read_suite(suite)[1]:
         simulate(simulators, program, case, out, f"+rows={case.json['tensors']['x']['shape'][0]}")
-    return check_answers(suite, out)
+    assert_passes_or_is_named(check_answers(suite, out), diagnosis)
 
 
-def test_a_requantizer_in_verilog_passes(simulators, tmp_path):
-    assert requantized_in_verilog(simulators, tmp_path).result == "pass"
-
-
-@pytest.mark.parametrize(("define", "diagnosis"), [
-    ("-DPLANT_FLOOR", "dialect shift_floor"), ("-DPLANT_ZERO", "zero point added after clamping")])
-def test_a_fault_in_the_verilog_requantizer_is_named(simulators, tmp_path, define, diagnosis):
-    found = requantized_in_verilog(simulators, tmp_path, define)
-    assert found.result == "mismatch" and diagnoses(found) == {diagnosis}
-
-
-def test_readme_shows_what_a_check_says_of_this_fault(simulators, tmp_path):
+def test_readme_shows_what_a_check_says_of_a_zero_point_added_after_clamping(simulators, tmp_path):
     suite = written("requantize", tmp_path)
     subprocess.run([VERILOG / "run.sh", suite, tmp_path / "answers", "-DPLANT_ZERO"], check=True, timeout=120)
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -91,16 +83,12 @@ def added_in_verilog(simulators, folder: Path, *defines: str) -> SuiteResult:
     return check_answers(suite, out)
 
 
-def test_a_mac_in_verilog_passes_with_every_partial_sum(simulators, tmp_path):
+def test_a_mac_in_verilog_passes_and_one_that_saturates_a_bit_early_is_caught(simulators, tmp_path):
     found = added_in_verilog(simulators, tmp_path)
     assert found.result == "pass" and len(found.cases) > 15
-
-
-def test_a_mac_that_saturates_one_bit_early_is_named(simulators, tmp_path):
-    found = added_in_verilog(simulators, tmp_path, "-DPLANT_NARROW")
-    wrong = [one for one in found.cases if one.mismatches]
-    assert wrong and all(one.id.split("-")[-1] != "wrap" for one in wrong)  # which never looks at the overflow
-    assert any(one.first_stage == "expected_sums" for one in wrong)
+    early = wrong(added_in_verilog(simulators, tmp_path, "-DPLANT_NARROW"))
+    assert early and all(one.id.split("-")[-1] != "wrap" for one in early)  # which never looks at the overflow
+    assert any(one.first_stage == "expected_sums" for one in early)
 
 
 @pytest.mark.parametrize("module", ["mac", "requantizer"])
@@ -113,29 +101,20 @@ def test_the_verilog_devices_are_free_of_lint(module):
 
 # --- C, from the headers -----------------------------------------------------------------------------------------
 
-def computed_in_c(name: str, folder: Path, *defines: str) -> SuiteResult:
-    gcc, suite, out = require_tool("gcc", "apt-get install gcc libc6-dev"), written(name, folder), folder / "device"
+@pytest.mark.parametrize(("name", "defines", "diagnosis"), [
+    *((name, [], None) for name in ("conv-direct", "conv-depthwise", "requantize", "shift-scaler", "pwlq-dot",
+                                    "pool-add-concat")),
+    ("conv-direct", ["-DPLANT_PADDING"], "pads with 0 instead of the zero point"),
+    ("shift-scaler", ["-DPLANT_SHIFT"], "shift off by one to the left")])
+def test_a_device_in_c_passes_without_undefined_behaviour_and_a_fault_is_named(name, defines, diagnosis, tmp_path):
+    gcc = require_tool("gcc", "apt-get install gcc libc6-dev")
+    suite, out = written(name, tmp_path), tmp_path / "device"
     for case in read_suite(suite)[1]:
         (out / case.id).mkdir(parents=True)
-        program = build(folder, f"{case.id}.exe", [gcc, *C_FLAGS, *defines, "-include", case.folder / "case.h"],
+        program = build(tmp_path, f"{case.id}.exe", [gcc, *C_FLAGS, *defines, "-include", case.folder / "case.h"],
                         CONSUMERS / "c" / "device.c")
         subprocess.run([program, out / case.id / "expected.hex"], check=True, timeout=60)
-    return check_answers(suite, out)
-
-
-@pytest.mark.parametrize("name", ["conv-direct", "conv-depthwise", "requantize", "shift-scaler", "pwlq-dot",
-                                  "pool-add-concat"])
-def test_a_device_in_c_passes_without_undefined_behaviour(name, tmp_path):
-    found = computed_in_c(name, tmp_path)
-    assert found.result == "pass" and found.cases
-
-
-@pytest.mark.parametrize(("name", "define", "diagnosis"), [
-    ("conv-direct", "-DPLANT_PADDING", "pads with 0 instead of the zero point"),
-    ("shift-scaler", "-DPLANT_SHIFT", "shift off by one to the left")])
-def test_a_fault_in_the_c_device_is_named(name, define, diagnosis, tmp_path):
-    found = computed_in_c(name, tmp_path, define)
-    assert found.result == "mismatch" and all(diagnosis in (one or "") for one in diagnoses(found))
+    assert_passes_or_is_named(check_answers(suite, out), diagnosis)
 
 
 # --- NEON --------------------------------------------------------------------------------------------------------
@@ -159,18 +138,16 @@ def dot_in_neon(folder: Path, *defines: str) -> SuiteResult:
     return judged(written("dot-int16", folder, small=False), folder / "device", device)
 
 
-def test_smlal_and_sadalp_in_qemu_give_the_suite_and_what_they_cannot_run_is_listed(tmp_path):
+def test_smlal_and_sadalp_in_qemu_give_the_suite_and_a_fault_in_sadalp_is_caught(tmp_path):
     found = dot_in_neon(tmp_path)
     assert found.result == "incomplete" and len(found.cases) > 25
     assert all("uint8" in id or id.endswith(("saturate", "trap")) for id in found.missing)
-
-
-def test_a_fault_in_sadalp_is_caught(tmp_path):
     assert dot_in_neon(tmp_path, "-DPLANT_FAULT").result == "mismatch"
 
 
-def requantized_in_neon(folder: Path, *defines: str) -> SuiteResult:
-    run = neon(folder, *defines)
+@pytest.mark.parametrize(("defines", "diagnosis"), [([], None), (["-DPLANT_FAULT"], "never rounds")])
+def test_sqrdmulh_and_srshl_in_qemu_pass_and_a_right_shift_that_truncates_is_named(tmp_path, defines, diagnosis):
+    run = neon(tmp_path, *defines)
 
     def device(case: Read) -> np.ndarray:
         t, count = case.inputs, len(case.inputs["x"])
@@ -180,16 +157,8 @@ def requantized_in_neon(folder: Path, *defines: str) -> SuiteResult:
         fmt = case.tensor("expected").format
         return np.clip(wide + t["zero_point"], fmt.min, fmt.max)
 
-    return judged(written("requantize", folder, "neon_double"), folder / "device", device)
-
-
-def test_sqrdmulh_and_srshl_in_qemu_pass_the_suite_of_dialect_b(tmp_path):
-    assert requantized_in_neon(tmp_path).result == "pass"
-
-
-def test_a_right_shift_that_truncates_is_named(tmp_path):
-    found = requantized_in_neon(tmp_path, "-DPLANT_FAULT")
-    assert found.result == "mismatch" and diagnoses(found) == {"never rounds"}
+    suite = written("requantize", tmp_path, "neon_double")
+    assert_passes_or_is_named(judged(suite, tmp_path / "device", device), diagnosis)
 
 
 # --- onnxruntime ------------------------------------------------------------------------------------------------
@@ -211,12 +180,9 @@ def conv_in_onnxruntime(folder: Path, transpose: bool = False) -> SuiteResult:
     return judged(written("conv-direct", folder, "float32_half_even", small=False), folder / "device", device)
 
 
-def test_onnxruntime_passes_the_suite_of_dialect_d(tmp_path):
+def test_onnxruntime_passes_the_suite_of_dialect_d_and_a_transposed_kernel_given_to_it_is_named(tmp_path):
     found = conv_in_onnxruntime(tmp_path)
     assert found.result == "incomplete" and len(found.cases) >= 11
     assert set(found.missing) == {"tall", "large-stride", "relu6", "narrow-output"}
-
-
-def test_a_transposed_kernel_given_to_onnxruntime_is_named(tmp_path):
-    found = conv_in_onnxruntime(tmp_path, transpose=True)
-    assert diagnoses(found) == {"kernel transposed"}
+    transposed = wrong(conv_in_onnxruntime(tmp_path, transpose=True))
+    assert {one.diagnosis for one in transposed} == {"kernel transposed"}
