@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
-from refquant import strategies
 from refquant.convolution.direct import convolve_exact
 from refquant.convolution.geometry import pad
 from refquant.integers.dialects import NAMED
@@ -17,7 +16,6 @@ from refquant.integers.formats import IntFormat
 from refquant.integers.requantization import requantize
 from refquant.network import graph
 from refquant.network.float_forward import run_float_tensors
-from refquant.network.graph import Add
 from refquant.recipes.quantize import quantize_network
 from refquant.strategies import (
     bell_shaped_tensors,
@@ -34,6 +32,7 @@ from refquant.strategies import (
     weights_with_disparity,
     winograd_cases,
 )
+from refquant.vectors.descriptions import descriptions
 from refquant.winograd.convolution import winograd_convolve
 from refquant.winograd.transforms import PRESETS
 
@@ -73,10 +72,8 @@ def test_bits_outside_the_formats_are_refused(low, high):
 @given(int_formats(), st.lists(st.integers(1, 4), max_size=3).map(tuple), st.data())
 def test_codes_are_codes_of_the_format_in_its_dtype(fmt, shape, data):
     array = data.draw(codes(fmt, shape))
-    assert array.shape == shape
-    assert array.dtype == fmt.dtype
-    assert fmt.min <= int(array.min())
-    assert int(array.max()) <= fmt.max
+    assert array.shape == shape and array.dtype == fmt.dtype
+    assert fmt.min <= int(array.min()) and int(array.max()) <= fmt.max
 
 
 @pytest.mark.parametrize("fmt", [IntFormat(1), IntFormat(8), IntFormat(7, narrow=True), IntFormat(64),
@@ -92,40 +89,15 @@ def test_codes_reach_both_extremes_everywhere_at_once(fmt):
 @given(convolution_cases())
 def test_every_convolution_case_can_be_run(case):
     for array, fmt in ((case.x_q, case.x_format), (case.w_q, case.w_format)):
-        assert array.dtype == fmt.dtype
-        assert fmt.min <= array.min()
-        assert array.max() <= fmt.max
+        assert array.dtype == fmt.dtype and fmt.min <= array.min() and array.max() <= fmt.max
     assert case.x_format.min <= case.zero_point <= case.x_format.max
     y = convolve_exact(case.x_q, case.w_q, **case.geometry._asdict(), zero_point=case.zero_point)
     assert y.shape[:2] == (len(case.x_q), len(case.w_q))
 
 
-@pytest.mark.parametrize("condition", [
-    lambda c: c.geometry.groups == c.x_q.shape[1] == len(c.w_q) > 1,
-    lambda c: c.geometry.groups == c.x_q.shape[1] > 1 and len(c.w_q) > c.x_q.shape[1],
-    lambda c: 1 < c.geometry.groups < c.x_q.shape[1],
-    lambda c: len(set(c.geometry.padding)) == 3,
-    lambda c: c.geometry.padding[0] > c.x_q.shape[2],
-    lambda c: c.geometry.stride[0] != c.geometry.stride[1],
-    lambda c: c.geometry.dilation == (2, 2) and c.w_q.shape[2:] == (3, 3),
-    lambda c: not any(c.geometry.padding) and c.w_q.shape[2:] == c.x_q.shape[2:] != (1, 1),
-    lambda c: c.w_q.shape[2:] == (1, 1) and c.geometry.stride == (1, 1),
-    lambda c: c.x_q.shape[2] != c.x_q.shape[3],
-    lambda c: len(c.x_q) == 2,
-    lambda c: c.zero_point == c.x_format.min < 0,
-    lambda c: c.zero_point == 0,
-    lambda c: not c.w_q.any() and c.x_q.any(),
-], ids=["depthwise", "depthwise with multiplier", "grouped", "uneven padding", "padding beyond the input",
-        "uneven stride", "dilation", "one output pixel", "pointwise", "not square", "a batch", "lowest zero point",
-        "no zero point", "dead weights"])
-def test_convolution_cases_reach(condition):
-    assert reaches(convolution_cases(), condition)
-
-
 @given(convolution_cases(int_formats(12, 16), st.just(IntFormat(3))))
 def test_convolution_cases_take_the_formats_asked_for(case):
-    assert 12 <= case.x_format.bits <= 16
-    assert case.w_format == IntFormat(3)
+    assert 12 <= case.x_format.bits <= 16 and case.w_format == IntFormat(3)
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.data())
@@ -133,19 +105,6 @@ def test_geometries_fit_the_plane_they_are_drawn_for(height, width, r, s, data):
     geometry = data.draw(geometries((height, width), (r, s), 2))
     assert min(geometry.output_size(height, width, (r, s))) >= 1
     assert geometry.groups == 2
-
-
-@pytest.mark.parametrize("condition", [
-    lambda c: c.tile is PRESETS["F(6,3)"],
-    lambda c: c.tile.m == c.tile.r == 1,
-    lambda c: len(set(c.padding)) == 4,
-    lambda c: c.x_q.shape[2] < c.tile.n,
-    lambda c: (c.x_q.shape[2] + c.padding[0] + c.padding[2] - c.tile.r + 1) % c.tile.m,
-    lambda c: c.x_q.min() == -128,
-    lambda c: not c.w_q.any() and c.x_q.any(),
-], ids=["a preset", "no transform", "uneven padding", "less than a tile", "a cut tile", "-128", "dead weights"])
-def test_winograd_cases_reach(condition):
-    assert reaches(winograd_cases(), condition)
 
 
 @given(winograd_cases(max_bits=3, largest=4, transforms=st.just(PRESETS["F(2,3)"])))
@@ -169,8 +128,9 @@ def test_networks_run_and_quantize(data):
     quantize_network(network, batch)
 
 
-def has(kind):
-    return lambda network: any(type(node) is kind for node in network.nodes)
+def some(*kinds, where=lambda node: True):
+    """Whether a network has such a node."""
+    return lambda network: any(type(node) in kinds and where(node) for node in network.nodes)
 
 
 def read_twice(network) -> bool:
@@ -178,47 +138,61 @@ def read_twice(network) -> bool:
     return any(readers.count(node.name) > 1 for node in network.nodes)
 
 
+def followed(*kinds, by):
+    """Whether such a node has one reader, which is of the other kind."""
+    return lambda network: some(*kinds, where=lambda node: type(network.only_reader(node.name)) is by)(network)
+
+
 def unfusable_relu(network) -> bool:
     """A ReLU behind a convolution that somebody else reads, too, or that is the output."""
-    made = {node.name: node for node in network.nodes}
-    return any(isinstance(node, graph.Clip) and isinstance(made.get(node.inputs[0]), graph.Conv)
-               and network.only_reader(node.inputs[0]) is None for node in network.nodes)
-
-
-def fusable_relu(network) -> bool:
-    return any(isinstance(node, graph.Conv) and isinstance(network.only_reader(node.name), graph.Clip)
-               for node in network.nodes)
-
-
-def two_different_operands(network) -> bool:
-    return any(isinstance(node, graph.Add) and len(set(node.inputs)) == 2 for node in network.nodes)
-
-
-def dead_channel(network) -> bool:
-    return any(isinstance(node, graph.Conv) and node.weight.any() and not node.weight.any(axis=(1, 2, 3)).all()
-               for node in network.nodes)
-
-
-def foldable_batchnorm(network) -> bool:
-    return any(isinstance(node, (graph.Conv, graph.Linear))
-               and isinstance(network.only_reader(node.name), graph.BatchNorm) for node in network.nodes)
-
-
-def uncounted_padding(network) -> bool:
-    return any(isinstance(node, graph.AveragePool) and any(node.geometry.padding) and not node.count_include_pad
-               for node in network.nodes)
+    convolutions = {node.name for node in network.nodes if isinstance(node, graph.Conv)}
+    return some(graph.Clip, where=lambda node: node.inputs[0] in convolutions
+                and network.only_reader(node.inputs[0]) is None)(network)
 
 
 KINDS = [graph.Conv, graph.Linear, graph.BatchNorm, graph.Clip, graph.MaxPool, graph.AveragePool,
          graph.GlobalAveragePool, graph.Add, graph.Concat, graph.Flatten]
-CONDITIONS = [*map(has, KINDS), read_twice, unfusable_relu, fusable_relu, two_different_operands, dead_channel,
-              foldable_batchnorm, uncounted_padding]
+REACHED = {
+    convolution_cases: {
+        "depthwise": lambda c: c.geometry.groups == c.x_q.shape[1] == len(c.w_q) > 1,
+        "depthwise with multiplier": lambda c: len(c.w_q) > c.geometry.groups == c.x_q.shape[1] > 1,
+        "grouped": lambda c: 1 < c.geometry.groups < c.x_q.shape[1],
+        "uneven padding": lambda c: len(set(c.geometry.padding)) == 3,
+        "padding beyond the input": lambda c: c.geometry.padding[0] > c.x_q.shape[2],
+        "uneven stride": lambda c: c.geometry.stride[0] != c.geometry.stride[1],
+        "dilation": lambda c: c.geometry.dilation == (2, 2) and c.w_q.shape[2:] == (3, 3),
+        "one output pixel": lambda c: not any(c.geometry.padding) and c.w_q.shape[2:] == c.x_q.shape[2:] != (1, 1),
+        "pointwise": lambda c: c.w_q.shape[2:] == (1, 1) and c.geometry.stride == (1, 1),
+        "not square": lambda c: c.x_q.shape[2] != c.x_q.shape[3],
+        "a batch": lambda c: len(c.x_q) == 2,
+        "lowest zero point": lambda c: c.zero_point == c.x_format.min < 0,
+        "no zero point": lambda c: c.zero_point == 0,
+        "dead weights": lambda c: not c.w_q.any() and c.x_q.any()},
+    winograd_cases: {
+        "a preset": lambda c: c.tile is PRESETS["F(6,3)"],
+        "no transform": lambda c: c.tile.m == c.tile.r == 1,
+        "uneven padding": lambda c: len(set(c.padding)) == 4,
+        "less than a tile": lambda c: c.x_q.shape[2] < c.tile.n,
+        "a cut tile": lambda c: (c.x_q.shape[2] + c.padding[0] + c.padding[2] - c.tile.r + 1) % c.tile.m,
+        "-128": lambda c: c.x_q.min() == -128,
+        "dead weights": lambda c: not c.w_q.any() and c.x_q.any()},
+    networks: {
+        **{kind.__name__: some(kind) for kind in KINDS},
+        "a tensor that is read twice": read_twice,
+        "a ReLU that cannot be fused": unfusable_relu,
+        "a ReLU that can": followed(graph.Conv, by=graph.Clip),
+        "a BatchNorm that can be folded": followed(graph.Conv, graph.Linear, by=graph.BatchNorm),
+        "two different operands": some(graph.Add, where=lambda node: len(set(node.inputs)) == 2),
+        "a dead channel": some(graph.Conv, where=lambda node: node.weight.any()
+                               and not node.weight.any(axis=(1, 2, 3)).all()),
+        "padding that is not counted": some(graph.AveragePool, where=lambda node: any(node.geometry.padding)
+                                            and not node.count_include_pad)}}
 
 
-@pytest.mark.parametrize("condition", CONDITIONS, ids=[k.__name__ for k in KINDS] + [
-    c.__name__ for c in CONDITIONS[len(KINDS):]])
-def test_networks_reach(condition):
-    assert reaches(networks(), condition)
+@pytest.mark.parametrize(("strategy", "what"), [(one, what) for one in REACHED for what in REACHED[one]],
+                         ids=lambda value: value if isinstance(value, str) else value.__name__)
+def test_strategies_reach(strategy, what):
+    assert reaches(strategy(), REACHED[strategy][what])
 
 
 def test_every_node_type_is_drawn():
@@ -234,9 +208,7 @@ def test_every_node_type_is_drawn():
 def test_reals_are_small_finite_floats(shape, data):
     dtype = data.draw(st.sampled_from((np.float32, np.float64)))
     x = data.draw(reals(shape, dtype))
-    assert x.shape == shape
-    assert x.dtype == dtype
-    assert np.abs(x).max() < 10
+    assert x.shape == shape and x.dtype == dtype and np.abs(x).max() < 10
 
 
 def test_reals_tie_when_they_are_rounded_and_have_dead_channels():
@@ -254,16 +226,6 @@ def test_without_hypothesis_the_error_names_the_command_that_installs_it():
     assert "ModuleNotFoundError: refquant.strategies needs Hypothesis: pip install 'refquant[test]'" in done.stderr
 
 
-def test_every_public_strategy_has_a_docstring():
-    public = [value for name, value in vars(strategies).items()
-              if callable(value) and not name.startswith("_") and value.__module__ == strategies.__name__]
-    assert {value.__name__ for value in public} == {
-        "int_formats", "codes", "geometries", "ConvolutionCase", "convolution_cases", "WinogradCase", "tiles",
-        "winograd_cases", "reals", "images", "networks", "scales", "dialects", "multipliers",
-        "weights_with_disparity", "bell_shaped_tensors"}
-    assert all(value.__doc__ for value in public)
-
-
 # --- what is left of a planted bug ----------------------------------------------------------------------------
 
 def shrunk(strategy, bug):
@@ -272,9 +234,14 @@ def shrunk(strategy, bug):
                                                  suppress_health_check=list(HealthCheck)))
 
 
-def test_formats_shrink_to_the_fewest_bits():
-    assert shrunk(int_formats(), lambda fmt: fmt.min != -(1 << (fmt.bits - 1))) == IntFormat(1, signed=False)
-    assert shrunk(int_formats(), lambda fmt: fmt.narrow) == IntFormat(2, narrow=True)
+@pytest.mark.parametrize(("strategy", "bug", "simplest"), [
+    (int_formats(), lambda fmt: fmt.min != -(1 << (fmt.bits - 1)), IntFormat(1, signed=False)),
+    (int_formats(), lambda fmt: fmt.narrow, IntFormat(2, narrow=True)),
+    (dialects(), lambda dialect: dialect.multiplier == "m31", NAMED["single_round"]),
+    (dialects(named=True), lambda dialect: dialect.left == "wrap", NAMED["gemmlowp_double"]),
+    (dialects(), lambda dialect: dialect.end == "wrap", next(one for one in descriptions() if one.end == "wrap"))])
+def test_formats_and_dialects_shrink_to_the_first_that_matters(strategy, bug, simplest):
+    assert shrunk(strategy, bug) == simplest
 
 
 def test_codes_shrink_to_the_one_element_that_matters():
@@ -288,12 +255,6 @@ def test_scales_and_multipliers_shrink_to_the_simplest_number_that_matters():
     twice = shrunk(multipliers(), lambda M: requantize([1, -3, 5], M, IntFormat(8)).tolist()
                    != requantize([1, -3, 5], M, IntFormat(8), "gemmlowp_double").tolist())
     assert (int(twice.m), int(twice.shift)) == (2**30, -1)  # a quarter: the first rounding makes a tie
-
-
-def test_dialects_shrink_to_the_first_that_matters():
-    assert shrunk(dialects(), lambda dialect: dialect.multiplier == "m31") == NAMED["single_round"]
-    assert shrunk(dialects(named=True), lambda dialect: dialect.left == "wrap") == NAMED["gemmlowp_double"]
-    assert shrunk(dialects(), lambda dialect: dialect.end == "wrap").last == "floor"
 
 
 def test_a_convolution_padded_with_0_for_the_zero_point_shrinks_to_one_code_beside_its_padding():
@@ -310,11 +271,10 @@ def test_a_convolution_padded_with_0_for_the_zero_point_shrinks_to_one_code_besi
 
 def test_a_winograd_stage_that_is_too_narrow_shrinks_to_one_weight_and_few_codes():
     def too_narrow(case):
-        return (winograd_convolve(*case, policy="wrap", formats={"V": IntFormat(6)})
-                != winograd_convolve(*case)).any()
+        narrow = winograd_convolve(case.x_q, case.w_q, case.tile, case.padding, "wrap", {"V": IntFormat(6)})
+        return (narrow != convolve_exact(case.x_q, case.w_q, padding=case.padding)).any()
 
-    case = shrunk(winograd_cases(largest=3, channels=1, transforms=st.just(PRESETS["F(2,3)"])),
-                  lambda case: too_narrow((case.x_q, case.w_q, case.tile, case.padding)))
+    case = shrunk(winograd_cases(largest=3, channels=1, transforms=st.just(PRESETS["F(2,3)"])), too_narrow)
     assert np.count_nonzero(case.w_q) == 1 and np.count_nonzero(case.x_q) <= 2
 
 
@@ -327,5 +287,5 @@ def test_weights_shrink_to_the_channels_that_matter_and_bell_shapes_to_one_outli
 
 
 def test_a_network_shrinks_to_the_one_node_that_matters():
-    network = shrunk(networks(), lambda network: any(isinstance(node, Add) for node in network.nodes))
+    network = shrunk(networks(), some(graph.Add))
     assert len(network.nodes) == 1 and network.input_shape == (1, 1, 1)
