@@ -5,6 +5,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
@@ -20,6 +21,11 @@ def scaled(shared, task):
     return shared * task
 
 
+def process(_):
+    time.sleep(0.01)
+    return os.getpid()
+
+
 def tasks(count):
     return ((f"slice {k}", k) for k in range(count))
 
@@ -27,6 +33,8 @@ def tasks(count):
 @pytest.fixture(scope="module")
 def two_workers():
     with worker_processes(2) as executor:
+        while len({*executor.map(process, range(4))}) < 2:  # until both have started
+            pass
         yield executor
 
 

@@ -44,8 +44,9 @@ def breakpoint(w: Any, bits: int, method: str = "one_shot", variant: str = "non_
     method: one of METHODS. variant: one of ``quantizer.VARIANTS``; ``one_shot`` is fitted to ``non_overlapping``, and
     taken for ``non_overlapping_authors`` too. distribution: gaussian or laplacian, with the tensor's standard
     deviation, for the first three methods. axis: None for one p, or 0 for one per channel.
-    Returns a float, or float64 (O,). m/2 where |w| has one value alone; a dead channel gets half of the tensor's
-    max|w|. ValueError for what is empty, all zero, NaN or infinite, and for other words.
+    Returns a float, or float64 (O,). m/2 where all w are equal, for the last three methods where all |w| are; a dead
+    channel gets half of the tensor's max|w|. ValueError for what is empty, all zero, NaN or infinite, and for other
+    words.
 
     >>> w = np.random.default_rng(0).standard_normal(10000)
     >>> [round(breakpoint(w, 4, method), 2) for method in ("exact", "one_shot", "empirical", "optimal")]

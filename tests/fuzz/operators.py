@@ -72,7 +72,7 @@ class Draw:
 
 LITERT = ("ADD", "MUL", "RELU", "RELU6", "HARD_SWISH", "QUANTIZE", "LEAKY_RELU", "LOGISTIC", "TANH", "MEAN",
           "SOFTMAX", "AVERAGE_POOL_2D", "MAX_POOL_2D", "DEQUANTIZE", "FLOATS", "CONCATENATION", "CONV_2D",
-          "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "PAD", "TRANSPOSE", "RESIZE_NEAREST_NEIGHBOR",
+          "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "PAD", "TRANSPOSE", "RESIZE_NEAREST_NEIGHBOR", "RESHAPE", "SQUEEZE",
           *("ADD that broadcasts", "MUL that broadcasts") * 3)
 PLANES = (1, 3, 4, 45)
 # Two operands; those of fewer than four axes are constants. Tails behind blocks of 8 or 16 have rules of their own.
@@ -128,6 +128,11 @@ def litert_case(draw: Draw, kind: str) -> tuple[str, list[Spec], Any, list[np.nd
         step = draw.step(-99, 99)
         x = reals(draw, step, 4005)
         return "QUANTIZE", [Spec(x.shape, "float32", []), of(x.shape, step)], None, [x]
+    if kind in ("RESHAPE", "SQUEEZE"):
+        zero, said = draw.zero(), [Spec((3,), "int32", [], 0, np.array([1, 16, 16], np.int32))]
+        shapes = ((1, 4, 64), (1, 16, 16)) if kind == "RESHAPE" else ((1, 1, 256), (1, 256))
+        x, y = (of(shape, x_step, zero) for shape in shapes)
+        return kind, [x, *said[:kind == "RESHAPE"], y], None, [read(EACH.reshape(shapes[0]))]
     if kind == "CONCATENATION":
         ends = [(draw.step(), draw.zero()) for _ in range(3)] if dtype == "uint8" else [(x_step, draw.zero())] * 3
         codes = [read(EACH.reshape(every)), read(EACH[::-1].reshape(every))]

@@ -57,7 +57,7 @@ def one_operator(kind: str, tensors: list[Spec], options: tuple[str, dict[str, A
     tflite.OperatorCodeStart(b)
     tflite.OperatorCodeAddDeprecatedBuiltinCode(b, min(code, 127))
     tflite.OperatorCodeAddBuiltinCode(b, code)
-    tflite.OperatorCodeAddVersion(b, 1 if kind == "HARD_SWISH" else 2)
+    tflite.OperatorCodeAddVersion(b, 1 if kind in ("HARD_SWISH", "RESHAPE", "SQUEEZE") else 2)
     codes, all_buffers = _offsets(b, [tflite.OperatorCodeEnd(b)]), _offsets(b, buffers)
     tflite.ModelStart(b)
     tflite.ModelAddVersion(b, 3)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import operators as random_operators
 import pytest
 
@@ -18,6 +19,30 @@ def test_operators_of_random_scales_are_equal(which, cases, kinds):
     met, found = random_operators.campaign(which, 2026, cases)
     assert found == {}
     assert kinds <= {*met} and sum(met.values()) >= cases
+
+
+def one_code_off(rule):
+    """The rule's answers, the first of them off by one."""
+    def faulty(*arguments, **options):
+        codes = np.array(rule(*arguments, **options))
+        codes.flat[0] += 1
+        return codes
+    return faulty
+
+
+def test_a_code_off_by_one_in_each_rule_of_litert_shows(monkeypatch):
+    for key, rules in RULES.items():
+        monkeypatch.setitem(RULES, key, tuple(map(one_code_off, rules)))
+    _, found = random_operators.campaign("litert", 3, 300)
+    assert {tuple(key.split()[::2]) for key in found} == {
+        (kind, name) for kind, _ in RULES for name in LITERT_SETS}
+
+
+def test_a_code_off_by_one_in_each_rule_of_onnxruntime_shows(monkeypatch):
+    for key, rules in ONNX_RULES.items():
+        monkeypatch.setitem(ONNX_RULES, key, tuple(map(one_code_off, rules)))
+    _, found = random_operators.campaign("onnx", 3, 100)
+    assert {key.split()[0] for key in found} == ONNX & {*ONNX_RULES}
 
 
 def test_one_kernel_set_s_rule_taken_for_another_s_shows(monkeypatch):
