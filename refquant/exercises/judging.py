@@ -18,7 +18,8 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("refquant.exercises needs Hypothesis: pip install 'refquant[test]'",
                               name=error.name) from error
 
-# One seed for all, so that a verdict depends on nothing but the solution.
+# One seed for all, so that the same command gives the same verdict. (Hypothesis also draws constants of the modules
+# that are loaded: in another program another counter-example may be the first.)
 _SETTINGS = settings(max_examples=80, database=None, deadline=None,
                      suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate, Phase.shrink])
 

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
-from functools import cache
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,6 @@ from terminal import refused
 
 from refquant.cli import main
 from refquant.exercises import EXERCISES, judge, load
-from refquant.exercises.judging import counter_example
 
 STUBS = Path(__file__).parents[2] / "exercises"
 
@@ -28,18 +29,19 @@ def test_every_exercise_has_a_stub_a_solution_and_three_wrong_ones():
     assert all(len(wrong) >= 3 for wrong in WRONG.values())
 
 
-@cache
-def kills(number: str) -> dict[str, dict[str, str]]:
-    """By property, the wrong solutions on which it fails, with what is said."""
-    return {one.name: {name: said for name, wrong in WRONG[number].items() if (said := counter_example(one, wrong))}
-            for one in EXERCISES[number].properties}
+@pytest.fixture(scope="module")
+def kills() -> dict[str, dict[str, dict[str, str]]]:
+    """By exercise and property, the wrong solutions on which it fails, with what is said."""
+    done = subprocess.run([sys.executable, Path(__file__).with_name("kills.py")], capture_output=True, text=True)
+    assert not done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("number", EXERCISES)
-def test_the_right_solution_passes_and_each_wrong_one_fails(number):
+def test_the_right_solution_passes_and_each_wrong_one_fails(number, kills):
     verdict = judge(EXERCISES[number], RIGHT[number])
     assert verdict.property == "" and "is right" in verdict.text
-    found = kills(number)
+    found = kills[number]
     assert {name for killed in found.values() for name in killed} == set(WRONG[number])
     for killed in found.values():
         assert all("your function" in said or "mutants" in said or "is no (x, m" in said for said in killed.values())
@@ -56,12 +58,12 @@ def test_a_stub_says_the_whole_task_and_fails_kindly(number):
     assert verdict.text == "it is not written yet: replace the line that raises NotImplementedError"
 
 
-def test_the_table_of_properties_and_wrong_solutions_is_the_committed_one(request):
+def test_the_table_of_properties_and_wrong_solutions_is_the_committed_one(request, kills):
     """Which property kills which wrong solution."""
     lines = ["| exercise | property | kills |", "|---|---|---|"]
     for number, exercise in EXERCISES.items():
         for one in exercise.properties:
-            killed = ", ".join(kills(number)[one.name]) or "none of these"
+            killed = ", ".join(kills[number][one.name]) or "none of these"
             lines.append(f"| {number} {exercise.function} | {one.name} | {killed} |")
     path = STUBS / "README.md"
     text = path.read_text(encoding="utf-8") if path.exists() else "<!-- kills -->\n"
