@@ -2,6 +2,7 @@
 
 import re
 import threading
+import uuid
 
 import numpy as np
 import pytest
@@ -153,15 +154,17 @@ def test_results_stay_and_threads_keep_apart_when_work_arrays_are_used_again():
     x, w = rng.integers(-9, 10, (4, 1, 3, 8, 8)), rng.integers(-9, 10, (2, 3, 3, 3))
     kept = [winograd_convolve(image, w) for image in x]
     assert [y.tolist() for y in kept] == [direct(image, w, (0,) * 4) for image in x]
-    first, theirs = work_array("a", (2, 3), np.float64), []
-    thread = threading.Thread(target=lambda: theirs.append(work_array("a", (3,), np.float64)))
+    name, theirs = uuid.uuid4().hex, []  # nothing is kept under it yet
+    first = work_array(name, (2, 3), np.float64)
+    thread = threading.Thread(target=lambda: theirs.append(work_array(name, (3,), np.float64)))
     thread.start()
     thread.join()
-    assert np.shares_memory(first, work_array("a", (5,), np.float64))
-    for other in (theirs[0], work_array("b", (2, 3), np.float64), work_array("a", (2, 3), np.float32),
-                  work_array("a", (KEEP_AT_MOST + 1,), np.float64), work_array("a", (7,), np.float64)):
+    assert np.shares_memory(first, work_array(name, (5,), np.float64))
+    for other in (theirs[0], work_array(f"other than {name}", (2, 3), np.float64),
+                  work_array(name, (2, 3), np.float32), work_array(name, (KEEP_AT_MOST + 1,), np.float64),
+                  work_array(name, (7,), np.float64)):
         assert not np.shares_memory(first, other)
-    assert not np.shares_memory(first, work_array("a", (3,), np.float64))  # the larger one is kept instead
+    assert not np.shares_memory(first, work_array(name, (3,), np.float64))  # the larger one is kept instead
 
 
 # --- every stage, in every format, under every policy ---------------------------------------------------------
