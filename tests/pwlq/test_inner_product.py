@@ -12,7 +12,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from refquant.integers import DIALECTS, IntFormat, Multiplier
-from refquant.integers.several_sums import aligned, requantize_sums, takes_several_sums
+from refquant.integers.several_sums import aligned, requantize_sums, takes_several_sums, total
 from refquant.pwlq import VARIANTS, PiecewiseCodes, dequantize, inner_product, match_weight_moments, quantize
 from refquant.pwlq.inner_product import component_values, sums
 from refquant.pwlq.quantizer import grid_of
@@ -50,6 +50,22 @@ def test_the_code_is_the_sum_of_products_rounded_once(pairs, dialect, zero_point
         code = round(exact + zero_point) if dialect == "zero_point_first" else round(exact) + zero_point
     found = requantize_sums(accumulated, multipliers, EIGHT, dialect, zero_point)
     assert found == min(max(code, -128), 127)
+
+
+def test_products_of_several_sums_reach_up_to_2_63_on_both_sides_and_per_channel():
+    halves = aligned([[0.5, 0.25], [0.5, 0.5]])  # the shift is each channel's own
+    assert [M.shift.tolist() for M in halves] == [[0, 0]] * 2 and halves[0].m.tolist() == [2**30, 2**29]
+    assert [M.shift.tolist() for M in aligned([[0.5, 8.0]])] == [[0, 4]]
+    for most in (2**33 - 1, 1 - 2**33):
+        assert total([np.array([most // 2, 1]), np.array([most - most // 2, 1])], halves).tolist() == [
+            most * 2**30, 2**30 + 2**29]
+        with pytest.raises(ValueError, match=r"stay below 2\^63 together, got up to 9223372036854775808$"):
+            total([np.int64(most), np.int64(most // abs(most))], halves)
+
+
+def test_the_code_of_several_sums_wraps_where_the_dialect_says_so():
+    assert requantize_sums([np.int64(300)], aligned([0.5]), EIGHT, "m31,merged,none,half_up,after,wrap", 1) == -105
+    assert requantize_sums([np.int64(300)], aligned([0.5]), EIGHT) == 127
 
 
 # --- inner products ----------------------------------------------------------------------------------------------
