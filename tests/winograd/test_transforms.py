@@ -45,6 +45,7 @@ def parts(t: Transforms) -> list:
 def test_every_size_computes_the_correlation_under_both_scalings(m, r, scaling):
     t = cook_toom(m, r, scaling=scaling)
     assert (t.m, t.r, t.n) == (m, r, m + r - 1)
+    assert next(c for c in t.bt[-1].tolist() if c) > 0, "the row of infinity begins positive in B^T"
     assert_equals_the_correlation(t)
 
 

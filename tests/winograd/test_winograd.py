@@ -207,6 +207,16 @@ def test_every_stage_is_what_python_integers_give(case, policy, data):
             assert values.dtype == np.int64 and values.tolist() == kept[stage].tolist(), stage
 
 
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_a_stage_that_is_too_narrow_is_named_with_its_place_and_value(stage):
+    case = np.full((1, 2, 4, 4), 9), np.full((1, 2, 3, 3), 9), PRESETS["F(2,3)"], (0,) * 4
+    formats = dict.fromkeys(STAGES, IntFormat(40)) | {stage: IntFormat(5)}
+    with pytest.raises(Trapped) as trapped:
+        staged(*case, formats, "trap")
+    with pytest.raises(OverflowError, match=f"^{re.escape(str(trapped.value))}$"):
+        winograd_convolve(*case, "trap", formats)
+
+
 @given(winograd_cases())
 def test_missing_formats_are_the_smallest_signed_ones_that_hold_the_proven_bound(case):
     x, w, t, padding = case
