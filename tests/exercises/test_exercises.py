@@ -32,7 +32,8 @@ def test_every_exercise_has_a_stub_a_solution_and_three_wrong_ones():
 @pytest.fixture(scope="module")
 def kills() -> dict[str, dict[str, dict[str, str]]]:
     """By exercise and property, the wrong solutions on which it fails, with what is said."""
-    done = subprocess.run([sys.executable, Path(__file__).with_name("killed_solutions.py")], capture_output=True, text=True)
+    script = Path(__file__).with_name("killed_solutions.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert not done.stderr
     return json.loads(done.stdout)
 
