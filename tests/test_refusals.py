@@ -91,6 +91,7 @@ REFUSALS = [
       for real, got in ((0, "0"), (-0.5, "-0.5"), (np.nan, "nan"), ([0.5, np.inf], "inf"), ([[1.0, -2.0]], "-2.0"))],
     (lambda: Multiplier.from_real("0.5"), "a multiplier must be a number of at most 64 bits, got dtype <U3"),
     (lambda: Multiplier.from_real([0.5, 0.25]).along(2, 2), "axis must be within 2 axes, got 2"),
+    (lambda: Multiplier.from_real(0.5).shifted_right(1.0), f"k {INTEGERS} float64"),
     *[(lambda parts=parts: Multiplier(*parts), message) for parts, message in (
         (([0.5] * 3, [2**30, 5, 2**31], [0] * 3), "m must be from 0 to 2^31 - 1, got 5..2147483648"),
         ((0.5, -1, 0), "m must be from 0 to 2^31 - 1, got -1..-1"),
