@@ -126,5 +126,3 @@ def quantize(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence
     ends = np.iinfo(y.dtype)
     scaled = np.nan_to_num(codes[0].astype(np.float64) / _step(y), nan=-np.inf, posinf=1e9, neginf=-1e9)
     return np.clip(half_away(np.clip(scaled, -1e9, 1e9)) + y.zero, ends.min, ends.max)
-
-
