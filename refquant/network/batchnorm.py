@@ -14,7 +14,7 @@ def fold_batchnorm(network: Network) -> Network:
     """The same function without BatchNorm nodes.
 
     With g = gamma / sqrt(variance + epsilon) and s = beta - g·mean, computed in float64:
-    into a Conv or Linear before it that nothing else reads, W'_o = g_o·W_o, b'_o = g_o·b_o + s_o;
+    into a Conv or Linear before it that nothing else reads, or a chain of them, W'_o = g_o·W_o, b'_o = g_o·b_o + s_o;
     of flat features, into a Linear that alone reads it, W'_of = W_of·g_f, b'_o = b_o + Σ_f W_of·s_f.
     Any other BatchNorm becomes a 1x1 depthwise convolution, on flat features too: one gain and one shift each.
     A folded pair keeps the layer's name.
@@ -22,8 +22,8 @@ def fold_batchnorm(network: Network) -> Network:
     nodes: list[Node] = []
     renamed: dict[str, str] = {}
     postponed: dict[str, BatchNorm] = {}  # to the Linear that alone reads them
-    for node in network.nodes:
-        node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
+    for original in network.nodes:
+        node = replace(original, inputs=tuple(renamed.get(name, name) for name in original.inputs))
         if isinstance(node, Linear) and node.inputs[0] in postponed:
             node = _fold_into_reader(node, postponed[node.inputs[0]])
         if not isinstance(node, BatchNorm):
@@ -31,8 +31,8 @@ def fold_batchnorm(network: Network) -> Network:
             continue
         source = node.inputs[0]
         before = next((n for n in nodes if n.name == source), None)
-        # ``only_reader`` speaks of the original graph, in which the source has its own name.
-        owned = source not in renamed.values() and network.only_reader(source) is not None
+        # ``network`` is the original graph, in which what is folded still has its own name.
+        owned = network.only_reader(original.inputs[0]) is not None
         if owned and isinstance(before, (Conv, Linear)):
             nodes[nodes.index(before)] = _fold(before, node)
             renamed[node.name] = source

@@ -82,12 +82,14 @@ LINEAR = Linear("y", "norm", np.array([[1.0, 5.0], [-2.0, 7.0], [0.5, 0.0]]), np
 
 
 @pytest.mark.parametrize(("nodes", "output", "folded"), [
-    # Into what it alone reads, with or without a bias; its readers read the layer; a chain in pairs.
+    # Into what it alone reads, with or without a bias; its readers read the layer; a chain.
     ((CONV, NORM), "", "Conv conv"),
     ((dataclasses.replace(CONV, bias=None), NORM), "", "Conv conv"),
     ((FLATTEN, Linear("conv", "flat", np.array([[1.0, 2.0], [3.0, 4.0]])), NORM), "", "Flatten flat, Linear conv"),
     ((CONV, NORM, again(NORM, "second", "norm"), again(NORM, "third", "second"), Clip("r", "third")), "",
-     "Conv conv, Conv second, Clip r"),
+     "Conv conv, Clip r"),
+    ((CONV, NORM, again(NORM, "second", "norm"), Add("sum", ("norm", "second"))), "",
+     "Conv conv, Conv second, Add sum"),
     ((CONV, NORM, Clip("r", "norm", 0.0, 5.0), Add("sum", ("norm", "r"))), "", "Conv conv, Clip r, Add sum"),
     # Not into what others read, or what is the output.
     ((CONV, NORM, Concat("both", ("conv", "norm"))), "", "Conv conv, Conv norm, Concat both"),
