@@ -14,8 +14,8 @@ def fold_batchnorm(network: Network) -> Network:
     """The same function without BatchNorm nodes.
 
     With g = gamma / sqrt(variance + epsilon) and s = beta - g·mean, computed in float64:
-    into a Conv or Linear before it that nothing else reads, or a chain of them, W'_o = g_o·W_o, b'_o = g_o·b_o + s_o;
-    of flat features, into a Linear that alone reads it, W'_of = W_of·g_f, b'_o = b_o + Σ_f W_of·s_f.
+    into a Conv or Linear before it that nothing else reads, W'_o = g_o·W_o, b'_o = g_o·b_o + s_o, and so with each
+    of a chain; of flat features, into a Linear that alone reads it, W'_of = W_of·g_f, b'_o = b_o + Σ_f W_of·s_f.
     Any other BatchNorm becomes a 1x1 depthwise convolution, on flat features too: one gain and one shift each.
     A folded pair keeps the layer's name.
     """
