@@ -16,7 +16,7 @@ PACKAGE = Path(refquant.__file__).parent
 # ``proof``, so that QuantizedNetwork can prove its ranges and run.
 ORDER = """
 integers.checks integers.formats integers.rounding integers.multiplier integers.dialects integers.devices
-integers.far_from_ties
+integers.far_from_ties integers.fast_requantization
 integers.requantization integers.several_sums integers.stages integers.simd integers.accumulation integers workers
 scales.float32_codes scales.linear scales.metrics scales.statistics scales.kl scales.thresholds scales
 convolution.geometry

@@ -69,6 +69,10 @@ class Dialect:
         """m of 31 bits as W bits, ties up."""
         return m if self.width == 31 else np.minimum(shift_right(m, 31 - self.width, "half_up"), 2**self.width - 1)
 
+    def ended(self, value: np.ndarray, fmt: IntFormat) -> np.ndarray:
+        """Codes of ``fmt``: the word ``end`` applied to integers."""
+        return (saturate if self.end == "saturate" else wrap)(value, fmt)
+
     @property
     def words(self) -> str:
         """All six, as in "m31,wrap,half_up,half_away,after,saturate"."""

@@ -17,7 +17,7 @@ import numpy as np
 from refquant.integers.checks import fitting_int64, positive
 from refquant.integers.devices import dialect_of
 from refquant.integers.dialects import DIALECTS
-from refquant.integers.formats import IntFormat, check_zero_point, saturate, wrap
+from refquant.integers.formats import IntFormat, check_zero_point
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.rounding import round_fraction, round_values, shift_right
 
@@ -69,7 +69,7 @@ def requantize_sums(sums: Sequence[Any], multipliers: Sequence[Multiplier], fmt:
         value = _rounded_exactly(sums, [M.real for M in multipliers], early, words.last) + late
     else:
         value = shift_right(total(sums, multipliers), 31 - multipliers[0].shift, words.last, early) + late
-    return (saturate if words.end == "saturate" else wrap)(value, fmt).astype(fmt.dtype)
+    return words.ended(value, fmt)
 
 
 def total(sums: Sequence[np.ndarray], multipliers: Sequence[Multiplier]) -> np.ndarray:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from refquant import quantize_network
 from refquant.convolution.geometry import Geometry
-from refquant.integers import requantization
+from refquant.integers import fast_requantization
 from refquant.integers.devices import dialect_of
 from refquant.integers.dialects import DIALECTS, NAMED
 from refquant.integers.formats import IntFormat
@@ -288,7 +288,7 @@ SHAPES = [((), ()), ((0,), ()), ((3, 0), (3, 1)), ((2, 0, 4), (1, 0, 1)), ((BLOC
 @pytest.mark.parametrize("shape, of_multipliers", SHAPES)
 @all_nine
 def test_arrays_are_the_same_as_element_by_element(name, shape, of_multipliers, monkeypatch):
-    monkeypatch.setattr(requantization, "_BLOCK", BLOCK)
+    monkeypatch.setattr(fast_requantization, "_BLOCK", BLOCK)
     rng = np.random.default_rng(5)
     # Any block that is displaced or left out shows.
     picks, channels = rng.integers(0, len(POOL), shape), rng.integers(0, len(CHANNEL_REALS), of_multipliers)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from refquant.integers import requantization
+from refquant.integers import fast_requantization
 from refquant.integers.devices import dialect_of
 from refquant.integers.dialects import DIALECTS, Dialect, evaluate
 from refquant.integers.formats import IntFormat
@@ -90,7 +90,7 @@ def test_single_round_is_the_default():
                                      "m7,saturate,half_up,half_toward_zero,before,saturate"])
 @pytest.mark.parametrize("fmt, zero_point", [(IntFormat(8), -128), (IntFormat(4, False), 3), (IntFormat(16), 7)])
 def test_floats_decide_what_the_definition_decides(dialect, fmt, zero_point, monkeypatch):
-    monkeypatch.setattr(requantization, "_BLOCK", 1 << 13)  # several blocks of a row, and of many rows
+    monkeypatch.setattr(fast_requantization, "_BLOCK", 1 << 13)  # several blocks of a row, and of many rows
     words = Dialect(*dialect.split(",")) if "," in dialect else dialect_of(dialect)
     rng = np.random.default_rng(0)
     # Multipliers at which many products lie at ties and next to them, one large enough for codes at both ends.

@@ -65,10 +65,9 @@ MUTANTS = [
      '(zero_point, 0) if dialect.zero == "before" else (0, zero_point)',
      '(0, zero_point) if dialect.zero == "before" else (zero_point, 0)', DIALECTS),
     ("shifts of 31 are taken", "integers/dialects", "(-31, dialect.width - 1)", "(-31, dialect.width)", DIALECTS),
-    ("codes wrap instead of saturating", "integers/requantization",
-     'np.clip(value, fmt.min, fmt.max) if words.end == "saturate" else wrap(value, fmt)',
-     "wrap(np.clip(value, -2**40, 2**40), IntFormat(fmt.bits, fmt.signed))", DIALECTS),
-    ("exact product rounds ties away", "integers/requantization",
+    ("codes wrap instead of saturating", "integers/dialects", '(saturate if self.end == "saturate" else wrap)',
+     "wrap", DIALECTS),
+    ("exact product rounds ties away", "integers/fast_requantization",
      "round_product(x.astype(np.float64), real, dialect.last,",
      'round_product(x.astype(np.float64), real, "half_away",', DIALECTS),
     # lanes
