@@ -122,7 +122,7 @@ every_function = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 def same(found: Any, expected: Any) -> bool:
     pairs = zip(found, expected, strict=True) if isinstance(expected, list) else [(found, expected)]
-    return all(np.array_equal(a, b) for a, b in pairs)
+    return all(np.array_equal(a, b) and np.asarray(a).dtype == np.asarray(b).dtype for a, b in pairs)
 
 
 @every_function
@@ -150,3 +150,5 @@ def test_memory_layout_byte_order_and_width_of_integers_do_not_matter_and_lists_
     expected = case.function(*case.arrays)
     for change in changes:
         assert same(case.function(*map(change, case.arrays)), expected), change
+    if kinds == [">f8"] and all(array.dtype.kind == "f" for array in case.arrays):
+        assert same(*(case.function(*(a.astype(kind) for a in case.arrays)) for kind in (">f4", "f4")))

@@ -153,14 +153,16 @@ REFUSALS = [
         (PLANES, KERNEL, {"products_per_lane": 0}, "products_per_lane must be 'safe' or an integer >= 1, got 0"),
         (PLANES[0], KERNEL, {}, "input must be a non-empty (N, C, H, W), got shape (4, 5, 5)"),
         (PLANES, KERNEL, {"dilation": 3}, "the kernel must fit the padded input, got extent 7 over 5"))],
-    *[(lambda arguments=arguments: dot_sequential([1], [1], *arguments), message) for arguments, message in (
+    *[(lambda arguments=arguments: dot_sequential([0], [0], *arguments), message) for arguments, message in (
         ((EIGHT, EIGHT, UNSIGNED), "accumulator must be a signed IntFormat, got uint8"),
         ((EIGHT, EIGHT, 32), "accumulator must be a signed IntFormat, got 32"),
         ((EIGHT, EIGHT, EIGHT, "clip"), "policy must be one of wrap, saturate, trap, got 'clip'"),
         ((EIGHT, EIGHT, EIGHT, "trap", [0, 0]), "order must hold 0..0, each once, got [0, 0]"),
         ((EIGHT, EIGHT, EIGHT, "trap", [0.0]), f"order {INTEGERS} float64"),
         ((IntFormat(32), IntFormat(32), IntFormat(64)),
-         f"one product must fit 63 bits, got {-2**62 + 2**31}..{2**62}"))],
+         f"one product must fit 63 bits, got {-2**62 + 2**31}..{2**62}"),
+        ((IntFormat(1), IntFormat(63, False), IntFormat(64)),
+         f"one product must fit 63 bits, got {1 - 2**63}..0"))],
     *[(lambda acc=acc, x=x: sadalp(np.zeros(acc, int), np.zeros(x, int)),
        f"x must have twice the lanes of acc, got shapes {x} and {acc}")
       for acc, x in (((), (2,)), ((1,), (3,)), ((2, 1), (2,)), ((2, 1), (1, 2)))],

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from refquant.integers.checks import as_integers, is_integer
-from refquant.integers.formats import IntFormat, apply_policy, check_codes, wrap
+from refquant.integers.checks import as_integers, is_integer, one_of
+from refquant.integers.formats import POLICIES, IntFormat, apply_policy, check_codes, wrap
 from refquant.integers.simd import INT8, INT16, INT32, mla, sadalp, smlal
 from refquant.integers.stages import Trace
 
@@ -51,11 +51,8 @@ def overflow_witness(x_format: IntFormat, w_format: IntFormat) -> tuple[int, int
     (-64, -64)
     """
     k = safe_products_per_lane(x_format, w_format)
-    for x in (x_format.min, x_format.max):
-        for w in (w_format.min, w_format.max):
-            if not INT16.min <= (k + 1) * x * w <= INT16.max:
-                return x, w
-    raise ValueError(f"no number of products of {x_format} and {w_format} leaves int16")
+    corners = [(x, w) for x in (x_format.min, x_format.max) for w in (w_format.min, w_format.max)]
+    return next((x, w) for x, w in corners if not INT16.min <= (k + 1) * x * w <= INT16.max)
 
 
 def check_products_per_lane(products_per_lane: int | str, x_format: IntFormat, w_format: IntFormat) -> int:
@@ -107,7 +104,7 @@ def dot_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, prod
             trace(stage, fmt, exact, kept)
         return kept
 
-    apply_policy(0, INT32, policy)
+    one_of(policy, POLICIES, "policy")
     narrow, wide = np.zeros((*shape, LANES), np.int16), np.zeros((*shape, LANES // 2), np.int32)
     steps = -(-k // LANES)
     for step in range(steps):
@@ -160,18 +157,17 @@ def dot_sequential(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat,
     x_q, w_q = check_operands(x_q, w_q, x_format, w_format)
     if not isinstance(accumulator, IntFormat) or not accumulator.signed:
         raise ValueError(f"accumulator must be a signed IntFormat, got {accumulator}")
-    apply_policy(0, accumulator, policy)
+    one_of(policy, POLICIES, "policy")
     low, high = product_range(x_format, w_format)
     if low < -2**62 or high >= 2**62:
         raise ValueError(f"one product must fit 63 bits, got {low}..{high}")
     steps = np.arange(x_q.shape[-1]) if order is None else as_integers(order, "order")
     if sorted(steps.tolist()) != list(range(x_q.shape[-1])):
         raise ValueError(f"order must hold 0..{x_q.shape[-1] - 1}, each once, got {order!r}")
-    acc = np.zeros(np.broadcast_shapes(x_q.shape, w_q.shape)[:-1], np.int64)
+    acc = np.zeros((), np.int64)
     for k in steps.tolist():
         product = x_q[..., k] * w_q[..., k]
-        with np.errstate(over="ignore"):
-            total = np.asarray(acc + product)
+        total = np.asarray(acc + product)
         if accumulator.bits == 64:
             # int64 itself wraps; it did where both operands have one sign and the sum has the other.
             left = ((acc ^ total) & (product ^ total)) < 0

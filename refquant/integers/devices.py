@@ -22,30 +22,26 @@ class Device(NamedTuple):
     run: str = ""
 
 
-def _m31(first: str, last: str, left: str = "wrap") -> Dialect:
-    return Dialect("m31", left, first, last)
-
-
 _RVV = "the instructions, in QEMU"
 
 # Of the nine: what was run beside formulas written anew in Python and C. What LiteRT computes was measured elsewhere.
 RUN = {"neon_double": "SQRDMULH and SRSHL, in QEMU", "float32_half_even": "ONNX Runtime's QLinearConv"}
 DEVICES = {
-    "tosa_double_round": Device(_m31("half_up", "half_away", "merged"),
+    "tosa_double_round": Device(Dialect("m31", "merged", "half_up", "half_away"),
                                 "TOSA specification, apply_scale_32 with double_round; its shift is one right shift"),
-    "tosa_single_round": Device(_m31("none", "half_up", "merged"), "TOSA specification, apply_scale_32"),
+    "tosa_single_round": Device(Dialect("m31", "merged", "none", "half_up"), "TOSA specification, apply_scale_32"),
     "tosa_scale16": Device(Dialect("m15"), "TOSA specification, apply_scale_16"),
-    "qnnpack_q31": Device(_m31("half_up", "half_away"), "QNNPACK, requantization/q31"),
-    "qnnpack_precise": Device(_m31("none", "half_away", "merged"), "QNNPACK, requantization/precise"),
-    "xnnpack_rndnu": Device(_m31("none", "half_up", "merged"), "XNNPACK, requantization rndnu on NEON"),
+    "qnnpack_q31": Device(Dialect("m31", "wrap", "half_up", "half_away"), "QNNPACK, requantization/q31"),
+    "qnnpack_precise": Device(Dialect("m31", "merged", "none", "half_away"), "QNNPACK, requantization/precise"),
+    "xnnpack_rndnu": Device(Dialect("m31", "merged", "none", "half_up"), "XNNPACK, requantization rndnu on NEON"),
     "gemmini": Device(Dialect("float32", last="half_even"), "Gemmini's generator; its comment says ties away"),
-    "rvv_rnu": Device(_m31("half_up", "half_up"), "RISC-V V, vsmul then vssra, vxrm rnu", _RVV),
-    "rvv_rne": Device(_m31("half_even", "half_even"), "RISC-V V, vsmul then vssra, vxrm rne", _RVV),
-    "rvv_rdn": Device(_m31("floor", "floor"), "RISC-V V, vsmul then vssra, vxrm rdn", _RVV),
-    "rvv_rod": Device(_m31("to_odd", "to_odd"), "RISC-V V, vsmul then vssra, vxrm rod", _RVV),
+    "rvv_rnu": Device(Dialect("m31", "wrap", "half_up", "half_up"), "RISC-V V, vsmul then vssra, vxrm rnu", _RVV),
+    "rvv_rne": Device(Dialect("m31", "wrap", "half_even", "half_even"), "RISC-V V, vsmul then vssra, vxrm rne", _RVV),
+    "rvv_rdn": Device(Dialect("m31", "wrap", "floor", "floor"), "RISC-V V, vsmul then vssra, vxrm rdn", _RVV),
+    "rvv_rod": Device(Dialect("m31", "wrap", "to_odd", "to_odd"), "RISC-V V, vsmul then vssra, vxrm rod", _RVV),
     "nvdla_sdp": Device(Dialect("m15", last="half_away"), "NVDLA, the SDP's converter"),
     "vitis_dpu": Device(Dialect("m1"), "Vitis AI's DPU: powers of two"),
-    "cmsis_dsp_q31": Device(_m31("none", "floor", "merged"), "CMSIS-DSP, arm_scale_q31, right shifts"),
+    "cmsis_dsp_q31": Device(Dialect("m31", "merged", "none", "floor"), "CMSIS-DSP, arm_scale_q31, right shifts"),
     "pulp_nn": Device(Dialect("m8", last="floor"), "PULP-NN, while x·m fits int32"),
 }
 NAMES = (*DIALECTS, *DEVICES)

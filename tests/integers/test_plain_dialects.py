@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from refquant.integers.dialects import DIALECTS, NAMED, Dialect, evaluate
+from refquant.integers.dialects import DIALECTS, EXACT_HALF_EVEN, NAMED, Dialect, evaluate
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
@@ -105,3 +105,12 @@ def test_rationals_on_whole_arrays_equal_the_plain_ones(last, zero):
         multiplier = Multiplier.from_real(real)
         plain = evaluate(dialect, x, multiplier.real, multiplier.m, multiplier.shift, z)
         assert requantize(x, multiplier, IntFormat(33), dialect, z).tolist() == plain.tolist()
+
+
+def test_far_rationals_are_clipped_and_no_sums_give_no_integers():
+    M = Multiplier.from_real(2.0**20)
+    for x, clipped in ((-2**62, -2**62), (2**62, 2**62), (2**50, 2**62)):
+        for z in (-128, 127):
+            assert evaluate(EXACT_HALF_EVEN, np.array([x]), M.real, M.m, M.shift, z).tolist() == [clipped + z]
+    none = evaluate(EXACT_HALF_EVEN, np.array([], int), M.real, M.m, M.shift)
+    assert none.dtype == np.int64 and none.size == 0

@@ -66,5 +66,6 @@ def test_rows_are_summed_side_by_side():
     assert dot_sequential(w[0], x[:, 0], EIGHT, EIGHT, IntFormat(32)).shape == (5,)
 
 
-def test_products_of_62_bits_are_taken():
+def test_products_of_63_bits_are_taken():
     assert int(dot_sequential([-2**31], [-2**30], IntFormat(32), IntFormat(31), IntFormat(63))) == 2**61
+    assert int(dot_sequential([-2**62], [1], IntFormat(63), IntFormat(1, signed=False), IntFormat(64))) == -2**62
