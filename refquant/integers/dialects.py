@@ -13,7 +13,6 @@ Nine have names, A to I of the tables that circulate; they differ in words, not 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -128,8 +127,9 @@ def evaluate(dialect: Dialect, x: np.ndarray, real: np.ndarray, m: np.ndarray, s
     """round(x·M) + zero_point as the words of ``dialect`` say, before the word ``end``.
 
     x: int64; where left is not "merged", within int32. real, m, shift: of a ``Multiplier``, broadcasting against x,
-    with a legal shift (``legal_shifts``). zero_point: one, or int64 of x's shape. Returns int64, far values clipped
-    to ±2^62. For ``real`` it works in rationals, one element at a time; ``requantize`` has a faster way for those.
+    with a legal shift (``legal_shifts``). zero_point: one, or int64 of x's shape. Returns int64: what it does not
+    hold is clipped to ±2^62 where codes saturate, and taken modulo 2^63 where they wrap. For ``real`` it works in
+    rationals, one element at a time; ``requantize`` has a faster way for those.
 
     >>> x, real, m, shift = np.array([5, -5]), np.float64(0.5), np.int64(2**30), np.int64(0)
     >>> evaluate(SINGLE_ROUND, x, real, m, shift), evaluate(EXACT_HALF_EVEN, x, real, m, shift)
@@ -139,13 +139,13 @@ def evaluate(dialect: Dialect, x: np.ndarray, real: np.ndarray, m: np.ndarray, s
     if dialect.multiplier == "real":
         triples = zip(*(v.ravel().tolist() for v in np.broadcast_arrays(x, real, early)))
         rounded = [round_fraction(Fraction(a) * Fraction(b) + z, dialect.last) for a, b, z in triples]
-        return _clipped(rounded).reshape(np.broadcast_shapes(x.shape, real.shape)) + late
+        return in_int64(np.array(rounded, object).reshape(np.broadcast_shapes(x.shape, real.shape)), dialect) + late
     if dialect.multiplier == "float32":
         with np.errstate(over="ignore"):
             product = x.astype(np.float32) * real.astype(np.float32)
             product = product + np.asarray(early, np.float32) if np.any(early) else product
-        # Codes have at most 33 bits: beyond 2^33 only the sign still matters.
-        return round_values(np.clip(product, -(2.0**33), 2.0**33), dialect.last).astype(np.int64) + late
+        # Beyond 2^62 codes of at most 33 bits saturate; or they wrap to 0, as float32 has 24 bits.
+        return round_values(np.clip(product, -(2.0**62), 2.0**62), dialect.last).astype(np.int64) + late
     width, m = dialect.width, dialect.rounded(m)
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
     if dialect.left != "merged" and left.max(initial=0) > 0:
@@ -153,13 +153,16 @@ def evaluate(dialect: Dialect, x: np.ndarray, real: np.ndarray, m: np.ndarray, s
     if dialect.left != "merged":
         left = np.zeros_like(left)
     if dialect.first == "none":
-        return shifted_product(x, m, width - left + right, dialect.last, early) + late
+        return in_int64(shifted_product(x, m, width - left + right, dialect.last, early), dialect) + late
     high = shifted_product(x, m, width - left, dialect.first)
-    return shift_right(high, right, dialect.last, early) + late
+    return in_int64(shifted_product(high, np.int64(1), right, dialect.last, early), dialect) + late
 
 
-def _clipped(values: Iterable[int]) -> np.ndarray:
-    return np.array([min(max(v, -(2**62)), 2**62) for v in values], np.int64)
+def in_int64(value: np.ndarray, dialect: Dialect) -> np.ndarray:
+    """Integers of any size as int64 that give the same codes; ``evaluate`` says how."""
+    if value.dtype == object:
+        value = np.clip(value, -(2**62), 2**62) if dialect.end == "saturate" else (value + 2**62) % 2**63 - 2**62
+    return value.astype(np.int64)
 
 
 def legal_shifts(dialect: Dialect) -> tuple[int, int] | None:

@@ -112,24 +112,24 @@ def shift_right(x: Any, shift: Any, rule: str = "half_up", offset: Any = 0) -> n
     return _adjust(quotient, x & (divisor - 1), divisor, rule)
 
 
-def shifted_product(x: np.ndarray, m: np.ndarray, shift: Any, rule: str = "half_up", offset: Any = 0) -> np.ndarray:
+def shifted_product(x: np.ndarray, m: np.ndarray, shift: Any, rule: str, offset: Any = 0) -> np.ndarray:
     """``x·m / 2^shift + offset`` rounded by ``rule``: ``shift_right`` of a product that int64 may not hold.
 
-    x, m: int64, broadcasting; m >= 0. Where 63 bits do not hold a product, it is computed in Python's integers, and
-    the result clipped to ±2^62.
+    x, m: int64, broadcasting; m >= 0. x may hold Python's integers too. Where 63 bits do not hold a product, the
+    result holds Python's integers.
 
-    >>> shifted_product(np.array([2**40 + 1]), np.array(2**30), 31)
-    array([549755813889])
+    >>> shifted_product(np.array([5]), np.array(2**30), 31, "half_up")
+    array([3])
+    >>> shifted_product(np.array([2**40]), np.array(2**30), 1, "half_up")
+    array([590295810358705651712], dtype=object)
     """
     largest = max(-int(x.min(initial=0)), int(x.max(initial=0))) * int(m.max(initial=0))
-    if largest < 2**63:
+    if x.dtype != object and largest < 2**63:
         return shift_right(x * m, shift, rule, offset)
+    divisor = 2 ** np.asarray(shift).astype(object)
     product = x.astype(object) * m.astype(object)
-    shift = np.asarray(shift).astype(object)
-    divisor = 2**shift
     quotient = product // divisor
-    whole = _adjust(quotient + offset, product - quotient * divisor, divisor, rule)
-    return np.clip(whole, -(2**62), 2**62).astype(np.int64)
+    return np.asarray(_adjust(quotient + offset, product - quotient * divisor, divisor, rule))
 
 
 def round_fraction(x: Fraction, rule: str = "half_away") -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from refquant.integers.checks import fitting_int64, positive
 from refquant.integers.devices import dialect_of
-from refquant.integers.dialects import DIALECTS
+from refquant.integers.dialects import DIALECTS, Dialect, in_int64
 from refquant.integers.formats import IntFormat, check_zero_point
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.rounding import round_fraction, round_values, shift_right
@@ -51,8 +51,8 @@ def requantize_sums(sums: Sequence[Any], multipliers: Sequence[Multiplier], fmt:
 
     sums: P_i, integers that broadcast against each other. multipliers: ``aligned``, broadcasting against them.
     dialect: one that ``takes_several_sums``; for ``exact_half_even`` and ``zero_point_first`` the M_i themselves
-    count. Returns ``fmt.dtype``. ValueError for other dialects, shifts that differ, and products that could leave
-    int64.
+    count. Returns ``fmt.dtype``. ValueError for other dialects, numbers of multipliers and shifts that differ, and
+    products that could leave int64.
 
     >>> M = aligned([0.5, 0.25])
     >>> requantize_sums([np.array([3, -3]), np.array([1, 1])], M, IntFormat(8))
@@ -62,11 +62,13 @@ def requantize_sums(sums: Sequence[Any], multipliers: Sequence[Multiplier], fmt:
     if not takes_several_sums(dialect):
         known = ", ".join(filter(takes_several_sums, DIALECTS))
         raise ValueError(f"a dialect for several sums must be one of {known}, got {dialect!r}")
+    if len(sums) != len(multipliers):
+        raise ValueError(f"each sum must have a multiplier, got {len(sums)} sums and {len(multipliers)} multipliers")
     zero_point = check_zero_point(zero_point, fmt)
     sums = [fitting_int64(one, "a sum") for one in sums]
     early, late = (zero_point, 0) if words.zero == "before" else (0, zero_point)
     if words.multiplier == "real":
-        value = _rounded_exactly(sums, [M.real for M in multipliers], early, words.last) + late
+        value = _rounded_exactly(sums, [M.real for M in multipliers], early, words) + late
     else:
         value = shift_right(total(sums, multipliers), 31 - multipliers[0].shift, words.last, early) + late
     return words.ended(value, fmt)
@@ -86,19 +88,21 @@ def total(sums: Sequence[np.ndarray], multipliers: Sequence[Multiplier]) -> np.n
     return np.asarray(found)
 
 
-def _rounded_exactly(sums: Sequence[np.ndarray], reals: Sequence[np.ndarray], early: int, rule: str) -> np.ndarray:
+def _rounded_exactly(sums: Sequence[np.ndarray], reals: Sequence[np.ndarray], early: int, dialect: Dialect
+                     ) -> np.ndarray:
     """round(Σ P_i·M_i + early) of the exact sum: in float64 where no tie is near, else in rationals."""
     with np.errstate(over="ignore"):
         parts = np.broadcast_arrays(*(np.clip(one.astype(np.float64) * real, -(2.0**1000), 2.0**1000)
                                       for one, real in zip(sums, reals)))
-    value = np.clip(np.sum(parts, axis=0), -(2.0**40), 2.0**40)
-    error = np.sum(np.abs(parts), axis=0) * len(parts) * 2.0**-51
-    whole = np.array(np.rint(value))
-    doubtful = np.argwhere(np.abs(np.abs(value - whole) - 0.5) <= error + np.spacing(np.abs(value)))
-    spread = [np.broadcast_to(v, value.shape) for v in (*sums, *reals)]
-    whole = np.array(whole + early)
-    for place in map(tuple, doubtful.tolist()):
-        values = [v[place].item() for v in spread]
-        exact = sum((Fraction(a) * Fraction(b) for a, b in zip(values[:len(sums)], values[len(sums):])), Fraction(0))
-        whole[place] = min(max(round_fraction(exact + early, rule), -(2**40)), 2**40)
-    return whole.astype(np.int64)
+    value = np.sum(parts, axis=0)
+    whole = np.rint(value)
+    # Near to a tie is also what is so large that an error of float64 reaches a half.
+    error = np.sum(np.abs(parts), axis=0) * len(parts) * 2.0**-51 + np.spacing(np.abs(value))
+    doubtful = np.abs(np.abs(value - whole) - 0.5) <= error
+    codes = np.array(np.clip(whole, -(2.0**62), 2.0**62), np.int64)
+    codes += early
+    n, operands = len(sums), [np.broadcast_to(v, value.shape)[doubtful].tolist() for v in (*sums, *reals)]
+    exact = [sum((Fraction(a) * Fraction(b) for a, b in zip(values[:n], values[n:])), Fraction(early))
+             for values in zip(*operands)]
+    codes[doubtful] = in_int64(np.array([round_fraction(one, dialect.last) for one in exact], object), dialect)
+    return codes

@@ -35,7 +35,9 @@ def scale_by(acc: np.ndarray, multiplier: Multiplier, dialect: str | Dialect, ze
         value = np.clip(factors[0] * factors[1], -(2.0**66), 2.0**66).astype(np.float32)
         if early:  # the sum is rounded to float32 too, and then holds the zero point
             value = (value.astype(np.float64) + early).astype(np.float32)
-        value = np.clip(value, -(2.0**33), 2.0**33).astype(np.float64)
+        value = value.astype(np.float64)
+        # Beyond 2^33 only the sign matters, or, where codes wrap, the last 33 bits.
+        value = np.fmod(value, 2.0**41) if words.end == "wrap" else np.clip(value, -(2.0**33), 2.0**33)
         return _rounded(lambda sign, half: np.floor(sign * value + half), words.last, 0) - early
     shift = multiplier.shift.astype(np.float64)
     if np.abs(acc).max(initial=0) > 2.0**36 or (words.end == "wrap" and shift.max(initial=-99) > 0):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refquant.integers.dialects import Dialect, evaluate, legal_shifts
-from refquant.integers.formats import IntFormat, wrap
+from refquant.integers.formats import IntFormat
 from refquant.integers.rounding import round_product, round_product_sum
 
 MULTIPLIERS = ("real", "float32", "m31", "m15", "m8", "m1")
@@ -134,5 +134,4 @@ def values(dialect: Dialect, rows: Rows) -> np.ndarray:
 
 def end_of(dialect: Dialect, found: np.ndarray, fmt: IntFormat) -> np.ndarray:
     """Values as codes, as the word ``end`` says."""
-    codes = np.clip(found, fmt.min, fmt.max) if dialect.end == "saturate" else wrap(found, fmt).astype(np.int64)
-    return np.where(found == NO_ANSWER, NO_ANSWER, codes)
+    return np.where(found == NO_ANSWER, NO_ANSWER, dialect.ended(found, fmt).astype(np.int64))

@@ -9,7 +9,7 @@ from fractions import Fraction
 import dialects_oracle as oracle
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from refquant.integers.dialects import DIALECTS, EXACT_HALF_EVEN, NAMED, Dialect, evaluate
@@ -30,8 +30,9 @@ DESCRIPTIONS = [
         ("real", "float32"), RULES, ("after", "before")))]
 
 
-def by_meaning(dialect: Dialect, x: int, real: float, m: int, s: int, z: int) -> int:
+def by_meaning(dialect: Dialect, x: int, multiplier: Multiplier, z: int) -> int:
     """One sum, in Python integers and rationals."""
+    real, m, s = float(multiplier.real), int(multiplier.m), int(multiplier.shift)
     early, late = (z, 0) if dialect.zero == "before" else (0, z)
     if dialect.multiplier == "real":
         return round_fraction(x * Fraction(real) + early, dialect.last) + late
@@ -53,35 +54,49 @@ def by_meaning(dialect: Dialect, x: int, real: float, m: int, s: int, z: int) ->
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[Dialect, int, Multiplier, int]:
-    """A dialect, a sum, a multiplier with a legal shift, a zero point."""
+def cases(draw: st.DrawFn, bits: int) -> tuple[Dialect, int, Multiplier, int]:
+    """A dialect, a sum of so many bits, of 32 where it is shifted left, a multiplier it takes, a zero point."""
     dialect = draw(st.sampled_from(DESCRIPTIONS))
-    x = draw(st.integers(-2**31, 2**31 - 1) | st.integers(-300, 300))
+    bits = bits if dialect.left == "merged" else 32
+    x = draw(st.integers(-2**(bits - 1), 2**(bits - 1) - 1) | st.integers(-300, 300))
     return dialect, x, draw(multipliers(dialect)), draw(st.integers(-128, 127))
 
 
-@given(cases())
-def test_any_description_is_what_its_words_mean(case):
-    dialect, x, multiplier, z = case
-    expected = by_meaning(dialect, x, float(multiplier.real), int(multiplier.m), int(multiplier.shift), z)
-    found = int(evaluate(dialect, np.array([x]), multiplier.real, multiplier.m, multiplier.shift, z)[0])
-    # Codes have at most 33 bits; what lies beyond may be any number beyond.
-    assert oracle.clamp(found, -2**32, 2**32 - 1) == oracle.clamp(expected, -2**32, 2**32 - 1)
-    assert int(requantize(x, multiplier, IntFormat(8), dialect, z)) == oracle.clamp(expected, -128, 127)
+def ended(value: int, end: str, bits: int) -> int:
+    low, size = -2**(bits - 1), 2**bits
+    return oracle.clamp(value, low, low + size - 1) if end == "saturate" else (value - low) % size + low
 
 
-@given(cases(), st.sampled_from(["saturate", "wrap"]))
-def test_simulation_does_what_the_words_mean(case, end):
+def far(words: str, x: int, m: int, shift: int, z: int = 0) -> tuple[Dialect, int, Multiplier, int]:
+    return Dialect(*words.split(",")), x, Multiplier(np.ldexp(float(m), shift - 31), np.int64(m), np.int64(shift)), z
+
+
+@given(cases(64), st.sampled_from(["saturate", "wrap"]), st.sampled_from([8, 16, 32, 33]))
+# Far beyond every code the last bits count where codes wrap, and the value between two roundings always.
+@example(far("real,merged,none,half_even", 2**62 + 5, 2**30, 3, 1), "wrap", 8)
+@example(far("real,merged,none,half_even,before", -2**62 - 5, 2**30, 3, 1), "wrap", 8)
+@example(far("float32,merged,none,half_even", 2**34 + 2**12, 2**30, 1), "wrap", 33)
+@example(far("m31,merged,none,half_up", 2**62 + 1, 2**31 - 1, 30), "wrap", 8)
+@example(far("m31,merged,none,half_up", 2**33, 2**30, 30), "wrap", 33)
+@example(far("m31,merged,half_up,half_away", 2**63 - 1, 2**31 - 1, -31), "saturate", 33)
+@example(far("m31,merged,half_up,half_away", -2**63, 2**31 - 1, -31), "saturate", 33)
+def test_any_description_is_what_its_words_mean(case, end, bits):
     dialect, x, multiplier, z = case
     dialect = dataclasses.replace(dialect, end=end)
-    expected = by_meaning(dialect, x, float(multiplier.real), int(multiplier.m), int(multiplier.shift), z)
-    assume(end == "saturate" or dialect.multiplier != "float32" or abs(expected) < 2**32)
+    code = ended(by_meaning(dialect, x, multiplier, z), end, bits)
+    assert int(requantize(x, multiplier, IntFormat(bits), dialect, z)) == code
+    found = int(evaluate(dialect, np.array([x]), multiplier.real, multiplier.m, multiplier.shift, z)[0])
+    assert ended(found, end, bits) == code
 
-    def ended(value: int) -> int:
-        return oracle.clamp(value, -128, 127) if end == "saturate" else (value + 128) % 256 - 128
 
-    found = int(scale_by(np.array([float(x)]), multiplier, dialect, z)[0]) + z
-    assert ended(found) == ended(expected) == int(requantize(x, multiplier, IntFormat(8), dialect.words, z))
+@given(cases(50), st.sampled_from(["saturate", "wrap"]), st.sampled_from([8, 32]))
+@example(far("float32,merged,none,half_even", 2**34 + 2**12, 2**30, 1), "wrap", 32)
+@example(far("float32,merged,none,half_even,before", -2**34 - 2**12, 2**30, 1, -3), "wrap", 32)
+def test_simulation_does_what_the_words_mean(case, end, bits):
+    dialect, x, multiplier, z = case
+    dialect = dataclasses.replace(dialect, end=end)
+    code = ended(by_meaning(dialect, x, multiplier, z), end, bits)
+    assert ended(int(scale_by(np.array([float(x)]), multiplier, dialect, z)[0]) + z, end, bits) == code
 
 
 @pytest.mark.parametrize("name", DIALECTS)

@@ -74,6 +74,25 @@ def test_products_of_several_sums_reach_up_to_2_63_on_both_sides_and_per_channel
 def test_the_code_of_several_sums_wraps_where_the_dialect_says_so():
     assert requantize_sums([np.int64(300)], aligned([0.5]), EIGHT, "m31,merged,none,half_up,after,wrap", 1) == -105
     assert requantize_sums([np.int64(300)], aligned([0.5]), EIGHT) == 127
+    wraps = "real,merged,none,half_even,after,wrap"
+    for far in (2**41 + 4, 2**52 + 1, 2**62 + 3, -2**62 - 3):  # beyond float64 and int64 too
+        for real in (0.5, 1.0, 1024.0):
+            code = (round(far * Fraction(real) + 7) + 1 + 128) % 256 - 128
+            assert requantize_sums([np.int64(far), np.int64(14)], aligned([real, 0.5]), EIGHT, wraps, 1) == code
+
+
+def test_far_sums_saturate_on_their_side_cancel_and_none_give_none():
+    for sums_, code in (([2**62, 1], 127), ([-2**62, 1], -128), ([2**62, -2**62], 5), ([2**62, 1 - 2**62], 127)):
+        found = requantize_sums([np.int64(v) for v in sums_], aligned([1e300, 1e300]), EIGHT, "exact_half_even", 5)
+        assert found == code and found.dtype == np.int8
+    for dialect in SEVERAL:
+        assert requantize_sums([np.zeros((0, 2), int)] * 2, aligned([0.5, 0.25]), EIGHT, dialect).shape == (0, 2)
+        assert requantize_sums([np.int64(0)], aligned([0.5]), EIGHT, dialect) == 0
+
+
+def test_the_zero_point_is_added_before_the_rounding_where_the_dialect_says_so():
+    for zero, code in (("after", 1), ("before", 2)):  # 0.5 and 1.5 to even
+        assert requantize_sums([np.int64(1)], aligned([0.5]), EIGHT, f"m31,merged,none,half_even,{zero}", 1) == code
 
 
 # --- inner products ----------------------------------------------------------------------------------------------
