@@ -22,11 +22,10 @@ from typing import Any
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "oracles"),
-                str(Path(__file__).parents[1] / "readers")]
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "oracles")]
 
 from onnx_models import onnx  # noqa: E402
-from test_onnx_operators import MODELS  # noqa: E402
+from onnx_samples import MODELS  # noqa: E402
 
 from refquant.commands.quantize import build_own, data_files, evaluate_own, load_data  # noqa: E402
 from refquant.readers import load_onnx  # noqa: E402

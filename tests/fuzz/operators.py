@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "oracles"), str(HERE.parent / "runtimes")]
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "oracles")]
 
 from onnx_models import onnx, run_onnxruntime  # noqa: E402
-from test_onnx_operators_on_codes import code, one, quantized_floats  # noqa: E402
+from onnx_on_codes import code, one, quantized_floats  # noqa: E402
 from tflite_models import Spec, one_operator, run_litert  # noqa: E402
 
 from refquant.readers import load_quantized_onnx, load_tflite  # noqa: E402

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from lanes_oracle import POLICIES, Overflow, operands, plain_dot
 from recording import dot_with_steps
-from test_simd import clamped, wrapped
 
 from refquant.convolution.int16 import dot_lanes
 from refquant.integers import accumulation, simd
 from refquant.integers.accumulation import dot_int16, overflow_witness, product_range, safe_products_per_lane
 from refquant.integers.formats import IntFormat
-from refquant.strategies import codes, int_formats
+from refquant.strategies import codes
 
 SEVEN, FULL_SEVEN = IntFormat(7, narrow=True), IntFormat(7)
 EIGHT, BYTE = IntFormat(8), IntFormat(8, signed=False)
@@ -57,40 +57,7 @@ def test_minus_64_in_both_operands_costs_one_product():
 
 # --- the dot product, from its docstring ------------------------------------------------------------------------
 
-POLICIES = ["wrap", "saturate", "trap"]
 policies = pytest.mark.parametrize("policy", POLICIES)
-
-
-class Overflow(Exception):
-    """An instruction, its step, the lane it overflows and the value: in the order of the loop."""
-
-
-def plain_dot(x: list[int], w: list[int], products_per_lane: int, policy: str, wide_bits: int = 32
-              ) -> tuple[int, list]:
-    """(the sum, [(instruction, step, what it would leave in each lane)]), one product at a time.
-
-    `wide_bits`: 32, or fewer, so that short sums overflow the second stage as well.
-    """
-    trace = []
-
-    def settle(instruction: str, step: int, values: list[int], bits: int) -> list[int]:
-        trace.append((instruction, step, values))
-        for lane, value in enumerate(values):
-            if policy == "trap" and wrapped(value, bits) != value:
-                raise Overflow(instruction, step, lane, value)
-        return [(clamped if policy == "saturate" else wrapped)(value, bits) for value in values]
-
-    int16, int32, last = [0] * 8, [0] * 4, (len(x) - 1) // 8
-    for step in range(last + 1):
-        would = list(int16)
-        for i in range(8 * step, min(8 * step + 8, len(x))):
-            would[i % 8] += x[i] * w[i]
-        int16 = settle("SMLAL", step, would, 16)
-        if step % products_per_lane == products_per_lane - 1 or step == last:
-            int32 = settle("SADALP", step, [int32[j] + int16[2 * j] + int16[2 * j + 1] for j in range(4)], wide_bits)
-            int16 = [0] * 8
-    total = settle("ADDV", last, [sum(int32)], wide_bits)
-    return total[0], trace[:-1]
 
 
 def outcome(function, *arguments, wide: str = "int32 (-2147483648..2147483647)"):
@@ -104,28 +71,6 @@ def outcome(function, *arguments, wide: str = "int32 (-2147483648..2147483647)")
         return f"{instruction}{where} is {value}, outside {fmt}"
     except OverflowError as overflow:
         return str(overflow)
-
-
-@st.composite
-def hard_codes(draw: st.DrawFn, fmt: IntFormat, shape: tuple[int, ...]) -> np.ndarray:
-    """Any codes; or one end of the format everywhere, but for a few of any codes."""
-    array = draw(codes(fmt, shape))
-    if draw(st.booleans()):
-        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-        array[rng.random(shape) >= draw(st.sampled_from([0, 0.03]))] = draw(st.sampled_from([fmt.min, fmt.max]))
-    return array
-
-
-FORMATS = (st.tuples(int_formats(1, 8), int_formats(1, 8))
-           | st.sampled_from([(SEVEN, SEVEN), (FULL_SEVEN, FULL_SEVEN), (EIGHT, EIGHT)]))  # these overflow
-
-
-@st.composite
-def operands(draw: st.DrawFn, formats: st.SearchStrategy[tuple[IntFormat, IntFormat]] = FORMATS, longest: int = 150):
-    """(x, w, their formats)."""
-    x_format, w_format = draw(formats)
-    length = draw(st.integers(1, longest))
-    return draw(hard_codes(x_format, (length,))), draw(hard_codes(w_format, (length,))), x_format, w_format
 
 
 def constant(length: int, a: int, b: int, x_format: IntFormat, w_format: IntFormat):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from lanes_oracle import POLICIES, Overflow, hard_codes, operands, plain_dot
 from recording import convolve_with_lanes, dot_with_steps
-from test_accumulation import POLICIES, Overflow, hard_codes, operands, plain_dot
 
 from refquant.convolution.direct import convolve_exact
 from refquant.convolution.geometry import Geometry

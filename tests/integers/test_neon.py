@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from consumers.c.binary_files import build, call, corners, lanes, rounding_cases, rows
-from test_simd import INSTRUCTIONS
+from lanes_oracle import INSTRUCTIONS
 from tools import require_tool
 
 import refquant.integers.simd as isa

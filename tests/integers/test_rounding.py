@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from rounding_oracle import rational_round
 
 from refquant.integers.rounding import (
     RULES,
@@ -20,33 +20,9 @@ from refquant.integers.rounding import (
     shifted_product,
 )
 
-HALF = Fraction(1, 2)
-
 any_rule = pytest.mark.parametrize("rule", RULES)
 any_float = st.floats(allow_nan=False, allow_infinity=False)
 any_int64 = st.integers(-(2**63), 2**63 - 1)
-
-
-def rational_round(value: Fraction, rule: str) -> int:
-    """The rules as sentences about an exact rational (Python's own round() is half-even)."""
-    if rule == "floor":
-        return math.floor(value)
-    if rule == "ceil":
-        return math.ceil(value)
-    if rule == "toward_zero":
-        return math.trunc(value)
-    if rule == "away_from_zero":
-        return math.ceil(value) if value > 0 else math.floor(value)
-    if rule == "to_odd":
-        return value.numerator if value.denominator == 1 else 2 * math.floor(value / 2) + 1
-    if rule == "half_even":
-        return round(value)
-    if rule == "half_up":
-        return math.floor(value + HALF)
-    if rule == "half_down":
-        return math.ceil(value - HALF)
-    up, down = math.floor(value + HALF), math.ceil(value - HALF)
-    return {"half_away": (down, up), "half_toward_zero": (up, down)}[rule][value > 0]
 
 
 # round(x) by hand, as a textbook prints it. 1.2 and 1.75 stand for "below and above the half".

@@ -7,41 +7,10 @@ import re
 import numpy as np
 import pytest
 from consumers.c.binary_files import corners, lanes
+from lanes_oracle import INSTRUCTIONS
 
 import refquant.integers.simd as isa
 
-
-def wrapped(value: int, bits: int) -> int:
-    """The two's complement number of that many bits: what a register keeps."""
-    return (value + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
-
-
-def clamped(value: int, bits: int) -> int:
-    return max(-(2 ** (bits - 1)), min(value, 2 ** (bits - 1) - 1))
-
-
-# --- the instructions, one lane at a time, as the Arm manual's pseudocode has them ------------------------------
-
-def rounded_shift(x: int, shift: int) -> int:
-    """(x + round_const) << shift, where a negative shift goes right and round_const is half the last place."""
-    return wrapped(x << shift if shift >= 0 else (x + (1 << (-shift - 1))) >> -shift, 32)
-
-
-def dot_of_four(acc: int, *ab: int) -> int:
-    return wrapped(acc + sum(a * b for a, b in zip(ab[:4], ab[4:])), 32)
-
-
-# instruction: (of one lane, its operands with dtype and elements per lane, dtype of its result)
-INSTRUCTIONS = {
-    "smull": (lambda a, b: a * b, {"a": ("i1", 1), "b": ("i1", 1)}, "i2"),
-    "smlal": (lambda acc, a, b: wrapped(acc + a * b, 16), {"acc": ("i2", 1), "a": ("i1", 1), "b": ("i1", 1)}, "i2"),
-    "mla": (lambda acc, a, b: wrapped(acc + a * b, 16), {"acc": ("i2", 1), "a": ("i2", 1), "b": ("i2", 1)}, "i2"),
-    "sqrdmulh": (lambda a, b: clamped((2 * a * b + (1 << 31)) >> 32, 32), {"a": ("i4", 1), "b": ("i4", 1)}, "i4"),
-    "srshl": (rounded_shift, {"x": ("i4", 1), "shift": ("i1", 1)}, "i4"),
-    "sqxtn": (lambda x: clamped(x, 8), {"x": ("i2", 1)}, "i1"),
-    "sadalp": (lambda acc, even, odd: wrapped(acc + even + odd, 32), {"acc": ("i4", 1), "x": ("i2", 2)}, "i4"),
-    "sdot": (dot_of_four, {"acc": ("i4", 1), "a": ("i1", 4), "b": ("i1", 4)}, "i4"),
-}
 instructions = pytest.mark.parametrize("name", INSTRUCTIONS)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx_models import chain, model, onnx, tensor
-from test_onnx_operators import CONV, FLATTEN, MODELS, B, F, W, check_floats, ints, load, node
+from onnx_samples import CONV, FLATTEN, MODELS, B, F, W, check_floats, ints, load, node
 
 from refquant.convolution.geometry import Geometry
 from refquant.network import graph

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_one_operator import LEFT, RIGHT, described
+from tflite_layers import LEFT, RIGHT, described
 
 from refquant.integers.rounding import round_fraction
 from refquant.runtimes import average_pool_rules, own

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_rounding import RULES, rational_round
+from rounding_oracle import rational_round
 from tools import require_module
 
 from refquant.integers.formats import IntFormat
+from refquant.integers.rounding import RULES
 from refquant.scales.linear import affine_parameters, dequantize, expected_squared_error, max_scale, quantize
 
 WIDTHS = range(2, 17)

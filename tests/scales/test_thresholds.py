@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from test_kl import demo_loop, first_minimum, ncnn_loop, tensorrt_loop
+from kl_oracle import demo_loop, first_minimum, ncnn_loop, tensorrt_loop
 
 from refquant.integers.formats import IntFormat
 from refquant.scales.statistics import BINS, Extremes, Histogram

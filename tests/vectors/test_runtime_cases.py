@@ -7,8 +7,8 @@ import shutil
 
 import numpy as np
 import pytest
-from test_one_operator import layer
-from test_onnx_operators_on_codes import one, scalars
+from onnx_on_codes import one, scalars
+from tflite_layers import layer
 from tflite_models import one_operator
 
 from refquant.cli import main

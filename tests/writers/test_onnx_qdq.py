@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles.onnx_models import onnx, run_onnxruntime
+from onnx_models import onnx, run_onnxruntime
 
 from refquant import calibration_images, load_digits, quantize_network, strategies
 from refquant.network.batchnorm import fold_batchnorm
