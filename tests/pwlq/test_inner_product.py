@@ -67,6 +67,7 @@ def test_products_of_several_sums_reach_up_to_2_63_on_both_sides_and_per_channel
     for most in (2**33 - 1, 1 - 2**33):
         assert total([np.array([most // 2, 1]), np.array([most - most // 2, 1])], halves).tolist() == [
             most * 2**30, 2**30 + 2**29]
+        assert total([np.int64(most), np.int64(0)], halves).tolist() == [most * 2**30, most * 2**29]
         with pytest.raises(ValueError, match=r"stay below 2\^63 together, got up to 9223372036854775808$"):
             total([np.int64(most), np.int64(most // abs(most))], halves)
 
@@ -82,8 +83,9 @@ def test_the_code_of_several_sums_wraps_where_the_dialect_says_so():
 
 
 def test_far_sums_saturate_on_their_side_cancel_and_none_give_none():
-    for sums_, code in (([2**62, 1], 127), ([-2**62, 1], -128), ([2**62, -2**62], 5), ([2**62, 1 - 2**62], 127)):
-        found = requantize_sums([np.int64(v) for v in sums_], aligned([1e300, 1e300]), EIGHT, "exact_half_even", 5)
+    for a, b, real, code in ((2**62, 1, 1e300, 127), (-2**62, 1, 1e300, -128), (2**62, -2**62, 1e300, 5),
+                             (2**62, 1 - 2**62, 1e300, 127), (2**62, 1 - 2**62, 1.5, 7), (2**62, 2**61, 1.5, 127)):
+        found = requantize_sums([np.int64(a), np.int64(b)], aligned([real, real]), EIGHT, "exact_half_even", 5)
         assert found == code and found.dtype == np.int8
     for dialect in SEVERAL:
         assert requantize_sums([np.zeros((0, 2), int)] * 2, aligned([0.5, 0.25]), EIGHT, dialect).shape == (0, 2)
