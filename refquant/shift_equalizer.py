@@ -6,7 +6,7 @@ costs nothing: the layer's fixed-point multiplier m·2^(s-31) already ends in a 
 
     W'_c = 2^k_c·W_c,   w_q = Q(W', S_w),   y_q = requantize(Σ w_q·x_q + b_q, m, s - k_c),   M = S_y / (S_x·S_w)
 
-The paper's text was not to be had beyond its abstract, which says that 4-bit binary shifts equalize the channels'
+Only the abstract of the paper was available. It says that 4-bit binary shifts equalize the channels'
 weight ranges and that their inverse is fused into the layer's scale. The rules here are a reconstruction. The natural
 one is ``floor``: of all shifts that keep a channel within the layer's range it is the largest, so nothing clips, and
 every channel that may be shifted far enough fills more than half of the range.
@@ -14,16 +14,16 @@ every channel that may be shifted far enough fills more than half of the range.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from refquant.convolution.geometry import Geometry, taps
-from refquant.integers.checks import as_integers, fitting_int64, float32_or_float64, integer, one_of
+from refquant.integers.checks import as_integers, fitting_int64, float32_or_float64, integer, moderate, one_of
 from refquant.integers.devices import dialect_of
 from refquant.integers.dialects import Dialect, legal_shifts
-from refquant.integers.formats import IntFormat, saturate, wrap
+from refquant.integers.formats import IntFormat, check_format, check_zero_point
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
 from refquant.integers.rounding import shift_right
@@ -80,7 +80,7 @@ def search_shifts(w: Any, bits: int = 8, shift_bits: int = 4, objective: str = "
     w: floats (O, C/groups, R, S) or (O, F). bits: 2..16, signed narrow. shift_bits: 0..5. inputs: for ``cosine``,
     floats (N, C, H, W) or (N, F), or a list of such batches. stride, padding, dilation, groups: of the convolution.
     Returns (O,) int64 and S; dead channels have shift 0. ValueError for what ``equalizing_shifts`` refuses, and for
-    inputs that do not fit.
+    inputs that do not fit, or of which a batch's largest magnitude is neither 0 nor from 1e-140 to 1e140.
 
     >>> shifts, scale = search_shifts(np.array([[4.0, -1.0], [0.5, 0.3], [0.49, 0.1]]))
     >>> shifts.tolist(), round(scale, 2)
@@ -108,11 +108,14 @@ def search_shifts(w: Any, bits: int = 8, shift_bits: int = 4, objective: str = "
 def least_squares_scale(w: Any, shifts: Any, bits: int = 8) -> float:
     """S for given shifts: of 33 scales, from half to twice q_max/max|w|, that of the least Σ(Q(W', S)/S - W')².
 
-    w, bits: as for ``search_shifts``. shifts: (O,). Errors that are equal to twelve digits give the largest S.
+    w, bits: as for ``search_shifts``. shifts: (O,), 0..24. Errors that are equal to twelve digits give the
+    largest S. ValueError for anything else.
     """
     fmt, shifts = IntFormat(integer(bits, "bits", 2, 16), narrow=True), _checked_shifts(shifts)
     w, exponent = _normalized(_checked(w))
-    equalized = np.ldexp(w, shifts.reshape(-1, *[1] * (w.ndim - 1)))
+    if shifts.shape != (len(w),):
+        raise ValueError(f"shifts must have shape ({len(w)},), got {shifts.shape}")
+    equalized = np.ldexp(w, shifts.astype(np.int32).reshape(-1, *[1] * (w.ndim - 1)))
     scales = float(max_scale(w, fmt)) * 2.0 ** (np.arange(_PER_OCTAVE, -_PER_OCTAVE - 1, -1) / _PER_OCTAVE)
     errors = np.array([((_restored(equalized, scale, fmt) - equalized) ** 2).sum() for scale in scales])
     return _scale_of(scales[np.argmax(errors <= errors.min() * (1 + 1e-12))], exponent)
@@ -123,9 +126,10 @@ def undo_shifts(acc: Any, multiplier: Multiplier, shifts: Any, fmt: IntFormat,
     """Output codes of sums that are 2^k_c too large, in four ways that hardware could take.
 
     ``fused``: one multiplication by m, k more places to the right: requantize(acc, m, s - k).
-    ``multiplier_per_channel``: m and shift made anew from the exact M·2^-k. Equal to ``fused``, as frexp(M·2^-k) has
-    the same fraction. ``second_shift``: requantized by (m, s) to int32, not to the output's format, then shifted
-    right by k and rounded by the dialect's last word. ``shift_first``: acc >> k, floored, then (m, s).
+    ``multiplier_per_channel``: m and shift made anew from the exact M·2^-k. Equal to ``fused`` wherever the dialect
+    takes the shift s - k, as frexp(M·2^-k) has the same fraction; ``fused`` refuses others. ``second_shift``:
+    requantized by (m, s) to int32, not to the output's format, then shifted right by k and rounded by the dialect's
+    last word. ``shift_first``: acc >> k, floored, then (m, s).
 
     acc: integers, any shape; the layer's sums with their bias codes. multiplier: of the layer. shifts: 0..24,
     broadcasting against acc. fmt, dialect, zero_point: as for ``requantize``, which refuses what does not fit.
@@ -138,28 +142,35 @@ def undo_shifts(acc: Any, multiplier: Multiplier, shifts: Any, fmt: IntFormat,
     """
     one_of(way, WAYS, "way")
     shifts, words = _checked_shifts(shifts), dialect_of(dialect)
+    if not isinstance(multiplier, Multiplier):
+        raise ValueError(f"multiplier must be a Multiplier, got {multiplier!r}")
+    zero_point = check_zero_point(zero_point, check_format(fmt))
     if way == "fused":
         return requantize(acc, multiplier.shifted_right(shifts), fmt, dialect, zero_point)
     if way == "multiplier_per_channel":
-        return requantize(acc, Multiplier.from_real(np.ldexp(multiplier.real, -shifts)), fmt, dialect, zero_point)
+        real = np.ldexp(multiplier.real, -shifts.astype(np.int32))
+        return requantize(acc, Multiplier.from_real(real), fmt, dialect, zero_point)
     if way == "shift_first":
         return requantize(np.right_shift(fitting_int64(acc, "acc"), shifts), multiplier, fmt, dialect, zero_point)
+    if fmt.bits > 32:
+        raise ValueError(f"the way second_shift takes formats of at most 32 bits, got {fmt}")
     codes = requantize(acc, multiplier, IntFormat(32), dialect).astype(np.int64)
     early, late = (zero_point, 0) if words.zero == "before" else (0, zero_point)
-    value = shift_right(codes, shifts, words.last, early) + late
-    return (saturate if words.end == "saturate" else wrap)(value, fmt).astype(fmt.dtype)
+    return words.ended(shift_right(codes, shifts, words.last, early) + late, fmt)
 
 
 def limit_shifts(shifts: Any, multiplier: Multiplier, dialect: str | Dialect = "single_round", strict: bool = False
                  ) -> np.ndarray:
     """Shifts lowered to the largest k for which the dialect takes the shift s - k.
 
-    shifts: (O,). multiplier: of the layer. strict: ValueError where one would be lowered.
+    shifts: (O,). multiplier: one, of the layer. strict: ValueError where one would be lowered.
 
     >>> limit_shifts([3, 9], Multiplier.from_real(2.0**-26))
     array([3, 6])
     """
     shifts, legal = _checked_shifts(shifts), legal_shifts(dialect_of(dialect))
+    if not isinstance(multiplier, Multiplier) or multiplier.shift.ndim or shifts.ndim != 1:
+        raise ValueError(f"shifts must be (O,) and multiplier one Multiplier, got {shifts.shape} and {multiplier!r}")
     if legal is None:
         return shifts
     most = int(multiplier.shift) - legal[0]
@@ -185,7 +196,7 @@ def _checked(w: Any) -> np.ndarray:
 
 
 def _largest_shift(shift_bits: Any) -> int:
-    """A dead channel's 24 is never exceeded: no other channel lies so far below the layer's range."""
+    """2^shift_bits - 1, at most 24: a channel that needs a larger shift is dead."""
     return min(2 ** integer(shift_bits, "shift_bits", 0, MOST_SHIFT_BITS) - 1, 24)
 
 
@@ -230,11 +241,14 @@ def _gram(inputs: Any, w: np.ndarray, geometry: Geometry) -> np.ndarray:
     """G = AᵀA of each group, (groups, K, K); the rows of A are what each output sees of the inputs."""
     if inputs is None:
         raise ValueError("the objective cosine needs inputs, got none")
+    if not isinstance(inputs, Iterable):
+        raise ValueError(f"inputs must be an array or a list of batches, got {inputs!r}")
     kernel, G = w.reshape(*w.shape, *[1] * (4 - w.ndim)), np.zeros(0)
     for batch in [inputs] if isinstance(inputs, np.ndarray) else inputs:
         x = float32_or_float64(batch, "inputs").astype(np.float64)
         x = x.reshape(*x.shape, *[1] * (4 - x.ndim))
         geometry.check_shapes(x.shape, kernel.shape)
+        moderate(float(np.abs(x).max()), "inputs must be moderate: the largest magnitude of a batch")
         for image in x:  # one at a time: A is R·S times as large
             views = np.stack([view[0] for _, view in taps(image[None], kernel.shape[2:], geometry)])
             seen = views.swapaxes(0, 1).reshape(geometry.groups, kernel[0].size, -1)

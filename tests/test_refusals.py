@@ -11,10 +11,10 @@ import pytest
 from refquant.convolution.bounds import direct_bounds, dot_product_range, l1_budget, largest_count
 from refquant.convolution.direct import convolve_exact
 from refquant.convolution.int16 import convolve_int16
-from refquant.integers.accumulation import dot_int16, dot_sequential
+from refquant.integers.accumulation import dot_int16, dot_sequential, safe_products_per_lane
 from refquant.integers.checks import as_integers, finite, fitting_int64, float32_or_float64, integer, one_of, positive
 from refquant.integers.dialects import DIALECTS, Dialect
-from refquant.integers.formats import IntFormat, apply_policy, check_codes, check_zero_point, wrap
+from refquant.integers.formats import IntFormat, apply_policy, check_codes, check_zero_point, saturate, trap, wrap
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.requantization import requantize
 from refquant.integers.rounding import (
@@ -33,6 +33,7 @@ from refquant.scales.metrics import cosine, sqnr_db
 from refquant.scales.statistics import Extremes, Histogram
 from refquant.scales.thresholds import ESTIMATORS, aciq, aciq_ratio, kl, percentile, threshold, threshold_scale
 from refquant.shift_equalizer import (
+    WAYS,
     equalizing_shifts,
     least_squares_scale,
     limit_shifts,
@@ -56,6 +57,15 @@ REFUSALS = [
     (lambda: IntFormat(0), f"bits {INTEGER} from 1 to 64, got 0"),
     (lambda: IntFormat(65), f"bits {INTEGER} from 1 to 64, got 65"),
     (lambda: IntFormat(8.0), f"bits {INTEGER} from 1 to 64, got 8.0"),
+    *[(call, f"{name} must be an IntFormat, as in IntFormat(8), got 8") for name, call in (
+        ("fmt", lambda: wrap(3, 8)), ("fmt", lambda: check_codes(3, 8, "x")), ("fmt", lambda: saturate(3, 8)),
+        ("fmt", lambda: trap(3, 8)), ("x_format", lambda: dot_int16([1], [1], 8, EIGHT)),
+        ("w_format", lambda: safe_products_per_lane(EIGHT, 8)),
+        ("x_format", lambda: direct_bounds(8, EIGHT, 1, (3, 3))),
+        ("accumulator", lambda: l1_budget(EIGHT, 8)), ("x_format", lambda: l1_budget(8, EIGHT)),
+        ("fmt", lambda: undo_shifts([1], HALF, 1, 8)))],
+    (lambda: check_codes(np.uint64(2**64 - 1), IntFormat(64, False), "x"), f"x must fit int64, got {2**64 - 1}"),
+    (lambda: Multiplier(1.0, 2**30, np.uint64(2**63)), f"shift must fit int64, got {2**63}"),
     (lambda: IntFormat(1, narrow=True), "narrow needs a signed format of 2 bits or more, got 1 bits, signed=True"),
     (lambda: IntFormat(8, False, True), "narrow needs a signed format of 2 bits or more, got 8 bits, signed=False"),
     (lambda: IntFormat(8, 2), "signed must be True or False, got 2"),
@@ -156,6 +166,7 @@ REFUSALS = [
     *[(lambda arguments=arguments: dot_sequential([0], [0], *arguments), message) for arguments, message in (
         ((EIGHT, EIGHT, UNSIGNED), "accumulator must be a signed IntFormat, got uint8"),
         ((EIGHT, EIGHT, 32), "accumulator must be a signed IntFormat, got 32"),
+        ((EIGHT, EIGHT, IntFormat(64, narrow=True)), "accumulator must not be narrow at 64 bits, got int64 narrow"),
         ((EIGHT, EIGHT, EIGHT, "clip"), "policy must be one of wrap, saturate, trap, got 'clip'"),
         ((EIGHT, EIGHT, EIGHT, "trap", [0, 0]), "order must hold 0..0, each once, got [0, 0]"),
         ((EIGHT, EIGHT, EIGHT, "trap", [0.0]), f"order {INTEGERS} float64"),
@@ -258,7 +269,8 @@ REFUSALS = [
      "counts must be one row of more than 127 integers, got shape (127,) of int64"),
     (lambda: threshold(None, COUNTS, "max", IntFormat(1)), "fmt must be an IntFormat with positive codes, got int1"),
     (lambda: threshold(None, COUNTS, "kl_", EIGHT), f"estimator must be one of {', '.join(ESTIMATORS)}, got 'kl_'"),
-    (lambda: threshold_scale(np.inf, EIGHT), "x must be finite, got NaN or infinity"),
+    *[(lambda bad=bad: threshold_scale(bad, EIGHT), f"limit must be finite and >= 0, got {bad}")
+      for bad in (np.inf, np.nan, -2.0)],
     # convolution
     (lambda: convolve_exact(np.ones((1, 1, 1, 1), int), np.ones((1, 1, 1, 1), int), zero_point=0.5),
      f"zero_point {INTEGER}, got 0.5"),
@@ -295,6 +307,17 @@ REFUSALS = [
     (lambda: undo_shifts(1, HALF, 25, EIGHT), "shifts must be from 0 to 24, got 25..25"),
     (lambda: undo_shifts(1, HALF, [-1, 3], EIGHT), "shifts must be from 0 to 24, got -1..3"),
     (lambda: limit_shifts([0.5], HALF), f"shifts {INTEGERS} float64"),
+    (lambda: limit_shifts(9, 0.5), "shifts must be (O,) and multiplier one Multiplier, got () and 0.5"),
+    (lambda: least_squares_scale(X, [1]), "shifts must have shape (2,), got (1,)"),
+    (lambda: undo_shifts(1, 0.75, 1, EIGHT), "multiplier must be a Multiplier, got 0.75"),
+    *[(lambda way=way: undo_shifts(1, HALF, 1, EIGHT, way=way, zero_point=1000),
+       "zero_point must be a code of int8 (-128..127), got 1000") for way in WAYS],
+    (lambda: undo_shifts(1, HALF, 1, IntFormat(33), way="second_shift"),
+     "the way second_shift takes formats of at most 32 bits, got int33"),
+    (lambda: search_shifts(X, objective="cosine", inputs=5), "inputs must be an array or a list of batches, got 5"),
+    *[(lambda big=big: search_shifts(X, objective="cosine", inputs=big * np.ones((2, 3))),
+       f"inputs must be moderate: the largest magnitude of a batch must be 0 or from 1e-140 to 1e140, got {big}")
+      for big in (1e-170, 1e170)],
     (lambda: undo_shifts(1, Multiplier.from_real(2.0**-20), 15, EIGHT),
      "single_round takes shifts from -31 to 30, got -34..-34"),
     # the checks themselves

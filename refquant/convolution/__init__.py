@@ -1,4 +1,4 @@
-"""Exact sums of convolutions, and what they can reach.
+"""Exact convolution of integers, and proven bounds of its sums.
 
 Read in this order: ``geometry`` (stride, padding, dilation, groups), ``direct`` (convolution of floats and of
 integers, its definition first), ``int16`` (through int16 lanes), ``bounds`` (worst cases, with operands that attain

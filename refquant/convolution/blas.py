@@ -108,10 +108,10 @@ def _depthwise(x: np.ndarray, w: np.ndarray, geometry: Geometry, y: np.ndarray) 
 def _by_rows(x: np.ndarray, w: np.ndarray, geometry: Geometry, dtype: type, y: np.ndarray) -> None:
     """One matrix product per kernel row, without copying the input R times; writes ``y``.
 
-    Copied are only the S horizontal shifts, into rows of Q elements. What kernel row r sees of a plane is
-    then the same plane from row r on: one flat view, so that one product runs over all output rows. (At
-    the seams between images it computes a few rows that nobody reads.) A vertical stride a first deals the
-    input's rows into a phases; dilation moves r to r·dilation.
+    Only the S horizontal shifts are copied, into rows of Q elements. Kernel row r then reads the same plane from
+    row r on: one flat view, so that one product runs over all output rows. (At the seams between images it computes
+    a few rows that nobody reads.) With a vertical stride a, the input's rows are first split into a phases; dilation
+    moves r to r·dilation.
 
     Large planes are done in bands of rows, small ones several images at a time.
     """

@@ -13,7 +13,7 @@ import numpy as np
 from refquant.convolution.blas import exact_dtype, largest_weight_sum
 from refquant.integers.accumulation import LANES, product_range, safe_products_per_lane
 from refquant.integers.checks import as_integers, integer
-from refquant.integers.formats import IntFormat, smallest_format
+from refquant.integers.formats import IntFormat, check_format, smallest_format
 from refquant.integers.simd import INT16
 from refquant.integers.stages import StageRange
 
@@ -25,7 +25,7 @@ def dot_product_range(w_q: np.ndarray, low: int, high: int) -> tuple[np.ndarray,
     values are attained. low <= 0 <= high: then they also bound every partial sum, in any order.
 
     w_q: integers (O, ...). Returns two int64 arrays (O,). ValueError where 0 is not in the range,
-    OverflowError where int64 does not hold the sums.
+    OverflowError where int64 is not proven to hold the sums.
 
     >>> dot_product_range(np.array([[3, -2]]), -63, 63)
     (array([-315]), array([315]))
@@ -108,6 +108,7 @@ def direct_bounds(x_format: IntFormat, w_format: IntFormat, channels: int,
     x_format x w_format. A lane sees every eighth element, ceil(K/8) in all, and is emptied after
     ``safe_products_per_lane`` of them (``accumulation.dot_int16``). There is no ``lane`` where lanes cannot be used:
     for operands of more than 8 bits, or one product beyond int16. The witnesses are (C, R, S), constant.
+    OverflowError where int64 does not hold a range or a code.
 
     >>> for bound in direct_bounds(IntFormat(7), IntFormat(7), 64, (3, 3)):
     ...     print(bound.stage, bound.min, bound.max, bound.bits)
@@ -117,6 +118,9 @@ def direct_bounds(x_format: IntFormat, w_format: IntFormat, channels: int,
     products = integer(channels, "channels", 1)
     for size in kernel:
         products *= integer(size, "kernel", 1)
+    for fmt, name in ((x_format, "x_format"), (w_format, "w_format")):
+        if check_format(fmt, name).max >= 2**63:
+            raise OverflowError(f"{name} must hold codes of int64, got {fmt}")
     corners = [(x * w, x, w) for x in (x_format.min, x_format.max) for w in (w_format.min, w_format.max)]
     low, high = min(corners), max(corners)
     witnesses = [np.broadcast_to(np.int64(code), (channels, *kernel)) for code in (*low[1:], *high[1:])]
@@ -155,14 +159,15 @@ def l1_budget(x_format: IntFormat, accumulator: IntFormat) -> int:
 
         ||w_q||_1 <= (2^(P-1) - 1) / max|x|
 
-    for an accumulator of P bits with sign: A2Q's bound (Colbert et al. 2023), which has 2^(N - 1) for x of N
-    bits with sign and 2^N without in place of max|x|. Tight: one unit more overflows for some w_q and x.
+    This is A2Q's bound (Colbert et al. 2023) for an accumulator of P bits with sign. A2Q writes 2^(N-1) for signed x
+    of N bits, and 2^N for unsigned x, in place of max|x|. Tight: one unit more overflows for some w_q and x.
     ValueError for an accumulator without sign: no weight may be negative there.
 
     >>> l1_budget(IntFormat(7, narrow=True), IntFormat(16))  # 8 products of 63·63, and 16 units more
     520
     """
-    if not accumulator.signed:
+    check_format(x_format, "x_format")
+    if not check_format(accumulator, "accumulator").signed:
         raise ValueError(f"accumulator must be signed, got {accumulator}")
     return largest_count(-max(x_format.max, -x_format.min), max(x_format.max, -x_format.min), accumulator)
 

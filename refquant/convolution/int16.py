@@ -8,7 +8,8 @@ import numpy as np
 
 from refquant.convolution.geometry import Geometry, taps
 from refquant.integers.accumulation import LANES, check_products_per_lane
-from refquant.integers.formats import IntFormat, apply_policy, check_codes
+from refquant.integers.checks import one_of
+from refquant.integers.formats import POLICIES, IntFormat, apply_policy, check_codes
 from refquant.integers.simd import INT16, INT32
 from refquant.integers.stages import Trace
 
@@ -18,8 +19,9 @@ def convolve_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat,
                    dilation: Any = 1, groups: int = 1, trace: Trace | None = None) -> np.ndarray:
     """Convolution of codes of at most 8 bits through int16 lanes (``accumulation.dot_int16``), padded with 0.
 
-    Each output is one dot product over channel, row, column, in this order. Under the "safe" schedule it
-    equals ``convolve_exact``; under a longer one lanes can overflow, and ``policy`` says what happens.
+    Each output is one dot product over channel, row, column, in this order. Under the "safe" schedule no
+    int16 lane overflows, and the result equals ``convolve_exact`` while int32 holds the sums. ``policy`` says what
+    happens where a lane or a sum overflows: under trap an OverflowError.
 
     x_q, w_q, stride, padding, dilation, groups: as for ``convolve_exact``.
     x_format, w_format, products_per_lane, policy: as for ``dot_int16``.
@@ -32,7 +34,7 @@ def convolve_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat,
     """
     x_q, w_q = check_codes(x_q, x_format, "input"), check_codes(w_q, w_format, "weight")
     per_lane = check_products_per_lane(products_per_lane, x_format, w_format)
-    apply_policy(0, INT32, policy)
+    one_of(policy, POLICIES, "policy")
     geometry = Geometry.of(stride, padding, dilation, groups)
     geometry.check_shapes(x_q.shape, w_q.shape)
     groups = geometry.groups

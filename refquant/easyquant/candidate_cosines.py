@@ -2,7 +2,7 @@
 
 O = conv(A, W) in floats, Ô = conv(Q(A, S_a), Q(W, S_w)) in integers. A candidate's cosine follows from two numbers
 per output channel, <O, Ô> and |Ô|², which add up over images. Here the codes are convolved for every candidate;
-``gram`` finds the same numbers for weight candidates without.
+``gram`` computes the same numbers for weight candidates without convolutions.
 """
 
 from __future__ import annotations

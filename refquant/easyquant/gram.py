@@ -18,7 +18,7 @@ from refquant.easyquant.candidate_cosines import CANDIDATES, ActivationCodes, Ta
 from refquant.easyquant.layer import BLOCK, QuantizedLayer
 from refquant.workers import in_order
 
-# Terms of a sum may be so many times larger than what it is divided by: then it is right to about 1e-13.
+# The largest allowed ratio of a sum's terms to the product it is divided by: the cosine is then right to about 1e-13.
 WORST_CONDITION = 2.0**11
 # How many multiplications are worth sending a Gram matrix to a worker.
 WORTH_SENDING = 1 << 28

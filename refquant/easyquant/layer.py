@@ -11,7 +11,7 @@ import numpy as np
 
 from refquant.convolution.blas import correlate
 from refquant.convolution.geometry import Geometry
-from refquant.integers.checks import finite, is_integer, native
+from refquant.integers.checks import finite, is_integer, moderate, native
 from refquant.integers.formats import IntFormat, frozen_copy
 from refquant.scales.statistics import Extremes
 
@@ -76,7 +76,8 @@ class HalfStep(NamedTuple):
 class ScaleSearch(NamedTuple):
     """weight_scale: float64, () or (O,).
 
-    cosine: what the two scales reach: of all outputs as one (``paper``), or the mean of the images' (the others).
+    cosine: what the two scales reach: of all outputs as one (``paper``), or the mean of the images' (the others); 1.0
+    where every float output is zero.
     """
 
     weight_scale: np.ndarray
@@ -105,7 +106,7 @@ def check_layer(inputs: Any, weights: Any, bits: Any, unsigned: bool, bias: Any,
         bias = _reals(bias, "bias", 1)
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias must have shape {weight.shape[:1]}, got {bias.shape}")
-        _check_peak("bias must be moderate: its largest magnitude", float(np.abs(bias).max()))
+        moderate(float(np.abs(bias).max()), "bias must be moderate: its largest magnitude")
     return QuantizedLayer(batches, weight, geometry, x_format, w_format, bias, bool(relu))
 
 
@@ -125,12 +126,6 @@ def _reals(x: Any, name: str, dimensions: int) -> np.ndarray:
     return finite(x, name).astype(np.float64)
 
 
-def _check_peak(what: str, peak: float) -> None:
-    """Refuse magnitudes whose squares, or sums of squares, float64 may not hold."""
-    if not (peak == 0 or 1e-140 < peak < 1e140):
-        raise ValueError(f"{what} must be 0 or from 1e-140 to 1e140, got {peak:.3g}")
-
-
 def check_batches(layer: QuantizedLayer) -> Extremes:
     """Refuse what does not fit the layer; returns the inputs' extremes."""
     extremes = None
@@ -143,11 +138,11 @@ def check_batches(layer: QuantizedLayer) -> Extremes:
         for o in outputs:
             if _reals(o, "outputs", 4).shape != wanted:
                 raise ValueError(f"outputs must have shape {wanted}, got {o.shape}")
-            _check_peak("outputs must be moderate: their largest magnitude", float(np.abs(o).max()))
+            moderate(float(np.abs(o).max()), "outputs must be moderate: their largest magnitude")
         seen = Extremes.of(x)
         extremes = seen if extremes is None else extremes.merge(seen)
     if extremes is None:
         raise ValueError("inputs must hold at least one batch, got none")
-    _check_peak("inputs must be moderate: their largest magnitude times the weights'",
-                extremes.magnitude * float(np.abs(layer.weight).max()))
+    moderate(extremes.magnitude * float(np.abs(layer.weight).max()),
+             "inputs must be moderate: their largest magnitude times the weights'")
     return extremes

@@ -23,7 +23,8 @@ def search_ncnn(inputs: Any, weights: Any, *, bits: Any, initial: Any = "max", b
     Differs from ncnn: float64, not float32, and cosines within 1e-12 are equal.
 
     inputs: floats (N, C, H, W), or a list or other iterable of such batches, which is walked through several times;
-        in place of a batch may stand a tuple of inputs and the float outputs (N, O, P, Q) to resemble, without bias.
+        a batch may also be a tuple (inputs, float outputs (N, O, P, Q) without bias): the search then compares with
+        these outputs.
     weights: floats (O, C/groups, R, S).
     bits: 2..16, or a pair for weights and activations. Codes are signed narrow.
     initial: ``max``; ``kl``, as ncnn starts: activations by its KL, weights by max, or at 31/max|w| where the layer

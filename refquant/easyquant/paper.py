@@ -36,7 +36,8 @@ def search_paper(inputs: Any, weights: Any, *, bits: Any, granularity: str = "la
     channel after another is moved, still for the layer's cosine.
 
     inputs: floats (N, C, H, W), or a list or other iterable of such batches, which is walked through several times;
-        in place of a batch may stand a tuple of inputs and the float outputs (N, O, P, Q) to resemble, without bias.
+        a batch may also be a tuple (inputs, float outputs (N, O, P, Q) without bias): the search then compares with
+        these outputs.
     weights: floats (O, C/groups, R, S).
     bits: 2..16, or a pair for weights and activations. Codes are signed narrow.
     granularity: ``layer``, one weight scale; or ``channel``, one per output channel.

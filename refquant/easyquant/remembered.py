@@ -1,7 +1,7 @@
 """The tables of a whole search, each pair of scales evaluated once: a fast sibling of ``direct_table``.
 
-From the second round on most candidates are old ones: the grid stays, and where one half-step moved nothing, the next
-finds every sum of its own last time. Where some channels' weights moved, only those are convolved again.
+From the second round on, most candidates repeat, since the grid stays. If a half-step changes nothing, the next one
+finds all its sums in the last table. If the weights of some channels moved, only those are convolved again.
 ``tests/benchmarks/bench_easyquant.py`` compares the times.
 """
 

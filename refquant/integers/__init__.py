@@ -1,4 +1,4 @@
-"""What registers hold and do: everything of which only integers are asked.
+"""Integer registers: the codes they hold, and the arithmetic done in them.
 
 Read in this order: ``formats`` (which codes a register holds; wrap, saturate, trap), ``rounding`` (ten rules by
 name), ``multiplier`` (a real number as m·2^(shift-31)), ``dialects`` (how a device rounds a product, in six words),

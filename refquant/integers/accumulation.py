@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from refquant.integers.checks import as_integers, is_integer, one_of
-from refquant.integers.formats import POLICIES, IntFormat, apply_policy, check_codes, wrap
+from refquant.integers.formats import POLICIES, IntFormat, apply_policy, check_codes, check_format, wrap
 from refquant.integers.simd import INT8, INT16, INT32, mla, sadalp, smlal
 from refquant.integers.stages import Trace
 
@@ -21,6 +21,8 @@ LANES = 8
 
 def product_range(x_format: IntFormat, w_format: IntFormat) -> tuple[int, int]:
     """The least and greatest product of a code of each format: attained at the ends of their ranges."""
+    for fmt, name in ((x_format, "x_format"), (w_format, "w_format")):
+        check_format(fmt, name)
     corners = [x * w for x in (x_format.min, x_format.max) for w in (w_format.min, w_format.max)]
     return min(corners), max(corners)
 
@@ -58,6 +60,7 @@ def overflow_witness(x_format: IntFormat, w_format: IntFormat) -> tuple[int, int
 def check_products_per_lane(products_per_lane: int | str, x_format: IntFormat, w_format: IntFormat) -> int:
     """Products per int16 lane: computed from the formats for "safe", else the given integer >= 1."""
     for fmt, name in ((x_format, "x_format"), (w_format, "w_format")):
+        check_format(fmt, name)
         # The operands are bytes.
         if fmt.bits > 8:
             raise ValueError(f"{name} must have at most 8 bits, got {fmt}")
@@ -77,7 +80,7 @@ def dot_int16(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat, prod
     int16 lanes restart from zero; last, ADDV adds the four to one int32.
 
     x_q, w_q: integers (..., K) that broadcast, codes of their formats, at most 8 bits each. Where a format reaches
-    beyond int8, as uint8 does, operands are widened first, and MLA stands in the place of SMLAL.
+    beyond int8, as uint8 does, operands are widened and MLA is used; traces and errors still say SMLAL.
     products_per_lane: "safe" computes the products per lane from the formats; an integer forces it.
     policy: what happens to a lane that leaves its format: wrap, as the instructions do, saturate, or trap
     (OverflowError naming instruction, step, lane, value).
@@ -143,7 +146,7 @@ def dot_sequential(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat,
     acc <- policy(acc + x_q[k]·w_q[k]) for each k in ``order``, from acc = 0.
 
     x_q, w_q: integers (..., K) that broadcast, codes of their formats; a product must fit 63 bits.
-    accumulator: a signed format of at most 64 bits.
+    accumulator: a signed format; one of 64 bits is not narrow.
     policy: wrap, saturate, or trap (OverflowError naming product and value). Under saturate the order matters.
     order: the indices 0..K-1, each once; by default ascending.
     trace: is shown the register after every product, as "sum".
@@ -157,11 +160,13 @@ def dot_sequential(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat,
     x_q, w_q = check_operands(x_q, w_q, x_format, w_format)
     if not isinstance(accumulator, IntFormat) or not accumulator.signed:
         raise ValueError(f"accumulator must be a signed IntFormat, got {accumulator}")
+    if accumulator.narrow and accumulator.bits == 64:
+        raise ValueError(f"accumulator must not be narrow at 64 bits, got {accumulator}")
     one_of(policy, POLICIES, "policy")
     low, high = product_range(x_format, w_format)
     if low < -2**62 or high >= 2**62:
         raise ValueError(f"one product must fit 63 bits, got {low}..{high}")
-    steps = np.arange(x_q.shape[-1]) if order is None else as_integers(order, "order")
+    steps = np.arange(x_q.shape[-1]) if order is None else as_integers(order, "order").ravel()
     if sorted(steps.tolist()) != list(range(x_q.shape[-1])):
         raise ValueError(f"order must hold 0..{x_q.shape[-1] - 1}, each once, got {order!r}")
     acc = np.zeros((), np.int64)

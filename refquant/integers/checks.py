@@ -12,7 +12,7 @@ import numpy as np
 
 
 def is_integer(value: Any) -> bool:
-    """A Python or NumPy integer; True and False are none."""
+    """A Python or NumPy integer; True and False do not count."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
@@ -93,6 +93,12 @@ def positive(x: Any, name: str) -> np.ndarray:
     if not good.all():
         raise ValueError(f"{name} must be finite and > 0, got {x[~good].flat[0]}")
     return x
+
+
+def moderate(peak: float, what: str) -> None:
+    """ValueError unless float64 holds squares of magnitudes up to ``peak``, and their sums."""
+    if not (peak == 0 or 1e-140 < peak < 1e140):
+        raise ValueError(f"{what} must be 0 or from 1e-140 to 1e140, got {peak:.3g}")
 
 
 def one_of(value: Any, choices: Any, name: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from refquant.integers.dialects import DIALECTS, NAMED, Dialect
+from refquant.integers.dialects import NAMED, Dialect
 
 
 class Device(NamedTuple):
@@ -44,7 +44,6 @@ DEVICES = {
     "cmsis_dsp_q31": Device(Dialect("m31", "merged", "none", "floor"), "CMSIS-DSP, arm_scale_q31, right shifts"),
     "pulp_nn": Device(Dialect("m8", last="floor"), "PULP-NN, while x·m fits int32"),
 }
-NAMES = (*DIALECTS, *DEVICES)
 
 
 def dialect_of(dialect: Any) -> Dialect:

@@ -8,7 +8,7 @@
     zero        after, before                 the zero point is added after, or before, the last rounding
     end         saturate, wrap                the code is clamped to its format, or wraps
 
-Nine have names, A to I of the tables that circulate; they differ in words, not in functions. ``devices`` names more.
+Nine dialects have names; one function computes all of them. ``devices`` names more.
 """
 
 from __future__ import annotations

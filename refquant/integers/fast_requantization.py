@@ -72,12 +72,13 @@ def requantize_in_blocks(acc: np.ndarray, multiplier: Multiplier, fmt: IntFormat
 def _factors(dialect: Dialect, real: np.ndarray, m: np.ndarray, shift: np.ndarray, fmt: IntFormat
              ) -> tuple[np.ndarray | None, np.ndarray]:
     """M in float64 where ``round_far_from_ties`` serves, else None; and how far a first rounding moves a value."""
-    slack = np.zeros(shift.shape) if dialect.first == "none" else np.where(shift < 0, np.ldexp(0.5, shift), 0)
+    places = np.clip(shift, -2000, 2000).astype(np.int32)  # NumPy 1.26 on Windows takes no int64
+    slack = np.zeros(shift.shape) if dialect.first == "none" else np.where(shift < 0, np.ldexp(0.5, places), 0)
     if (fmt.bits > 16 or dialect.end != "saturate" or dialect.multiplier == "float32"
             or not {dialect.last, dialect.first} <= {*NEAREST, "none"} or real.max(initial=0) > 2.0**60
             or (dialect.left != "merged" and shift.max(initial=0) > 0)):
         return None, slack
-    return (real if dialect.multiplier == "real" else np.ldexp(dialect.rounded(m), shift - dialect.width)), slack
+    return (real if dialect.multiplier == "real" else np.ldexp(dialect.rounded(m), places - dialect.width)), slack
 
 
 def _evaluate(dialect: Dialect, x: np.ndarray, real: np.ndarray, m: np.ndarray, shift: np.ndarray, zero_point: int

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from refquant.integers.checks import as_integers, integer, one_of
+from refquant.integers.checks import as_integers, fitting_int64, integer, one_of
 
 
 @dataclass(frozen=True)
@@ -72,18 +72,25 @@ def smallest_format(low: int, high: int) -> IntFormat:
     return IntFormat(max((-low - 1).bit_length(), max(high, 0).bit_length()) + 1)
 
 
+def check_format(fmt: Any, name: str = "fmt") -> IntFormat:
+    """``fmt``; ValueError unless it is an IntFormat."""
+    if not isinstance(fmt, IntFormat):
+        raise ValueError(f"{name} must be an IntFormat, as in IntFormat(8), got {fmt!r}")
+    return fmt
+
+
 def check_codes(codes: Any, fmt: IntFormat, name: str) -> np.ndarray:
-    """``codes`` as int64; ValueError naming ``name`` unless they are integers within ``fmt`` (at most int64).
+    """``codes`` as int64; ValueError naming ``name`` unless they are integers within ``fmt`` and int64.
 
     >>> check_codes([3, 200], IntFormat(8), "weight")
     Traceback (most recent call last):
     ...
     ValueError: weight must hold codes of int8 (-128..127), got 3..200
     """
-    codes = as_integers(codes, name)
+    codes, fmt = as_integers(codes, name), check_format(fmt)
     if codes.size and (codes.min() < fmt.min or codes.max() > fmt.max):
         raise ValueError(f"{name} must hold codes of {fmt} ({fmt.min}..{fmt.max}), got {codes.min()}..{codes.max()}")
-    return codes.astype(np.int64)
+    return fitting_int64(codes, name)
 
 
 def check_zero_point(zero_point: Any, fmt: IntFormat) -> int:
@@ -110,9 +117,9 @@ def wrap(x: Any, fmt: IntFormat) -> np.ndarray:
     >>> int(wrap(120 + 100, IntFormat(8)))
     -36
     """
-    if fmt.narrow:
+    if check_format(fmt).narrow:
         raise ValueError(f"wrap needs a full-range format, got {fmt}")
-    # uint64 arithmetic is arithmetic modulo 2^64, of which every narrower modulus is a quotient.
+    # uint64 arithmetic is modulo 2^64, and 2^bits divides 2^64.
     low = as_integers(x, "x").astype(np.uint64) & np.uint64((1 << fmt.bits) - 1)
     if not fmt.signed:
         return low.astype(fmt.dtype)
@@ -129,22 +136,22 @@ def saturate(x: Any, fmt: IntFormat) -> np.ndarray:
     >>> int(saturate(120 + 100, IntFormat(8)))
     127
     """
-    x = as_integers(x, "x")
+    x, fmt = as_integers(x, "x"), check_format(fmt)
     limits = np.iinfo(x.dtype)
     return np.clip(x, max(fmt.min, limits.min), min(fmt.max, limits.max)).astype(fmt.dtype)
 
 
 def trap(x: Any, fmt: IntFormat, stage: str = "value") -> np.ndarray:
-    """``x`` itself where every element is a code of ``fmt``; otherwise OverflowError.
+    """``x`` as ``fmt.dtype`` where every element is a code of ``fmt``; otherwise OverflowError.
 
-    The error names ``stage``, the first offending index in C order, its value and the range.
+    x: integers, any shape. The error names ``stage``, the first offending index in C order, its value and the range.
 
     >>> trap([1, 200], IntFormat(8), "sum")
     Traceback (most recent call last):
     ...
     OverflowError: sum[1] is 200, outside int8 (-128..127)
     """
-    x = as_integers(x, "x")
+    x, fmt = as_integers(x, "x"), check_format(fmt)
     outside = (x < fmt.min) | (x > fmt.max)
     if outside.any():
         index = np.unravel_index(int(np.argmax(outside)), x.shape)

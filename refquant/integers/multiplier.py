@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from refquant.integers.checks import as_integers, positive
+from refquant.integers.checks import fitting_int64, positive
 from refquant.integers.formats import frozen_copy
 from refquant.integers.rounding import round_values
 
@@ -25,7 +25,8 @@ class Multiplier:
     2^-32 m = shift = 0. A positive shift is a left shift, as in TFLite.
 
     real: float64, exact, > 0. m: int64, 0..2^31 - 1; below 2^30 where several share a shift (``several_sums``).
-    shift: int64. All of one shape: () or one multiplier per channel. ValueError for anything else.
+    shift: int64. All of one shape. ValueError for other shapes and ranges; that m and shift fit ``real`` is not
+    checked.
     """
 
     real: np.ndarray
@@ -34,7 +35,7 @@ class Multiplier:
 
     def __post_init__(self) -> None:
         real = positive(self.real, "a multiplier").astype(np.float64)
-        m, shift = as_integers(self.m, "m"), as_integers(self.shift, "shift")
+        m, shift = fitting_int64(self.m, "m"), fitting_int64(self.shift, "shift")
         if not real.shape == m.shape == shift.shape:
             raise ValueError(f"real, m and shift must have one shape, got {real.shape}, {m.shape}, {shift.shape}")
         if not ((0 <= m) & (m < 2**31)).all():
@@ -67,8 +68,9 @@ class Multiplier:
         >>> M.m.tolist(), M.shift.tolist(), M.real.tolist()
         ([1073741824, 1073741824], [-1, -4], [0.25, 0.03125])
         """
-        k = as_integers(k, "k").astype(np.int64)
-        return Multiplier(*np.broadcast_arrays(np.ldexp(self.real, -k), self.m, self.shift - k))
+        k = fitting_int64(k, "k").astype(np.int64)
+        real = np.ldexp(self.real, np.clip(-k, -(2**31), 2**31 - 1).astype(np.int32))
+        return Multiplier(*np.broadcast_arrays(real, self.m, self.shift - k))
 
     def along(self, axis: int, ndim: int) -> Multiplier:
         """The same multipliers shaped to broadcast along ``axis`` of an ``ndim``-dimensional array."""
@@ -78,7 +80,7 @@ class Multiplier:
             raise ValueError(f"axis must be within {ndim} axes, got {axis}")
         shape = [1] * ndim
         shape[axis] = -1
-        shaped = copy.copy(self)  # without another look at every value
+        shaped = copy.copy(self)  # without checking every value again
         for name in ("real", "m", "shift"):
             object.__setattr__(shaped, name, getattr(self, name).reshape(shape))
         return shaped

@@ -1,7 +1,7 @@
 """Requantization: integer sums to output codes, on whole arrays, in any dialect.
 
-``dialects.evaluate`` says what is computed; ``fast_requantization`` computes the same on large arrays. Here the
-arguments are checked.
+``dialects.evaluate`` says what is computed; ``fast_requantization`` computes the same in blocks. Here the arguments
+are checked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from refquant.integers.checks import as_integers, fitting_int64
 from refquant.integers.devices import dialect_of
 from refquant.integers.dialects import INT32, Dialect, legal_shifts
 from refquant.integers.fast_requantization import requantize_in_blocks
-from refquant.integers.formats import IntFormat, check_zero_point
+from refquant.integers.formats import IntFormat, check_format, check_zero_point
 from refquant.integers.multiplier import Multiplier
 
 
@@ -52,9 +52,7 @@ def requantize(acc: Any, multiplier: Multiplier, fmt: IntFormat, dialect: str | 
         raise ValueError(f"{name} takes shifts from {legal[0]} to {legal[1]}, got {shift.min()}..{shift.max()}")
     if words.multiplier == "float32" and multiplier.real.max(initial=0) > np.finfo(np.float32).max:
         raise ValueError(f"{name} takes multipliers that float32 holds, got {multiplier.real.max()}")
-    if not isinstance(fmt, IntFormat):
-        raise ValueError(f"fmt must be an IntFormat, as in IntFormat(8), got {fmt!r}")
-    if fmt.bits > 33:  # one more than a sum has: a proof can then see a code that does not fit int32
+    if check_format(fmt).bits > 33:  # one more than a sum has: a proof can then see a code that does not fit int32
         raise ValueError(f"requantization takes formats of at most 33 bits, got {fmt}")
     zero_point = check_zero_point(zero_point, fmt)
     try:

@@ -1,6 +1,6 @@
 """Every rounding rule by name, on floats, on integer quotients and on exact products.
 
-All of refquant's rounding goes through this module. A rule only matters where a value is not an
+Fast code that rounds by other means says why its results are equal. A rule only matters where a value is not an
 integer; the rules differ as this table of ``round(x)`` shows:
 
     x                 -2.5   -1.5   -0.5    0.5    1.5    2.5    1.2   -1.2
@@ -15,7 +15,7 @@ integer; the rules differ as this table of ``round(x)`` shows:
     ceil                -2     -1      0      1      2      3      2     -1
     to_odd              -3     -1     -1      1      1      3      1     -1
 
-``to_odd`` takes the odd one of the two neighbours (RISC-V's ``rod``): the last bit then keeps that
+``to_odd`` takes the odd one of the two neighbours (RISC-V's ``rod``): the last bit then records that
 something was dropped, so that a second rounding is not misled.
 """
 
@@ -209,6 +209,6 @@ def _product_error_sign(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     product = a * b
     (a_high, a_low), (b_high, b_low) = split(a), split(b)
     error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
-    # Below 2^-1022 the rounded product was 0: all of the exact one is error.
+    # A product as small as this can only have been rounded to the integer 0: all of the exact one is error.
     vanished = exponent_a + exponent_b < -1020
     return np.where(vanished, product, error)

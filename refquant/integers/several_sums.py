@@ -16,8 +16,8 @@ import numpy as np
 
 from refquant.integers.checks import fitting_int64, positive
 from refquant.integers.devices import dialect_of
-from refquant.integers.dialects import DIALECTS, Dialect, in_int64
-from refquant.integers.formats import IntFormat, check_zero_point
+from refquant.integers.dialects import DIALECTS, Dialect, in_int64, legal_shifts
+from refquant.integers.formats import IntFormat, check_format, check_zero_point
 from refquant.integers.multiplier import Multiplier
 from refquant.integers.rounding import round_fraction, round_values, shift_right
 
@@ -36,12 +36,17 @@ def takes_several_sums(dialect: str) -> bool:
 def aligned(reals: Sequence[Any]) -> tuple[Multiplier, ...]:
     """Multipliers with one shift, that of the largest; each of ``reals`` > 0, all () or (O,), aligned per channel.
 
+    ValueError without any, and for what is not a finite number above 0.
+
     >>> [(int(M.m), int(M.shift)) for M in aligned([0.75, 0.001])]
     [(1610612736, 0), (2147484, 0)]
     """
     values = [positive(real, "a multiplier").astype(np.float64) for real in reals]
-    shift = np.max([Multiplier.from_real(value).shift for value in values], axis=0)
-    fixed = [round_values(np.ldexp(value, 31 - shift), "half_away").astype(np.int64) for value in values]
+    if not values:
+        raise ValueError("several sums must have a multiplier each, got none")
+    shift = Multiplier.from_real(np.max(values, axis=0)).shift
+    places = (31 - shift).astype(np.int32)
+    fixed = [round_values(np.ldexp(value, places), "half_away").astype(np.int64) for value in values]
     return tuple(Multiplier(value, m, shift) for value, m in zip(values, fixed))
 
 
@@ -51,8 +56,8 @@ def requantize_sums(sums: Sequence[Any], multipliers: Sequence[Multiplier], fmt:
 
     sums: P_i, integers that broadcast against each other. multipliers: ``aligned``, broadcasting against them.
     dialect: one that ``takes_several_sums``; for ``exact_half_even`` and ``zero_point_first`` the M_i themselves
-    count. Returns ``fmt.dtype``. ValueError for other dialects, numbers of multipliers and shifts that differ, and
-    products that could leave int64.
+    count. fmt: at most 33 bits. Returns ``fmt.dtype``. ValueError for other dialects and formats, for numbers of
+    multipliers or shifts that differ, shifts beyond 30, and products that could leave int64.
 
     >>> M = aligned([0.5, 0.25])
     >>> requantize_sums([np.array([3, -3]), np.array([1, 1])], M, IntFormat(8))
@@ -62,15 +67,20 @@ def requantize_sums(sums: Sequence[Any], multipliers: Sequence[Multiplier], fmt:
     if not takes_several_sums(dialect):
         known = ", ".join(filter(takes_several_sums, DIALECTS))
         raise ValueError(f"a dialect for several sums must be one of {known}, got {dialect!r}")
-    if len(sums) != len(multipliers):
+    if len(sums) != len(multipliers) or not len(sums):
         raise ValueError(f"each sum must have a multiplier, got {len(sums)} sums and {len(multipliers)} multipliers")
+    if check_format(fmt).bits > 33:
+        raise ValueError(f"requantization takes formats of at most 33 bits, got {fmt}")
+    shift, most = multipliers[0].shift, legal_shifts(words)
+    if most and shift.max(initial=0) > most[1]:
+        raise ValueError(f"{dialect} takes shifts up to {most[1]}, got {shift.max()}")
     zero_point = check_zero_point(zero_point, fmt)
-    sums = [fitting_int64(one, "a sum") for one in sums]
+    sums = [fitting_int64(one, "a sum").astype(np.int64, copy=False) for one in sums]
     early, late = (zero_point, 0) if words.zero == "before" else (0, zero_point)
     if words.multiplier == "real":
         value = _rounded_exactly(sums, [M.real for M in multipliers], early, words) + late
     else:
-        value = shift_right(total(sums, multipliers), 31 - multipliers[0].shift, words.last, early) + late
+        value = shift_right(total(sums, multipliers), 31 - shift, words.last, early) + late
     return words.ended(value, fmt)
 
 
@@ -96,7 +106,7 @@ def _rounded_exactly(sums: Sequence[np.ndarray], reals: Sequence[np.ndarray], ea
                                       for one, real in zip(sums, reals)))
     value = np.sum(parts, axis=0)
     whole = np.rint(value)
-    # Near to a tie is also what is so large that an error of float64 reaches a half.
+    # A value so large that its error in float64 reaches 1/2 also counts as near a tie.
     error = np.sum(np.abs(parts), axis=0) * len(parts) * 2.0**-51 + np.spacing(np.abs(value))
     doubtful = np.abs(np.abs(value - whole) - 0.5) <= error
     codes = np.array(np.clip(whole, -(2.0**62), 2.0**62), np.int64)

@@ -1,6 +1,7 @@
 """Vector instructions of Arm's Advanced SIMD, lane by lane, as NEON's manual defines them.
 
-Arrays of any shape stand for lanes; widening and pairing instructions work along the last axis.
+Arrays of any shape stand for lanes. SADALP and SDOT combine neighbours along the last axis; all others work lane by
+lane.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a stage of an integer computation holds: its range, and a trace that records it.
+"""The value range of one stage of an integer computation, and traces that record it.
 
 Functions that compute in stages take ``trace``, a function that is shown each of them, in order, as
 ``trace(stage, fmt, exact, kept)``: the stage's name, the format of its register, the exact values, and what the
@@ -81,6 +81,8 @@ class Recorder:
         self.values: dict[str, np.ndarray] = {}
 
     def __call__(self, stage: str, fmt: IntFormat, exact: np.ndarray, kept: np.ndarray) -> None:
+        if not exact.size:
+            return
         low, high = int(exact.min()), int(exact.max())
         before = self.ranges.get(stage, StageRange(stage, fmt, low, high))
         self.ranges[stage], self.values[stage] = before.merge(low, high), kept

@@ -1,6 +1,7 @@
 """Where to break: at the least Eq. 4 for an assumed density, at its least for the tensor's own, or as measured.
 
-``exact``: the root of Eq. 6, found by bracketing. ``gradient_descent``: the same minimum, by descent along Eq. 6.
+``exact``: the root of Eq. 6, found by bracketing. ``gradient_descent``: the same minimum, by at most 20000 steps of
+descent along Eq. 6, too few where m is above about 60 standard deviations.
 ``one_shot``: fits of that minimum, with m in standard deviations of the weights, m = max|w|/σ:
 
     Gaussian   p*/σ = ln(0.86143114·m + 0.607901097)        Laplacian   p*/σ = 0.80304483·sqrt(m) - 0.316678551
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq, minimize
 
-from refquant.integers.checks import finite, integer, one_of
+from refquant.integers.checks import finite, integer, moderate, one_of
 from refquant.pwlq.optimal import Optimum, Rows, cells_of, channels_together, measured, optima_of
 from refquant.pwlq.quantizer import VARIANTS
 from refquant.pwlq.theory import (
@@ -40,7 +41,8 @@ def breakpoint(w: Any, bits: int, method: str = "one_shot", variant: str = "non_
                distribution: str = "gaussian", axis: int | None = None) -> Any:
     """The breakpoint p, 0 < p < m = max|w|, in the units of w; see the module for what each method minimizes.
 
-    w: finite floats, any shape. bits: b, 2..16; only the measured errors depend on it.
+    w: floats, any shape, the largest magnitude from 1e-140 to 1e140. bits: b, 2..16; ``exact``, ``one_shot``,
+    ``gradient_descent`` and ``empirical`` depend on it for ``non_overlapping_authors`` only.
     method: one of METHODS. variant: one of ``quantizer.VARIANTS``; ``one_shot`` is fitted to ``non_overlapping``, and
     taken for ``non_overlapping_authors`` too. distribution: gaussian or laplacian, with the tensor's standard
     deviation, for the first three methods. axis: None for one p, or 0 for one per channel.
@@ -104,15 +106,16 @@ def limits_of(w: Any, axis: int | None = None) -> Any:
 def multiple_breakpoints(w: Any, bits: int, count: int, distribution: str = "gaussian") -> np.ndarray:
     """One to three breakpoints of least expected error (supplement, Eq. 1-2), by ``scipy.optimize`` from five starts.
 
-    w: finite floats. bits: b. distribution: gaussian or laplacian, with the tensor's deviation. Returns float64
-    (count,), rising.
+    w: as for ``breakpoint``. bits: b, 2..16. count: 1..3. distribution: gaussian or laplacian, with the tensor's
+    deviation. Returns float64 (count,), rising. ValueError as for ``breakpoint``.
 
     >>> w = np.random.default_rng(0).standard_normal(10000)
     >>> multiple_breakpoints(w, 4, 2).round(2).tolist()
     [0.81, 1.84]
     """
     rows, m = _rows(w, None)
-    count, spread = integer(count, "count", 1, 3), _deviation(rows)[0]
+    bits, count, spread = integer(bits, "bits", 2, 16), integer(count, "count", 1, 3), _deviation(rows)[0]
+    one_of(distribution, DISTRIBUTIONS, "distribution")
     if spread <= 1e-9 * m[0]:
         return m[0] * np.arange(1, count + 1) / (count + 1)
     limit = float(m[0] / spread)
@@ -143,6 +146,7 @@ def _rows(w: Any, axis: int | None) -> tuple[np.ndarray, np.ndarray]:
     whole = reach.max()
     if not whole:
         raise ValueError("w must hold a weight that is not zero, got zeros alone")
+    moderate(float(whole), "w must be moderate: its largest magnitude")
     return rows, np.where(reach < DEAD_CHANNEL * whole, whole, reach)
 
 
@@ -194,8 +198,8 @@ def exact_ratio(m: float, bits: int, variant: str = "non_overlapping", distribut
 def _empirical(r: np.ndarray, bits: int, variant: str) -> np.ndarray:
     """The least Eq. 4 with G = part of the magnitudes r <= p, exactly, from few candidates; r: sorted rows.
 
-    Between two magnitudes it is a parabola in p, whose vertex falls with G; so it is met between one pair alone.
-    There, before it, E falls with p, after it E rises. A magnitude that joins the centre lowers E below ``even``,
+    Between two magnitudes E is a parabola in p. Its vertex falls as G rises, so it lies inside one interval only. E
+    falls before this interval and rises after it. A magnitude that joins the centre lowers E below ``even``,
     where both regions have steps of one length, and raises it above.
     """
     (_, n), m, owner = r.shape, r[:, -1:], np.arange(len(r))

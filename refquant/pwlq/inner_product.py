@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from refquant.integers.checks import as_integers
+from refquant.integers.checks import as_integers, positive
 from refquant.integers.formats import IntFormat
 from refquant.integers.several_sums import aligned, requantize_sums
 from refquant.pwlq.quantizer import PiecewiseCodes, PiecewiseGrid
@@ -42,13 +42,16 @@ def component_values(grid: PiecewiseGrid) -> tuple[np.ndarray, np.ndarray, np.nd
 def sums(x: Any, w: PiecewiseCodes) -> list[int]:
     """P1, P2, P3 of integers x (n,); of ``PiecewiseCodes`` x nine sums, those with u of x first, then v, then t.
 
-    w: codes (n,). In Python's integers, as a register of any width would hold them.
+    w: codes (n,). In Python's integers, as a register of any width would hold them. ValueError for other shapes.
 
     >>> w = PiecewiseCodes(np.array([0, 1, 1]), np.array([1, -1, 1]), np.array([3, 2, 0]))
     >>> sums(np.array([10, 20, 30]), w)
     [30, -40, 10]
     """
     operands = components(x) if isinstance(x, PiecewiseCodes) else (as_integers(x, "x"),)
+    shapes = {part.shape for part in (*operands, *w)}
+    if len(shapes) > 1 or operands[0].ndim != 1:
+        raise ValueError(f"x and w must be (n,), got shapes {operands[0].shape} and {w.magnitude.shape}")
     return [sum(a * b for a, b in zip(xs.tolist(), ws.tolist())) for xs in operands for ws in components(w)]
 
 
@@ -57,14 +60,19 @@ def inner_product(x: Any, w: PiecewiseCodes, w_grid: PiecewiseGrid, x_scale: Any
     """The output code round(Σ P_i·M_i) + zero_point of one inner product, rounded once.
 
     x: integers (n,), the codes less their zero point, with x_scale = S_x; or ``PiecewiseCodes``, with their grid for
-    x_scale. w, w_grid: codes (n,), of one channel. y_scale: S_y. fmt, dialect, zero_point: of the output.
+    x_scale. w, w_grid: codes (n,), of one channel. y_scale: S_y. fmt, dialect, zero_point: of the output, as for
+    ``several_sums.requantize_sums``. ValueError for anything else.
 
     >>> from refquant.pwlq.quantizer import grid_of, quantize
     >>> grid = grid_of(1.0, 4.0, 3)
     >>> inner_product(np.array([100, 50]), quantize(np.array([1 / 3, -2.0]), grid), grid, 100.0, 10.0, IntFormat(8))
     -7
     """
-    values = component_values(x_scale) if isinstance(x_scale, PiecewiseGrid) else (1 / x_scale,)
+    if isinstance(x, PiecewiseCodes) != isinstance(x_scale, PiecewiseGrid):
+        raise ValueError("x_scale must be a PiecewiseGrid for PiecewiseCodes x, and a number for integers, got "
+                         f"{x_scale!r}")
+    values = (component_values(x_scale) if isinstance(x_scale, PiecewiseGrid)
+              else (1 / positive(x_scale, "x_scale").astype(np.float64),))
     pairs = [(total, y_scale * float(xv) * float(wv)) for total, (xv, wv) in
              zip(sums(x, w), ((xv, wv) for xv in values for wv in component_values(w_grid))) if wv and xv]
     accumulated, reals = zip(*pairs)

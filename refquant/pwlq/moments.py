@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refquant.integers.checks import finite
+from refquant.integers.checks import finite, moderate
 
 
 def match_weight_moments(w: Any, quantized: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -19,7 +19,8 @@ def match_weight_moments(w: Any, quantized: Any) -> tuple[np.ndarray, np.ndarray
     the offset costs one more sum: offset·Σ x_q. Differs from the authors' code, (ŵ + mean(w) - mean(ŵ))·gain, whose
     mean is gain·mean(w). gain = 1 where w or ŵ has no deviation.
 
-    w: floats (O, ...). quantized: ŵ, the same shape. Returns float64 (O,) twice.
+    w: floats (O, ...), magnitudes as for ``Likeness``. quantized: ŵ, the same shape. Returns float64 (O,) twice.
+    ValueError for anything else.
 
     >>> gain, offset = match_weight_moments(np.array([[1.0, 3.0]]), np.array([[0.0, 1.0]]))
     >>> gain.tolist(), offset.tolist()
@@ -28,6 +29,8 @@ def match_weight_moments(w: Any, quantized: Any) -> tuple[np.ndarray, np.ndarray
     w, quantized = (finite(v, name).astype(np.float64) for v, name in ((w, "w"), (quantized, "quantized")))
     if w.shape != quantized.shape or w.ndim < 2 or w.size == 0:
         raise ValueError(f"w and quantized must have one shape (O, ...), got {w.shape} and {quantized.shape}")
+    for v, name in ((w, "w"), (quantized, "quantized")):
+        moderate(float(np.abs(v).max()), f"{name} must be moderate: its largest magnitude")
     rows, found = w.reshape(len(w), -1), quantized.reshape(len(w), -1)
     wanted, got = rows.std(axis=1), found.std(axis=1)
     usable = (wanted > 1e-9 * np.abs(rows).max(axis=1)) & (got > 1e-9 * np.abs(found).max(axis=1))

@@ -189,7 +189,7 @@ def _optima(magnitudes: np.ndarray, bits: int, variant: str, signed: bool) -> li
         counts = np.stack([counts[:, :-1], counts[:, 1:]], axis=2).reshape(len(p), 2, -1)
         kept = rows.bounds(p, owner, counts) - rows.slack[owner] <= best[owner]
         p, owner, counts = p[kept], owner[kept], counts[kept]
-        # Where rounding hides which interval is better, more of them would not help: 2 changes in each are few.
+        # Where rounding hides which interval is better, splitting further does not help; 2 changes each are few.
         changes = np.bincount(owner, (counts[:, 1] - counts[:, 0]).sum(axis=1), rows.channels)
         ready = (changes <= np.maximum(_CHANGES, 2 * np.bincount(owner, minlength=rows.channels)))[owner]
         found.append((p[ready], owner[ready], counts[ready]))

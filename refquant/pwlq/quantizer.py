@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refquant.integers.checks import as_integers, finite, integer, one_of
+from refquant.integers.checks import as_integers, finite, fitting_int64, integer, one_of
 from refquant.integers.formats import frozen_copy
 from refquant.integers.rounding import round_values
 
@@ -60,8 +60,14 @@ class PiecewiseGrid:
             worst = np.argmin(np.where(np.isfinite(m) & (0 < p) & (p < m), 1, 0))
             raise ValueError(f"a breakpoint must be above 0 and below the limit, got {np.ravel(p)[worst]} of "
                              f"{np.ravel(m)[worst]}")
+        if not isinstance(self.signed, (bool, np.bool_)):
+            raise ValueError(f"signed must be True or False, got {self.signed!r}")
+        object.__setattr__(self, "signed", bool(self.signed))
         object.__setattr__(self, "breakpoint", frozen_copy(p))
         object.__setattr__(self, "limit", frozen_copy(m))
+        if not all((step > 0).all() for step in self.steps):
+            raise ValueError(f"both regions must have steps above 0, got a breakpoint of {p.min()} and a limit of "
+                             f"{m.min()}")
 
     @property
     def magnitude_bits(self) -> int:
@@ -155,11 +161,11 @@ def as_signed(codes: PiecewiseCodes, grid: PiecewiseGrid) -> np.ndarray:
 
 def from_signed(values: Any, grid: PiecewiseGrid) -> PiecewiseCodes:
     """The codes behind ``as_signed``. ValueError for integers that are none."""
-    values = as_integers(values, "values").astype(np.int64)
-    size, most = np.abs(values), 2 * grid.largest + 1
-    if values.size and (size.max() > most or (not grid.signed and values.min() < 0)):
+    values, most = fitting_int64(values, "values").astype(np.int64), 2 * grid.largest + 1
+    if values.size and not (-most * grid.signed <= values.min() and values.max() <= most):
         raise ValueError(f"values must be from {-most if grid.signed else 0} to {most}, got "
                          f"{values.min()}..{values.max()}")
+    size = np.abs(values)
     region = size > grid.largest
     return PiecewiseCodes(region.astype(np.int8), np.where(values < 0, -1, 1).astype(np.int8),
                           (size - region * (grid.largest + 1)).astype(np.int32))
@@ -209,8 +215,8 @@ def round_trip_of_pieces(x: Any, breakpoints: Any, limit: float, bits: int) -> n
 def _fitting(grid: PiecewiseGrid, x: np.ndarray, axis: int | None) -> PiecewiseGrid:
     if grid.breakpoint.ndim and axis is None:
         raise ValueError(f"axis must be given for a grid of {grid.breakpoint.size} channels, got None")
-    if grid.breakpoint.ndim and axis is not None:
+    if axis is not None:
         axis = integer(axis, "axis", -x.ndim, x.ndim - 1)
-        if x.shape[axis] != grid.breakpoint.size:
+        if grid.breakpoint.ndim and x.shape[axis] != grid.breakpoint.size:
             raise ValueError(f"axis {axis} must have {grid.breakpoint.size} channels, got shape {x.shape}")
     return grid.along(axis, x.ndim)

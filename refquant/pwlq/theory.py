@@ -69,7 +69,7 @@ def uniform_constant(bits: int) -> float:
 
 
 def constants(bits: int, variant: str) -> tuple[float, float]:
-    """What p² costs in the centre, and what the tails' range, m - p or m, costs squared."""
+    """(c1, c2): the factor of p² in the centre, and of the squared range of the tails, m - p or m."""
     one_of(variant, VARIANTS, "variant")
     pieces, whole = uniform_constant(integer(bits, "bits", 2, 16) - 1), 4 * uniform_constant(bits)
     return (pieces if variant == "non_overlapping" else whole), (whole if variant == "overlapping" else pieces)
@@ -79,12 +79,15 @@ def expected_error(p: Any, m: Any, bits: int, distribution: Any = "gaussian", va
                    truncated: bool = False) -> np.ndarray:
     """E(p) of Eq. 4, as c1·p²·G + c2·(m - p)²·(1 - G) with G = 2F(p) - 1; of the overlapping tails m² for (m - p)².
 
-    p, m: floats, 0 < p < m, in standard deviations of a named distribution. bits: b, 2..16. truncated: to [-m, m].
+    p, m: floats, 0 <= p <= m, in standard deviations of a named distribution. bits: b, 2..16. truncated: to [-m, m].
+    ValueError for anything else.
 
     >>> round(float(expected_error(1.0, 4.0, 4)), 5)
     0.00602
     """
     known = distribution_of(distribution, m if truncated else None)
+    if not np.all((0 <= np.asarray(p)) & (np.asarray(p) <= m)):
+        raise ValueError(f"p must be from 0 to m, got {p} and {m}")
     return error_of_mass(p, m, 2 * known.cdf(p) - 1, bits, variant)
 
 

@@ -145,7 +145,7 @@ def ncnn_divergences(counts: np.ndarray, levels: int = 128) -> np.ndarray:
     frequency = counts / total
     p = frequency + NCNN_EPSILON
     mass = _prefix(counts) / total
-    # What every empty bin adds is taken out of the running sums, whose rounding would follow it.
+    # Every empty bin adds the same constant. It is left out of the running sums: its rounding errors would add up.
     below, empty = np.arange(len(counts) + 1), NCNN_EPSILON * np.log(NCNN_EPSILON)
     p_sum = mass + NCNN_EPSILON * below
     p_log_p = _prefix(p * np.log(p) - empty) + empty * below

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from refquant.integers.checks import as_integers, finite, integer, one_of, positive
-from refquant.integers.formats import IntFormat
+from refquant.integers.formats import IntFormat, check_format
 from refquant.integers.rounding import round_fraction, round_product, round_product_sum, round_values
 from refquant.scales.float32_codes import can_round_in_float32, round_in_float32
 
@@ -51,9 +51,7 @@ def _check_ends(low: float, high: float) -> None:
 
 
 def _check_width(fmt: IntFormat) -> None:
-    if not isinstance(fmt, IntFormat):
-        raise ValueError(f"fmt must be an IntFormat, as in IntFormat(8), got {fmt!r}")
-    if fmt.bits > 32:
+    if check_format(fmt).bits > 32:
         raise ValueError(f"linear quantization takes formats of at most 32 bits, got {fmt}")
 
 
@@ -61,7 +59,7 @@ def quantize(x: Any, scale: Any, fmt: IntFormat, rounding: str = "half_away", *,
              axis: int | None = None, arithmetic: str = "exact", zero: str = "after") -> np.ndarray:
     """Q(X, S) = clip(round(X·S) + zero_point, fmt.min, fmt.max)  (EasyQuant Eq. 1 for zero_point 0).
 
-    x: finite float32 or float64, any shape. scale: finite, > 0; a scalar, or one per channel along
+    x: finite floats of at most 64 bits, any shape. scale: finite, > 0; a scalar, or one per channel along
     ``axis``. fmt: at most 32 bits. rounding: one of ``rounding.RULES``. zero_point: a code of ``fmt``,
     scalar or per channel like scale.
     arithmetic: ``exact``: X·S is rounded as if it were exact. ``float32_divide``: float32(x) divided in
@@ -142,8 +140,8 @@ def max_scale(x: Any, fmt: IntFormat, axis: int | None = None) -> np.ndarray:
     float64 scalar array, or shape (channels,).
 
     An all-zero tensor gets scale 1, not infinity. A channel whose max|x| is below 2^-24 of the
-    tensor's is dead and gets the tensor's scale, under which its codes are zero. A tensor whose
-    quotient would overflow float64 gets the largest finite scale.
+    tensor's is dead and gets the tensor's scale, under which its codes are zero in formats of at most
+    23 bits. A tensor whose quotient would overflow float64 gets the largest finite scale.
 
     >>> float(max_scale(np.array([0.5, -2.0]), IntFormat(8)))
     63.5

@@ -43,6 +43,8 @@ def sqnr_of_sums(signal: float, noise: float) -> float:
 class Likeness:
     """The four sums of a tensor and its approximation, in float64, over any number of batches.
 
+    Their squares must stay within float64: magnitudes that are 0 or from 1e-140 to 1e140.
+
     >>> sums = Likeness()
     >>> sums.add(np.array([1.0, 2.0]), np.array([1.0, 1.9]))
     >>> round(sums.cosine, 4), round(sums.sqnr_db, 2)

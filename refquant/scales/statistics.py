@@ -81,7 +81,7 @@ class Histogram:
 
     @classmethod
     def of(cls, x: Any, limit: float, bins: int = BINS) -> Histogram:
-        """Of one array of floats within [-limit, limit]."""
+        """Of one array of floats within [-limit, limit]; limit: finite; bins: 1..2^20. ValueError for others."""
         magnitude, bins = np.abs(_values(x)), integer(bins, "bins", 1, 2**20)
         if not (np.isfinite(limit) and limit >= magnitude.max()):
             raise ValueError(f"limit must be finite and at least max|x| = {magnitude.max()}, got {limit}")

@@ -103,8 +103,8 @@ def kl(histogram: Histogram, levels: int = 128, variant: str = "tensorrt") -> fl
         ``tensorrt``: i = levels .. B, the first of equal minima, T = (i + 1/2)·limit/B, or limit where i = B.
         ``nvidia``: as NVIDIA's pytorch-quantization searches (``_compute_amax_entropy``): the first bin's count
         is replaced by the second's, i = 128 .. B at every number of levels, the last of equal minima,
-        T = i·limit/B. A ReLU's many exact zeros, merged with their neighbours, otherwise speak for far too low
-        thresholds. Differs from that toolkit: divergences within 1e-12 are equal.
+        T = i·limit/B. Otherwise the many exact zeros after a ReLU lead to a far too low threshold.
+        Differs from that toolkit: divergences within 1e-12 are equal.
         ``ncnn``: exact zeros left out, i = levels .. B-1, the first of equals, T = (i + 1/2)·limit/B. So it clips
         even a constant.
         ``demo``: EasyQuant's authors' code, for histograms of max(x, 0) over 2001 bins up to max|x|: the first bin
@@ -144,6 +144,9 @@ def threshold(extremes: Extremes, histogram: Histogram, estimator: str, fmt: Int
 
     An unsigned format is taken to follow a ReLU: one bit more for ACIQ, twice the levels for KL (at most half
     the bins). Values count by their magnitude, whatever the format.
+
+    extremes, histogram: of one tensor (``scales.statistics``). fmt: with positive codes; for ACIQ at most 16 bits.
+    ValueError for other words and formats, and for KL where the histogram has too few bins: ``kl_nvidia`` needs 129.
     """
     if not isinstance(fmt, IntFormat) or fmt.max < 1:
         raise ValueError(f"fmt must be an IntFormat with positive codes, got {fmt}")
@@ -162,7 +165,9 @@ def threshold(extremes: Extremes, histogram: Histogram, estimator: str, fmt: Int
 
 
 def threshold_scale(limit: float, fmt: IntFormat) -> float:
-    """S = fmt.max / float32(T); 1 for the threshold 0 of a tensor that is all zero."""
+    """S = fmt.max / float32(T); 1 for the threshold 0 of a tensor that is all zero. limit: T, finite, >= 0."""
+    if not 0 <= limit < np.inf:
+        raise ValueError(f"limit must be finite and >= 0, got {limit}")
     return float(max_scale(np.array([in_float32(limit)]), fmt))
 
 

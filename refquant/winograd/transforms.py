@@ -218,8 +218,8 @@ PRESETS = {
                      [0, 1, 1, 4, 4, 0],
                      [0, 1, -1, 8, -8, 4]]),
         divisor=24),
-    # Published in fractions (NNPACK, ncnn), as B^T/4 but with rows 5 and 6 doubled and the last one negated, as
-    # also A^T's last column.
+    # NNPACK and ncnn publish B^T/4, with its 6th and 7th rows doubled, and the last row and the last column of A^T
+    # negated.
     "F(6,3)": Transforms(
         6, 3,
         bt=np.array([[4, 0, -21, 0, 21, 0, -4, 0],

@@ -55,6 +55,7 @@ def test_a_recorder_keeps_ranges_of_exact_values_and_the_last_values_kept():
     seen, fmt = Recorder(), IntFormat(8)
     seen("sum", fmt, np.array([300, 7]), np.array([127, 7]))
     seen("sum", fmt, np.array([-5]), np.array([-5]))
+    seen("none", fmt, np.zeros((0, 8), int), np.zeros((0, 8), int))
     assert seen.ranges == {"sum": StageRange("sum", fmt, -5, 300)} and seen.values["sum"].tolist() == [-5]
     assert not seen.ranges["sum"].fits and seen.ranges["sum"].headroom_bits < 0
     assert StageRange("sum", fmt, -128, 127).fits and not StageRange("sum", fmt, -129, 0).fits

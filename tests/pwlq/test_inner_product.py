@@ -72,6 +72,15 @@ def test_products_of_several_sums_reach_up_to_2_63_on_both_sides_and_per_channel
             total([np.int64(most), np.int64(most // abs(most))], halves)
 
 
+def test_the_shift_is_that_of_the_largest_multiplier_however_small():
+    for reals in ([1.3 * 2.0**-30, 2.0**-33], [2.0**-20, 2.0**-40]):
+        for M, real in zip(aligned(reals), reals):
+            assert int(M.shift) == int(Multiplier.from_real(reals[0]).shift)
+            assert int(M.m) == round(Fraction(real) * Fraction(2) ** (31 - int(M.shift)))
+    assert requantize_sums([np.array([100, -100], np.int8), np.array([1, 1], np.int8)], aligned([0.5, 0.25]),
+                           EIGHT).tolist() == [50, -50]
+
+
 def test_the_code_of_several_sums_wraps_where_the_dialect_says_so():
     assert requantize_sums([np.int64(300)], aligned([0.5]), EIGHT, "m31,merged,none,half_up,after,wrap", 1) == -105
     assert requantize_sums([np.int64(300)], aligned([0.5]), EIGHT) == 127

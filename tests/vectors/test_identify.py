@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refquant.integers import IntFormat, Multiplier, requantize
-from refquant.integers.devices import NAMES, dialect_of
+from refquant.integers.devices import DEVICES, dialect_of
+from refquant.integers.dialects import DIALECTS
 from refquant.vectors import canonical, descriptions, identify, identify_rows, near_ties, smallest_difference
 from refquant.vectors.descriptions import NO_ANSWER, answers, rows_of
 from refquant.vectors.probes import answers_of_classes, near_a_tie, next_probes, pool
@@ -80,7 +81,7 @@ def test_what_the_laws_merge_answers_alike(dialect, fmt, derived, x, m, shift, w
     assert one == other or (dialect.multiplier == "real" and NO_ANSWER in (one, other))
 
 
-@pytest.mark.parametrize("name", [*NAMES, *INSIDE])
+@pytest.mark.parametrize("name", [*DIALECTS, *DEVICES, *INSIDE])
 def test_devices_of_known_words_are_found_and_confirmed(name):
     found = identify(requantized(name))
     assert found.confirmed and found.classes == 1 and len(found.codes) - 500 < 10
