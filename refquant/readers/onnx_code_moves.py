@@ -1,4 +1,4 @@
-"""What ONNX's operators between codes mean that move values, or are left in floats and rounded once."""
+"""ONNX operators that move codes, and float operators that round once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from refquant.readers.onnx_codes import Codes, Coding, Shape
-from refquant.readers.onnx_translation import Operator
+from refquant.readers.onnx_translation import Operator, axis_behind_batch
 
 MOVES = ("Flatten", "Identity", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 FLOATS = ("Add", "Clip", "Concat", "LeakyRelu", "Mul", "Relu", "Sub")
@@ -61,7 +61,7 @@ def _integers(graph: Codes, op: Operator, place: int, attribute: str) -> list[in
 
 
 def move(graph: Codes, kind: str, op: Operator) -> None:
-    """What keeps values and moves them."""
+    """Add an operator that moves values without changing them."""
     x = op.inputs[0]
     read, old, options = graph.read(x), graph.shape(x), {}
     if kind == "Transpose":
@@ -84,7 +84,10 @@ def _reshaped(graph: Codes, kind: str, op: Operator, old: Shape) -> Shape:
     if kind == "Identity":
         return old
     if kind == "Flatten":
-        axis = op.take("axis", int, 1) % (len(old) + 1)
+        axis = op.take("axis", int, 1)
+        if not -len(old) <= axis <= len(old):
+            raise ValueError(f"axis must be from {-len(old)} to {len(old)}, got {axis}")
+        axis = axis + len(old) if axis < 0 else axis
         return math.prod(old[:axis]), math.prod(old[axis:])
     if kind == "Reshape":
         wanted = _integers(graph, op, 1, "shape") or []
@@ -96,11 +99,12 @@ def _reshaped(graph: Codes, kind: str, op: Operator, old: Shape) -> Shape:
         return tuple(wanted) if wanted and min(wanted) > 0 else (0,)
     axes = _integers(graph, op, 1, "axes")
     if kind == "Squeeze":
-        gone = [k for k, size in enumerate(old) if size == 1 and k] if axes is None else [a % len(old) for a in axes]
-        if any(old[k] != 1 or not k for k in gone):
+        gone = [k for k, size in enumerate(old) if size == 1 and k] if axes is None else [
+            1 + axis_behind_batch(axis, len(old), "axes") for axis in axes]
+        if any(old[k] != 1 for k in gone):
             raise ValueError(f"it must take away axes of one element behind the batch, got {gone} of {old}")
         return tuple(size for k, size in enumerate(old) if k not in gone)
-    places = {axis % (len(old) + len(axes or [])) for axis in axes or []}
+    places = {1 + axis_behind_batch(axis, len(old) + len(axes or []), "axes") for axis in axes or []}
     sizes = iter(old)
     return tuple(1 if k in places else next(sizes) for k in range(len(old) + len(places)))
 

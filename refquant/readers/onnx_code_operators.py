@@ -1,4 +1,4 @@
-"""What ONNX's operators on codes mean: the QLinear ones, QuantizeLinear, DequantizeLinear, and those on integers."""
+"""Translation of ONNX's operators on codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from refquant.readers.onnx_code_moves import FLOATS, MOVES, broadcast, in_floats
 from refquant.readers.onnx_codes import Codes, Coding, Shape
 from refquant.readers.onnx_fusions import QuantizedNode
 from refquant.readers.onnx_layers import geometry_of, overhang_of
-from refquant.readers.onnx_translation import Operator
+from refquant.readers.onnx_translation import Operator, axis_behind_batch
 
 
 def _written(graph: Codes, op: Operator, step: str, zero: str) -> tuple[np.dtype, Coding]:
@@ -186,13 +186,15 @@ def _concat(graph: Codes, kind: str, op: Operator) -> None:
             raise ValueError("codes are joined by QLinearConcat")
     else:
         names = [*op.inputs[2::3]]
-        names = names[:names.index("")] if "" in names else names
+        names = names[:names.index("")]
+        if not names or any(op.inputs[2 + 3 * len(names):]):
+            raise ValueError(f"it must join tensors, each with a scale and a zero point, got {len(names)}")
         dtype, end = _written(graph, op, *op.inputs[:2])
         inputs = [graph.read(*op.inputs[2 + 3 * k:5 + 3 * k], constant=True) for k in range(len(names))]
     shapes = [graph.shape(name) for name in names]
-    axis = op.take("axis", int, 0) % max(1, len(shapes[0]))
+    axis = 1 + axis_behind_batch(op.take("axis", int, 0), len(shapes[0]))
     rest = {(len(s), s[:axis], s[axis + 1:]) for s in shapes}
-    if axis == 0 or len(rest) != 1 or any(graph.dtype_of(name) != dtype for name in names) or all(
+    if len(rest) != 1 or any(graph.dtype_of(name) != dtype for name in names) or all(
             name in graph.constants for name in names):
         raise ValueError(f"it must join tensors of one dtype behind the batch, got shapes {shapes[:4]}")
     shape = (*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1:])
@@ -210,9 +212,7 @@ def _unary(graph: Codes, kind: str, op: Operator) -> None:
         options["Alpha"] = op.take("alpha", float, 0.01)
     elif kind == "QLinearSoftmax":
         version = op.take("opset", int, graph.version)
-        axis = op.take("axis", int, -1 if version >= 13 else 1) % len(shape)
-        if axis == 0:
-            raise ValueError("its axis must lie behind the batch")
+        axis = 1 + axis_behind_batch(op.take("axis", int, -1 if version >= 13 else 1), len(shape))
         options.update(Axis=axis, OneAxis=version >= 13)
     elif kind != "QLinearSigmoid":
         if op.flag("channels_last"):
@@ -270,7 +270,7 @@ _TAKEN: dict[str, Callable[[Codes, str, Operator], None]] = {
 
 
 def take(graph: Codes, node: QuantizedNode) -> None:
-    """A node more. ValueError for what is not supported."""
+    """Add one node to the model. ValueError for an unsupported operator."""
     kind = node.kind.removeprefix("com.microsoft.")
     if node.kind in ("Gemm", "MatMul", "AveragePool", "GlobalAveragePool", "Softmax", "Sigmoid"):
         raise ValueError("the runtime computes it in floats, whose sums have an order of their own; it is not "

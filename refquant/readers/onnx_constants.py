@@ -45,6 +45,8 @@ def _size(node: Any, values: Sequence[np.ndarray | None]) -> int:
     """The most elements that the node can make."""
     known = [value for value in values if value is not None]
     if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
+        if known[-1].dtype.kind != "i":
+            raise ValueError(f"{node.op_type} must have a shape of integers, got {known[-1].dtype}")
         wanted = math.prod(max(1, abs(int(d))) for d in np.ravel(known[-1])[:64])
         return wanted if node.op_type == "ConstantOfShape" else wanted * known[0].size
     if node.op_type == "Range":

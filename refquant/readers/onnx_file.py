@@ -1,7 +1,6 @@
 """Reading float networks from ONNX files.
 
-A file is taken for hostile until it is understood: sizes are checked before anything is allocated, and
-nothing outside the model's folder is read.
+Files are untrusted: sizes are checked before allocation, and nothing outside the model's folder is read.
 """
 
 from __future__ import annotations
@@ -110,9 +109,11 @@ def _read_model(model: Any, folder: Path, outputs: tuple[str, ...], input_shape:
             _check_names(node, known, all_outputs, readers)
             if not _fold(node, translation, folder):
                 translate(_operator(node, folder), translation)
-        except ValueError as error:
+        except (ValueError, OverflowError, RecursionError) as error:
             name = node.name or "".join(map(str, node.output[:1]))
-            raise ValueError(f"node {name!r} ({node.op_type}): {error}{_hint(node, translation)}") from None
+            said = error if not isinstance(error, RecursionError) else (
+                "it must depend on fewer nodes in a row, got more than can be followed")
+            raise ValueError(f"node {name!r} ({node.op_type}): {said}{_hint(node, translation)}") from None
         known.update(name for name in node.output if name)
     return translation.network()
 

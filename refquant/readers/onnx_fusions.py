@@ -1,4 +1,4 @@
-"""What onnxruntime makes of a model in QDQ form when it loads it: float operators between codes become integer ones.
+"""The fusions that onnxruntime applies when it loads a QDQ model.
 
 DequantizeLinear before an operator and QuantizeLinear behind it are merged into one operator on codes, as its default
 optimizations on x86-64 do it. Before that, int8 tensors that one operator reads become uint8 ones of 128 more: its
@@ -69,7 +69,7 @@ def _zero_point(node: QuantizedNode, constants: Mapping[str, np.ndarray]) -> np.
 
 
 def _without_quantized_weights(nodes: list[QuantizedNode], constants: dict[str, np.ndarray]) -> list[QuantizedNode]:
-    """What QuantizeLinear makes of a constant becomes one: rint(w/step) + zero, within the dtype."""
+    """Replace QuantizeLinear of a constant by its codes: rint(w/step) + zero, within the dtype."""
     left = []
     for node in nodes:
         w, step = (constants.get(name) for name in (*node.inputs, "", "")[:2])

@@ -10,7 +10,7 @@ import numpy as np
 from refquant.convolution.geometry import Geometry
 from refquant.network.graph import AveragePool, BatchNorm, Conv, GlobalAveragePool, Linear, MaxPool, Node, Shape
 from refquant.network.moves import Slice, Spread
-from refquant.readers.onnx_translation import Operator, Padding, Translation
+from refquant.readers.onnx_translation import Operator, Padding, Translation, axis_behind_batch
 
 # --- layers with weights ------------------------------------------------------------------------------------------
 
@@ -67,7 +67,7 @@ def conv_transpose(op: Operator, graph: Translation) -> None:
         raise ValueError("attribute kernel_shape must be the weight's, and auto_pad NOTSET")
     stride, dilation = op.window("strides", (1, 1)), op.window("dilations", (1, 1))
     pads, more = op.window("pads", (0, 0, 0, 0)), op.window("output_padding", (0, 0))
-    if len(weight) % groups or min(stride + dilation) < 1:
+    if groups < 1 or len(weight) % groups or min(stride + dilation) < 1:
         raise ValueError(f"group must divide the {len(weight)} input channels, and strides and dilations be 1 or "
                          f"more, got {groups}, {stride} and {dilation}")
     # (C, O/groups, R, S) to (O, C/groups, R, S), turned by 180 degrees.
@@ -225,9 +225,9 @@ def reduce_mean(op: Operator, graph: Translation) -> None:
         graph.same[op.name] = source
         return
     op.flag("noop_with_empty_axes")
-    gone = tuple(sorted({axis % (len(shape) + 1) - 1 for axis in axes}))
-    if not gone or gone[0] < 0:
-        raise ValueError(f"the mean must be over axes behind the batch, got {axes[:8] or 'all axes'}")
+    if not axes:
+        raise ValueError("the mean must be over axes behind the batch, got all axes")
+    gone = tuple(sorted({axis_behind_batch(axis, len(shape) + 1, "axes") for axis in axes}))
     left = [axis for axis in range(len(shape)) if axis not in gone]
     whole = tuple(1 if axis in gone else size for axis, size in enumerate(shape))
     wanted = whole if keep else tuple(shape[axis] for axis in left) or (1,)

@@ -12,14 +12,7 @@ import numpy as np
 
 from refquant.network.graph import Concat, Shape
 from refquant.network.moves import Pad, Repeat, Slice
-from refquant.readers.onnx_translation import MAX_PADDING, Operator, Translation
-
-
-def _axis(axis: int, rank: int, what: str = "axis") -> int:
-    """Behind the batch: 0 is the first axis after it."""
-    if not -rank <= axis < rank or axis % rank == 0:
-        raise ValueError(f"{what} must be one of 1 to {rank - 1}, behind the batch, got {axis}")
-    return axis % rank - 1
+from refquant.readers.onnx_translation import MAX_PADDING, Operator, Translation, axis_behind_batch
 
 
 def flatten(op: Operator, graph: Translation) -> None:
@@ -62,12 +55,13 @@ def squeeze(op: Operator, graph: Translation) -> None:
     given = graph.integers(op.inputs[1]) if op.has_input(1) else op.integers("axes", ())
     if op.kind == "Unsqueeze":
         rank = len(shape) + 1 + len(given)
-        places = sorted(_axis(axis, rank) for axis in given)
+        places = sorted(axis_behind_batch(axis, rank) for axis in given)
         wide = list(shape)
         for place in places:
             wide.insert(place, 1)
     else:
-        gone = [_axis(axis, len(shape) + 1) for axis in given] or [k for k, size in enumerate(shape) if size == 1]
+        gone = [axis_behind_batch(axis, len(shape) + 1) for axis in given] or [
+            k for k, size in enumerate(shape) if size == 1]
         if any(shape[axis] != 1 for axis in gone):
             raise ValueError(f"axes of one element must be named, got {given[:8]} of {shape}")
         wide = [size for k, size in enumerate(shape) if k not in gone] or [1]
@@ -119,7 +113,7 @@ def split(op: Operator, graph: Translation) -> None:
     """Split: a Slice for each output that is read."""
     source = graph.tensor(op.inputs[0])
     shape, outputs = graph.shapes[source], op.outputs
-    axis = _axis(op.take("axis", int, 0), len(shape) + 1)
+    axis = axis_behind_batch(op.take("axis", int, 0), len(shape) + 1)
     count = op.take("num_outputs", int, len(outputs))
     part = -(-shape[axis] // max(count, 1))
     equal = tuple(min(part, shape[axis] - k * part) for k in range(len(outputs)))
@@ -140,7 +134,7 @@ def concat(op: Operator, graph: Translation) -> None:
     inputs = tuple(map(graph.tensor, op.inputs))
     if (given := op.take("axis", int, None)) is None:
         raise ValueError("attribute axis must be given, got none")
-    axis = _axis(given, len(graph.shapes[inputs[0]]) + 1)
+    axis = axis_behind_batch(given, len(graph.shapes[inputs[0]]) + 1)
     if len(inputs) == 1:
         graph.same[op.name] = inputs[0]
     else:
@@ -212,7 +206,7 @@ def depth_to_space(op: Operator, graph: Translation) -> None:
 def resize(op: Operator, graph: Translation) -> None:
     """Resize and Upsample, to the nearest neighbour, where each value is repeated as often."""
     source = graph.tensor(op.inputs[0])
-    shape = (1, *graph.shapes[source])
+    shape = (graph.batch, *graph.shapes[source])
     mode = op.take("mode", bytes, b"nearest")
     where = op.take("coordinate_transformation_mode", bytes, b"half_pixel" if op.kind == "Resize" else b"asymmetric")
     which = op.take("nearest_mode", bytes, b"round_prefer_floor" if op.kind == "Resize" else b"floor")
@@ -220,17 +214,20 @@ def resize(op: Operator, graph: Translation) -> None:
     op.take("extrapolation_value", float, 0.0)
     if graph.version <= 10:
         where, which = b"asymmetric", b"floor"
-    scales = 1 if graph.version <= 10 else 2
+    place = 1 if graph.version <= 10 else 2
     if op.has_input(3):
         sizes = graph.integers(op.inputs[3])
-    elif op.has_input(scales):
-        sizes = tuple(math.floor(a * b) for a, b in zip(shape, graph.floats(op.inputs[scales]).ravel().tolist()))
+        if len(sizes) != len(shape):
+            raise ValueError(f"sizes must be one for each axis of {shape}, got {sizes}")
+        scales = [big / small for big, small in zip(sizes, shape)]
     else:
-        sizes = tuple(math.floor(a * b) for a, b in zip(shape, op.take("scales", list, [])))
-    if len(sizes) != len(shape) or sizes[0] not in (1, graph.batch) or any(
-            big < 1 or big % small for small, big in zip(shape[1:], sizes[1:])):
-        raise ValueError(f"only whole multiples of {shape[1:]} are supported, got {tuple(sizes[1:8])}")
-    repeats = tuple(big // small for small, big in zip(shape[1:], sizes[1:]))
+        scales = graph.floats(op.inputs[place]).ravel().tolist() if op.has_input(place) else op.take(
+            "scales", list, [])
+    if len(scales) != len(shape) or scales[0] != 1 or not all(
+            isinstance(scale, float) and 1 <= scale <= MAX_PADDING and scale.is_integer() for scale in scales):
+        raise ValueError(f"scales must be 1 for the batch and whole numbers up to {MAX_PADDING} for {shape[1:]}, got "
+                         f"{tuple(scales[:8])}")
+    repeats = tuple(map(int, scales[1:]))
     if mode != b"nearest" or not all(_repeats(factor, where, which) for factor in repeats):
         raise ValueError(f"only nearest neighbours that repeat each value as often are supported, got "
                          f"{mode.decode()} with {where.decode()} and {which.decode()} by {repeats}")

@@ -141,7 +141,7 @@ def _node(proto: Any, folder: Path, constants: dict[str, np.ndarray], known: set
                 raise ValueError("a Constant must hold a tensor or numbers")
             constants[proto.output[0]] = np.asarray(values[0])
             return None
-        if own and proto.op_type in FOLDED and proto.input and all(
+        if own and proto.op_type in FOLDED and any(proto.input) and all(
                 one in constants or not one for one in proto.input):
             values = fold(proto, [constants[one] if one else None for one in proto.input], version)
             constants.update(zip(proto.output, values))

@@ -15,7 +15,7 @@ from refquant.network.moves import Pad, Reshape, Transpose
 # A file of a few bytes can declare anything; beyond these it is taken for broken.
 MAX_ELEMENTS = 2**26  # of one image's tensor
 MAX_PARAMETERS = 2**28  # numbers in all weights together
-MAX_PADDING = 2**16  # and stride, dilation, kernel
+MAX_PADDING = 2**16  # and stride, dilation, kernel, repetition
 
 Padding = tuple[int, int, int, int]  # top, left, bottom, right
 
@@ -33,7 +33,10 @@ class Operator:
         return len(self.inputs) > index and self.inputs[index] != ""
 
     def take(self, attribute: str, kind: type, default: Any) -> Any:
-        """An attribute's value; ValueError unless it is a ``kind``. What nobody takes is refused at the end."""
+        """An attribute's value; ValueError unless it is a ``kind``.
+
+        ``refuse_rest`` refuses attributes that no function took.
+        """
         if attribute not in self._attributes:
             return default
         value = self._attributes.pop(attribute)
@@ -73,9 +76,16 @@ class Operator:
                 self._attributes[attribute] = spread(value)
 
     def refuse_rest(self) -> None:
-        """ValueError if attributes are left that nobody took."""
+        """ValueError if attributes are left that no function took."""
         for attribute in self._attributes:
             raise ValueError(f"attribute {attribute} is not supported")
+
+
+def axis_behind_batch(axis: int, rank: int, what: str = "axis") -> int:
+    """The axis of a tensor of ``rank`` axes, where 0 is the first one behind the batch."""
+    if not -rank <= axis < rank or axis % rank == 0:
+        raise ValueError(f"{what} must be one of 1 to {rank - 1}, behind the batch, got {axis}")
+    return axis % rank - 1
 
 
 class Translation:

@@ -16,9 +16,10 @@ import numpy as np
 from refquant.network.graph import Add, BatchNorm, Clip, Conv, Final, Linear, Softmax
 from refquant.network.pointwise import Expression, Largest, Mul, Pointwise, X, compose
 from refquant.readers.onnx_layers import as_planes, one_per_channel
-from refquant.readers.onnx_translation import Operator, Translation
+from refquant.readers.onnx_translation import Operator, Translation, axis_behind_batch
 
 _LARGEST = float(np.finfo(np.float32).max)
+_MAX_OPERATIONS = 64  # of one node: each join can double an expression, n joins make 2^n
 _HALF_ERF = ("affine", 0.5, 0.5, ("erf", ("affine", math.sqrt(0.5), 0.0, X)))
 _CUBIC = ("affine", 2 * math.sqrt(2 / math.pi), 0.0, ("add", X, (
     "affine", 0.044715, 0.0, ("mul", X, ("mul", X, X)))))  # twice the argument of tanh: (1 + tanh a)/2 = sigmoid 2a
@@ -56,12 +57,22 @@ def function(op: Operator, graph: Translation) -> None:
 def _apply(expression: Expression, name: str, source: str, graph: Translation) -> None:
     """A function of a tensor, joined with the function or number before it where nothing else reads that."""
     before = graph.nodes.get(source)
+    inner: Expression = X
     if isinstance(before, Pointwise) and graph.alone(source):
-        expression, source = compose(expression, before.expression), before.inputs[0]
+        inner = before.expression
     elif source in graph.scalars and graph.alone(source):
-        assert before is not None
-        expression, source = compose(expression, ("affine", *graph.scalars[source], X)), before.inputs[0]
+        inner = ("affine", *graph.scalars[source], X)
+    joined = compose(expression, inner)
+    if before is not None and inner != X and _operations(joined) <= _MAX_OPERATIONS:
+        expression, source = joined, before.inputs[0]
     graph.add(Pointwise(name, (source,), expression))
+
+
+def _operations(expression: Expression) -> int:
+    """How many operations a walk through the expression meets: a shared part counts each time."""
+    if not isinstance(expression, tuple) or not isinstance(expression[0], str):
+        return 0
+    return 1 + sum(map(_operations, expression[1:]))
 
 
 def prelu(op: Operator, graph: Translation) -> None:
@@ -211,9 +222,9 @@ def _pair(name: str, kind: str, a: str, b: str, graph: Translation) -> str:
     """A product or a sum; one function where both are functions of one tensor."""
     for left, base in _functions(a, graph):
         for right, other in _functions(b, graph):
-            if (base == other and (left, right) != (X, X)) or a == b:
-                both = (X, X) if a == b else (left, right)
-                return graph.add(Pointwise(name, (a if a == b else base,), (kind, *both)))
+            joined = (kind, X, X) if a == b else (kind, left, right)
+            if (base == other and (left, right) != (X, X) and _operations(joined) <= _MAX_OPERATIONS) or a == b:
+                return graph.add(Pointwise(name, (a if a == b else base,), joined))
     return graph.add(Mul(name, (a, b)) if kind == "mul" else Add(name, (a, b)))
 
 
@@ -231,26 +242,33 @@ def _functions(name: str, graph: Translation) -> list[tuple[Expression, str]]:
                     _LARGEST if node.high is None else node.high, X)
         else:
             break
-        found.append((compose(found[-1][0], step), node.inputs[0]))
+        joined = compose(found[-1][0], step)
+        if _operations(joined) > _MAX_OPERATIONS:
+            break
+        found.append((joined, node.inputs[0]))
     return found
 
 
 # --- the end of a network -----------------------------------------------------------------------------------------
 
 def final(op: Operator, graph: Translation) -> None:
-    """Softmax, LogSoftmax and ArgMax, at the network's end and in floats."""
+    """Softmax, LogSoftmax and ArgMax, at the network's end and in floats.
+
+    An ArgMax keeps its axis. keepdims 0 is taken for flat tensors alone, whose one axis nothing can replace.
+    """
     source = graph.tensor(op.inputs[0])
     shape = graph.shapes[source]
     rank = len(shape) + 1
     old = graph.version < 13 and op.kind != "ArgMax"
     axis = op.take("axis", int, 0 if op.kind == "ArgMax" else 1 if old else -1)
-    if not -rank <= axis < rank or axis % rank == 0:
-        raise ValueError(f"axis must be one of 1 to {rank - 1}, behind the batch, got {axis}")
-    axis = axis % rank - 1
+    axis = axis_behind_batch(axis, rank)
     if old and math.prod(shape[axis:]) != shape[axis]:
         raise ValueError(f"before operator set 13 it joins all axes from {axis + 1} on, which must have one element "
                          f"each but the first, got {shape}")
-    op.flag("keepdims", 1), op.flag("select_last_index")
+    if op.kind == "ArgMax" and op.flag("select_last_index"):
+        raise ValueError("select_last_index must be 0, got 1")
+    if op.kind == "ArgMax" and not op.flag("keepdims", 1) and len(shape) > 1:
+        raise ValueError(f"keepdims must be 1 for an image of several axes, got 0 for {shape}")
     kind = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "ArgMax": "argmax"}[op.kind]
     graph.add(Softmax(op.name, (source,), "softmax", axis) if op.kind == "Softmax" else
               Final(op.name, (source,), kind, axis))

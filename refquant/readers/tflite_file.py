@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from refquant.readers.onnx_translation import axis_behind_batch
 from refquant.runtimes.model import Operation, QuantizedModel, Tensor
 
 # TensorType: what is read.
@@ -55,8 +56,9 @@ def load_tflite(path: str | os.PathLike[str], *, outputs: Sequence[str] = ()) ->
     """The model of a .tflite file, as it stands: NHWC, codes, steps and zero points.
 
     path: a file of one subgraph of int8 or uint8 operators, those of ``_OPTIONS``. outputs: names of tensors at which
-    the model ends; by default the file's. What the outputs do not need is not looked at. ValueError, in one sentence,
-    for a damaged or foreign file and for whatever else it holds; ModuleNotFoundError without the tflite package.
+    the model ends; by default the file's. What the outputs do not need is not looked at. FileNotFoundError without
+    the file; ValueError, in one sentence, for a damaged or foreign file and for whatever else it holds;
+    ModuleNotFoundError without the tflite package.
     """
     try:
         import tflite
@@ -224,8 +226,8 @@ def _check_others(kind: str, read: list[Tensor], written: Tensor, options: dict[
             raise ValueError(f"its operands must broadcast to {written.shape} behind the batch, got "
                              f"{' and '.join(str(t.shape) for t in read)}")
     elif kind == "CONCATENATION":
-        axes = len(written.shape)
-        if options["FusedActivationFunction"] != "NONE" or axes < 2 or options["Axis"] % axes == 0 or any(
+        axis_behind_batch(options["Axis"], len(written.shape))
+        if options["FusedActivationFunction"] != "NONE" or any(
                 t.dtype != written.dtype or len(t.shape) != len(written.shape) for t in read):
             raise ValueError("it must join tensors of one dtype behind the batch, without activation")
     elif kind in ("MEAN", "PAD", "TRANSPOSE"):
@@ -233,7 +235,8 @@ def _check_others(kind: str, read: list[Tensor], written: Tensor, options: dict[
         if said is None or said.dtype not in (np.int32, np.int64):
             raise ValueError("its second input must be a constant of integers")
         rank = len(read[0].shape)
-        if kind == "MEAN" and (rank != 4 or sorted(int(axis) % rank for axis in said.ravel()) != [1, 2]):
+        if kind == "MEAN" and (rank != 4 or sorted(
+                axis_behind_batch(int(axis), rank, "axes") for axis in said.ravel()) != [0, 1]):
             raise ValueError(f"its mean must be over H and W, axes 1 and 2, got {said.ravel().tolist()[:8]}")
         if kind == "PAD" and (said.shape != (rank, 2) or said[0].any() or said.min() < 0 or said.max() > 2**16):
             raise ValueError("its paddings must be two for each axis, from 0 to 65536, none for the batch")

@@ -148,7 +148,13 @@ MODELS = {
     # the end
     **{f"{operator} on axis {axis}": one(operator, {}, {"axis": axis})
        for operator in ("Softmax", "LogSoftmax", "ArgMax") for axis in (1, -1)},
+    "ArgMax without its axis": chain(FLATTEN, ("ArgMax", {}, {"axis": 1, "keepdims": 0})),
     "Sigmoid at the end": one("Sigmoid"),
+    # functions too large to be one node
+    "roots of squares": chain(*[("Pow", {"e": np.float32(2)}, {}), ("Sqrt", {}, {})] * 8),
+    "sums of sums of functions": model(
+        [node("Sigmoid", ["x"], ["t0"]), *[node("Add", [f"t{k}", f"t{k - 1}" if k else "x"], [f"t{k + 1}"])
+                                           for k in range(12)], node("Relu", ["t12"], ["y"])]),
     # constants that the graph computes
     "Shape, Gather, Concat, Reshape": model(
         [node("Shape", ["x"], ["s"]), node("Gather", ["s", "zero"], ["n"]), node("Unsqueeze", ["n", "axis"], ["u"]),
@@ -217,7 +223,7 @@ MODELS = {
 }
 
 
-for name in ("ArgMax on axis 1", "ArgMax on axis -1"):
+for name in ("ArgMax on axis 1", "ArgMax on axis -1", "ArgMax without its axis"):
     MODELS[name].graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
 
 

@@ -83,6 +83,13 @@ def test_nodes_become_one_where_that_computes_the_same_and_tensors_keep_their_na
     assert list(network.shapes) == tensors
 
 
+@pytest.mark.parametrize(("step", "nodes"), [(("Abs", {}, {}), 6), (("Pow", {"e": np.float32(2)}, {}), 55)])
+def test_a_joined_function_has_at_most_64_operations(step, nodes, file):
+    """Each Pow 2 doubles the expression: six make 63 operations."""
+    network = load(chain(*[step] * 330), file)
+    assert [type(one).__name__ for one in network.nodes] == ["Pointwise"] * nodes
+
+
 def test_limits_of_floats_are_no_limits(file):
     lowest = float(np.finfo(np.float32).min)
     (clip,) = load(chain(("Clip", {}, {"min": lowest, "max": -lowest}), opset=7), file).nodes
@@ -240,6 +247,7 @@ ONES = dict(zip("gbmv", np.ones((4, 2), np.float32)))
 TWOS = dict(zip("gbmv", np.ones((4, 4), np.float32)))
 RATIO = np.float32(0.5)
 RESHAPE = "a reshape must keep the batch in front and the 72 elements of (2, 6, 6) behind it"
+SCALES = "scales must be 1 for the batch and whole numbers up to 65536 for (2, 6, 6)"
 INFERENCE = "only inference per channel is supported: training_mode 0, spatial 1"
 LARGE = f"a tensor may have at most {MAX_ELEMENTS} elements, got shape"
 DECLARED = f"tensor 'w' must have at most 8 axes and 1 to {MAX_PARAMETERS} elements, got shape"
@@ -278,6 +286,8 @@ REFUSED_NODES = [
      "1-D and 2-D convolution is supported, got shape (1, 2, 3, 3, 3)"),
     (conv(W[:, :1]), "weight must be (O, 2, R, S) for 2 input channels in 1 groups, got shape (3, 1, 3, 2)"),
     (conv(group=0), "groups must be >= 1, got 0"),
+    *[(chain(("ConvTranspose", {"w": W.swapaxes(0, 1)}, {"group": group})), "group must divide the 2 input channels, "
+       f"and strides and dilations be 1 or more, got {group}, (1, 1) and (1, 1)") for group in (0, -1, 3)],
     (conv(kernel_shape=[2, 3]), "attribute kernel_shape must be the weight's (3, 2), got (2, 3)"),
     (conv(strides=[1, 1, 1]),
      "attribute strides must be 2 integers up to 65536, as only 2-D windows are supported, got (1, 1, 1)"),
@@ -321,8 +331,25 @@ REFUSED_NODES = [
     (chain(("Clip", {"low": np.float32(1), "high": np.float32(0)}, {})),
      "clip needs finite low <= high, got 1.0 and 0.0"),
     (chain(("ReduceMean", {}, {})), "the mean must be over axes behind the batch, got all axes"),
+    *[(chain(("ReduceMean", {}, {"axes": [2, axis]})), f"axes must be one of 1 to 3, behind the batch, got {axis}")
+      for axis in (6, -5, 4, 0, -4)],
+    (chain(FLATTEN, ("ArgMax", {}, {"axis": 1, "select_last_index": 1})), "select_last_index must be 0, got 1"),
+    (chain(("ArgMax", {}, {"axis": 1, "keepdims": 0})),
+     "keepdims must be 1 for an image of several axes, got 0 for (2, 6, 6)"),
+    (chain(FLATTEN, ("Softmax", {}, {"keepdims": 1})), "attribute keepdims is not supported"),
     # moves
     (chain(("Concat", {}, {})), "attribute axis must be given, got none"),
+    *[(chain(("Resize", {"r": None, "s": np.float32(scales)}, {
+        "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"})),
+       f"{SCALES}, got {tuple(np.float32(scales).tolist())}")
+      for scales in ((1, 1, 1, 2.3), (1, 1, 1, 0.5), (1, 1, np.inf, 1), (1, 1, 1, np.nan), (2, 1, 1, 1), (1, 1, 2),
+                     (1, 1, 1e30, 1))],
+    (chain(("Resize", {"r": None, "s": None, "z": ints(1, 2, 12, 15)}, {})), f"{SCALES}, got (1.0, 1.0, 2.0, 2.5)"),
+    (chain(("Resize", {"r": None, "s": None, "z": ints(1, 2, 12, 6)}, {}), shape=(2, 2, 6, 6)),
+     f"{SCALES}, got (0.5, 1.0, 2.0, 1.0)"),
+    (chain(("Resize", {"r": None, "s": None, "z": ints(1, 2, 12)}, {})),
+     "sizes must be one for each axis of (1, 2, 6, 6), got (1, 2, 12)"),
+    (chain(("Upsample", {}, {"scales": [b"1"] * 4}), opset=8), f"{SCALES}, got (b'1', b'1', b'1', b'1')"),
     (chain(("Flatten", {}, {"axis": 0})), "axis must keep the batch apart from (2, 6, 6), got 0"),
     *[(chain(("Reshape", {"shape": ints(*target)}, {})), f"{RESHAPE}, got {(target[0] or 1, *target[1:])}")
       for target in ((2, 36), (-1, -1), (72,), (0, 71))],
@@ -353,6 +380,8 @@ REFUSED = [
      "node 'a' (Add): it must read tensors made before it, got 'b', made by a later node: a cycle, or nodes out of "
      "order"),
     (doubled(), f"node 't27' (Concat): {LARGE} ({2**27},)"),
+    *[(model([node("ConstantOfShape", ["s"], ["c"]), node("Add", ["x", "c"], ["y"])], [tensor("s", [size])]),
+       "node 'y' (Add): ConstantOfShape must have a shape of integers, got float32") for size in (np.inf, 6.0)],
     # graphs
     (model([node("Relu", ["x"], ["y"]), node("Relu", ["y"], ["y"])]), "tensor names must differ, got 'y' twice"),
     (model([node("ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=0), node("Relu", ["x"], ["y:mean"]),
@@ -395,6 +424,12 @@ def test_refusals_say_in_one_sentence_what_is_wrong(loaded, message, file):
         assert tracemalloc.get_traced_memory()[1] < 2**25  # nothing of a declared size was allocated
     finally:
         tracemalloc.stop()
+
+
+def test_a_long_chain_of_constants_is_refused(file):
+    nodes = [node("Neg", [f"c{k}"], [f"c{k + 1}"]) for k in range(2000)]
+    with pytest.raises(ValueError, match=r"node 'y' \(Add\): it must depend on fewer nodes in a row, got more than"):
+        load(model([*nodes, node("Add", ["x", "c2000"], ["y"])], [tensor("c0", 1.0)]), file)
 
 
 def test_weights_shared_by_many_layers_count_each_time(file, monkeypatch):
