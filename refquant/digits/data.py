@@ -54,7 +54,7 @@ def _double(x: np.ndarray) -> np.ndarray:
 def load_images() -> tuple[LabelledImages, LabelledImages]:
     """The training images and the held-out ones, with their labels.
 
-    1 347 and 450 of the 1 797 digits, parted by a random permutation that is stored in the file, so
+    1 347 and 450 of the 1 797 digits, split by a random permutation that is stored in the file, so
     that the parts are the same under every NumPy. Arrays are new at each call: write to them freely.
 
     >>> (images, labels), (test_images, test_labels) = load_images()

@@ -6,6 +6,7 @@ below returns ∂L/∂x for every input and ∂L/∂θ for every parameter, in c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import singledispatch
 from typing import Any
@@ -56,12 +57,14 @@ def with_batch_statistics(node: BatchNorm, x: np.ndarray) -> BatchNorm:
     return replace(node, mean=x.mean(axis=axes), variance=x.var(axis=axes))
 
 
-def backward_batch(network: Network, tensors: dict[str, np.ndarray],
-                   d_output: np.ndarray) -> dict[str, np.ndarray]:
+def backward_batch(network: Network, tensors: dict[str, np.ndarray], d_output: np.ndarray,
+                   outputs: Mapping[str, np.ndarray] | None = None, passes: Mapping[str, np.ndarray] | None = None
+                   ) -> dict[str, np.ndarray]:
     """∂L/∂θ of every trained parameter, named ``<node>.<field>``.
 
-    network, tensors: what ``forward_batch`` returned. d_output: ∂L/∂(network output). A parameter
-    that the output does not depend on is left out.
+    network, tensors: what ``forward_batch`` returned. d_output: ∂L/∂(network output). outputs, passes: where the next
+    node reads something else than a node's output, that output and where its gradient passes (``qat``). A parameter
+    that the network's output does not depend on is left out.
 
     >>> network = Network((2,), (Linear("logits", ("input",), np.array([[1.0, 2.0], [0.0, 1.0]])),))
     >>> network, tensors = forward_batch(network, np.array([[3.0, 4.0]]))
@@ -75,7 +78,10 @@ def backward_batch(network: Network, tensors: dict[str, np.ndarray],
         if node.name not in d_tensors:
             continue
         inputs = [tensors[name] for name in node.inputs]
-        d_inputs, d_fields = backward(node, d_tensors.pop(node.name), tensors[node.name], *inputs)
+        dy = d_tensors.pop(node.name)
+        if passes and node.name in passes:
+            dy = dy * passes[node.name]
+        d_inputs, d_fields = backward(node, dy, (outputs or tensors)[node.name], *inputs)
         for name, gradient in zip(node.inputs, d_inputs):
             # A tensor read twice gets the sum. Not +=: Add hands one array to both of its inputs.
             d_tensors[name] = d_tensors[name] + gradient if name in d_tensors else gradient
@@ -231,13 +237,20 @@ def _(node: GlobalAveragePool, dy: np.ndarray, y: np.ndarray, x: np.ndarray) -> 
 
 @backward.register
 def _(node: Add, dy: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> Gradients:
-    return (dy, dy), {}
+    return (_sum_to(dy, a.shape), _sum_to(dy, b.shape)), {}
+
+
+def _sum_to(dy: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Σ dy over the axes along which an operand of ``shape`` was repeated."""
+    axes = tuple(axis for axis, size in enumerate(shape) if size != dy.shape[axis])
+    return dy.sum(axis=axes, keepdims=True) if axes else dy
 
 
 @backward.register
 def _(node: Concat, dy: np.ndarray, y: np.ndarray, *inputs: np.ndarray) -> Gradients:
-    ends = np.cumsum([x.shape[1] for x in inputs])
-    return tuple(np.split(dy, ends[:-1], axis=1)), {}
+    axis = node.axis + 1
+    ends = np.cumsum([x.shape[axis] for x in inputs])
+    return tuple(np.split(dy, ends[:-1], axis)), {}
 
 
 @backward.register

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refquant.digits.architecture import parameters, with_parameters
-from refquant.digits.gradients import backward, check_labels, cross_entropy
-from refquant.digits.training import BATCH, MOMENTUM, shifted
+from refquant.digits.gradients import backward_batch, cross_entropy
+from refquant.digits.training import BATCH, MOMENTUM, check_training, shifted
 from refquant.integers.checks import integer
 from refquant.integers.formats import IntFormat
 from refquant.network.batchnorm import fold_batchnorm
-from refquant.network.float_forward import check_images, evaluate
+from refquant.network.float_forward import evaluate
 from refquant.network.graph import Conv, Linear, Network
 from refquant.network.proof import QuantizedNetwork
 from refquant.network.qparams import QuantParams
@@ -87,22 +87,6 @@ def forward_quantized(network: Network, images: np.ndarray, qparams: dict[str, A
     return network.replace_nodes(nodes), tensors, outputs, passes
 
 
-def backward_quantized(network: Network, tensors: dict[str, np.ndarray], outputs: dict[str, np.ndarray],
-                       passes: dict[str, np.ndarray], d_output: np.ndarray) -> dict[str, np.ndarray]:
-    """∂L/∂θ of every parameter, straight through every quantizer; arguments as ``forward_quantized`` returns them."""
-    d_tensors, d_parameters = {network.output: d_output}, dict[str, np.ndarray]()
-    for node in reversed(network.nodes):
-        if node.name not in d_tensors:
-            continue
-        dy = d_tensors.pop(node.name)
-        dy = dy * passes[node.name] if node.name in passes else dy
-        d_inputs, d_fields = backward(node, dy, outputs[node.name], *(tensors[name] for name in node.inputs))
-        for name, gradient in zip(node.inputs, d_inputs):
-            d_tensors[name] = d_tensors[name] + gradient if name in d_tensors else gradient
-        d_parameters.update({f"{node.name}.{field}": gradient for field, gradient in d_fields.items()})
-    return d_parameters
-
-
 def fine_tune(network: Network, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator, *, weight_bits: int,
               activation_bits: int, epochs: int = EPOCHS, on_step: Callable[[float], None] | None = None) -> Network:
     """The network, BatchNorm folded, after ``epochs`` passes of stochastic gradient descent through its quantizers.
@@ -115,8 +99,7 @@ def fine_tune(network: Network, images: np.ndarray, labels: np.ndarray, rng: np.
     with each batch's loss.
     """
     network, epochs = fold_batchnorm(network), integer(epochs, "epochs", 1)
-    images = check_images(images, network.input_shape)
-    labels = check_labels(labels, len(images), network.shapes[network.output][0])
+    images, labels = check_training(network, images, labels)
     state = {name: array.astype(images.dtype) for name, array in parameters(network).items()}
     velocity: dict[str, np.ndarray] = {}
     size = min(BATCH, len(images))
@@ -132,7 +115,7 @@ def fine_tune(network: Network, images: np.ndarray, labels: np.ndarray, rng: np.
         if on_step:
             on_step(loss)
         rate = RATE * (1 + math.cos(math.pi * step / (epochs * batches))) / 2
-        for name, gradient in backward_quantized(quantized, tensors, outputs, passes, d_logits).items():
+        for name, gradient in backward_batch(quantized, tensors, d_logits, outputs, passes).items():
             velocity[name] = MOMENTUM * velocity.get(name, 0.0) + gradient
             state[name] = state[name] - rate * velocity[name]
     return with_parameters(network, state)

@@ -66,6 +66,15 @@ def shifted(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
                      for image, (down, across) in zip(padded, offsets)])
 
 
+def check_training(network: Network, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The images and labels; ValueError unless they fit the network, which must turn (C, H, W) into (K,)."""
+    if len(network.input_shape) != 3 or len(network.shapes[network.output]) != 1:
+        raise ValueError(f"the network must turn (C, H, W) into (K,), got {network.input_shape} into "
+                         f"{network.shapes[network.output]}")
+    images = check_images(images, network.input_shape)
+    return images, check_labels(labels, len(images), network.shapes[network.output][0])
+
+
 def train(network: Network, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator, *,
           epochs: int = EPOCHS, on_step: Callable[[float], None] | None = None) -> Network:
     """The network after ``epochs`` passes over the images, ``shifted``, in random order, in batches of 64.
@@ -82,11 +91,7 @@ def train(network: Network, images: np.ndarray, labels: np.ndarray, rng: np.rand
     network within a process; other machines differ, as float BLAS does. ValueError for arrays that do
     not fit the network.
     """
-    if len(network.input_shape) != 3 or len(network.shapes[network.output]) != 1:
-        raise ValueError(f"the network must turn (C, H, W) into (K,), got {network.input_shape} into "
-                         f"{network.shapes[network.output]}")
-    images = check_images(images, network.input_shape)
-    labels = check_labels(labels, len(images), network.shapes[network.output][0])
+    images, labels = check_training(network, images, labels)
     epochs = integer(epochs, "epochs", 1)
     state = {name: array.astype(images.dtype) for name, array in parameters(network).items()}
     velocity: dict[str, np.ndarray] = {}

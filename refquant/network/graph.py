@@ -6,14 +6,14 @@ front, which shapes here leave out: (C, H, W), or (F,) after Flatten. More nodes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import numpy as np
 
 from refquant.convolution.geometry import Geometry
-from refquant.integers.checks import finite
+from refquant.integers.checks import finite, is_integer, one_of
 from refquant.integers.formats import frozen_copy
 
 Shape = tuple[int, ...]
@@ -34,6 +34,8 @@ class Node:
             value = getattr(self, parameter.name)
             if str(parameter.type).startswith("np.ndarray") and value is not None:
                 object.__setattr__(self, parameter.name, frozen_copy(finite(value, parameter.name)))
+            if parameter.type == "tuple[int, ...]" and not (isinstance(value, tuple) and all(map(is_integer, value))):
+                raise ValueError(f"{parameter.name} must be a tuple of integers, got {value!r}")
         self.check()
 
     def check(self) -> None:
@@ -56,10 +58,7 @@ def _expect_planes(shape: Shape) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Conv(Node):
-    """Convolution. weight: (O, C/groups, R, S); bias: (O,) or None.
-
-    A 1x1 kernel also reads flat tensors (F,), as F planes of one element.
-    """
+    """Convolution; a 1x1 kernel also reads flat tensors (F,). weight: (O, C/groups, R, S); bias: (O,) or None."""
 
     weight: np.ndarray
     bias: np.ndarray | None = None
@@ -80,8 +79,7 @@ class Conv(Node):
             return planes[:1]
         _expect_planes(shapes[0])
         self.geometry.check_shapes((1, *shapes[0]), self.weight.shape)
-        _, height, width = shapes[0]
-        return (len(self.weight), *self.geometry.output_size(height, width, self.weight.shape[2:]))
+        return (len(self.weight), *self.geometry.output_size(shapes[0][1], shapes[0][2], self.weight.shape[2:]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +210,7 @@ class GlobalAveragePool(Node):
 
 @dataclass(frozen=True, eq=False)
 class Add(Node):
-    """Sum of two tensors of one shape, but for axes of one element, which are repeated."""
+    """Sum of two tensors; axes of size 1 broadcast."""
 
     arity = 2
 
@@ -221,9 +219,9 @@ class Add(Node):
 
 
 def broadcast_shape(*shapes: Shape) -> Shape:
-    """The common shape of tensors with as many axes, in which axes of one element are repeated."""
+    """The common shape of tensors with as many axes; axes of size 1 broadcast."""
     if len({len(shape) for shape in shapes}) != 1 or any(len({*sizes} - {1}) > 1 for sizes in zip(*shapes)):
-        raise ValueError(f"the tensors must have one shape, but for axes of one element, got "
+        raise ValueError(f"shapes must broadcast (equal sizes, or 1, on each axis), got "
                          f"{' and '.join(map(str, shapes))}")
     return tuple(map(max, zip(*shapes)))
 
@@ -262,6 +260,9 @@ class Final(Node):
     kind: str = "softmax"
     axis: int = 0
 
+    def check(self) -> None:
+        one_of(self.kind, ("softmax", "log_softmax", "sigmoid", "argmax"), "kind")
+
     def output_shape(self, *shapes: Shape) -> Shape:
         if not 0 <= self.axis < len(shapes[0]):
             raise ValueError(f"axis must be one of shape {shapes[0]}, got {self.axis}")
@@ -270,7 +271,7 @@ class Final(Node):
 
 
 class Softmax(Final):
-    """The usual one."""
+    """Softmax along ``axis``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,7 +299,7 @@ class Network:
         if not self.nodes:
             raise ValueError("a network must have at least one node, got none")
         object.__setattr__(self, "output", self.output or self.nodes[-1].name)
-        object.__setattr__(self, "shapes", dict(self._infer_shapes()))
+        object.__setattr__(self, "shapes", self._infer_shapes())
         if unknown := [name for name in self.outputs if name not in self.shapes]:
             raise ValueError(f"output must be a tensor of the network, got {unknown[0]!r}")
         for node in self.nodes:
@@ -311,9 +312,8 @@ class Network:
         """All results, the first one first."""
         return (self.output, *self.others)
 
-    def _infer_shapes(self) -> Iterator[tuple[str, Shape]]:
+    def _infer_shapes(self) -> dict[str, Shape]:
         known = {self.input: self.input_shape}
-        yield self.input, self.input_shape
         for node in self.nodes:
             if node.name in known:
                 raise ValueError(f"tensor names must differ, got {node.name!r} twice")
@@ -326,7 +326,7 @@ class Network:
                 known[node.name] = node.output_shape(*(known[name] for name in node.inputs))
             except ValueError as error:
                 raise ValueError(f"node {node.name!r}: {error}") from None
-            yield node.name, known[node.name]
+        return known
 
     def only_reader(self, tensor: str) -> Node | None:
         """The node that reads ``tensor``, if there is just one and the tensor is not the output."""
@@ -337,12 +337,12 @@ class Network:
         return [node for node in self.nodes if tensor in node.inputs]
 
     def without_softmax(self) -> Network:
-        """The network that ends at its Softmax's input, as integer networks do; this one if it has none."""
+        """The network that ends at its Softmax's input, as integer networks do; ValueError if no node is left."""
         finals = {node.name: node.inputs[0] for node in self.nodes if isinstance(node, Final)}
-        if not finals:
-            return self
-        outputs = dict.fromkeys(finals.get(name, name) for name in self.outputs)
-        return self.replace_nodes((node for node in self.nodes if node.name not in finals), *outputs)
+        nodes = [node for node in self.nodes if node.name not in finals]
+        if not nodes:
+            raise ValueError(f"a network must have a node before its Softmax, got only {list(finals)}")
+        return self.replace_nodes(nodes, *dict.fromkeys(finals.get(name, name) for name in self.outputs))
 
     def replace_nodes(self, nodes: Iterable[Node], *outputs: str) -> Network:
         """The same input with other nodes. outputs: by default those of this one."""

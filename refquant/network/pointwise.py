@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from inspect import signature
 from typing import Any, ClassVar
 
 import numpy as np
@@ -81,6 +82,7 @@ PRIMITIVES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "softplus": (lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))), _softplus),
     "erf": (special.erf, _erf),
 }
+_ARITIES = {name: len(signature(functions[1]).parameters) for name, functions in PRIMITIVES.items()}
 
 
 def evaluate_expression(expression: Expression, x: np.ndarray, channel_axis: int = 1) -> np.ndarray:
@@ -112,7 +114,7 @@ def _in_decimals(expression: Expression, x: Decimal, channel: int) -> Decimal:
 
 def _is_number(argument: Any) -> bool:
     """A number, or a tuple of one number per channel; expressions are X and tuples that begin with a name."""
-    return argument != X and not (isinstance(argument, tuple) and isinstance(argument[0], str))
+    return argument != X and not (isinstance(argument, tuple) and argument and isinstance(argument[0], str))
 
 
 def _number(argument: Any, x: np.ndarray, channel_axis: int) -> Any:
@@ -148,17 +150,22 @@ class Pointwise(Node):
     expression: Expression
 
     def check(self) -> None:
-        def walk(part: Expression) -> None:
-            if part == X or not isinstance(part, tuple) or _is_number(part):
+        def reads_x(part: Expression) -> bool:
+            if part == X:
+                return True
+            if _is_number(part):
                 numbers = part if isinstance(part, tuple) else (part,)
-                if part != X and not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
+                if not numbers or not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
                     raise ValueError(f"an expression holds finite numbers, got {numbers[:8]}")
-                return
-            if part[0] not in PRIMITIVES:
-                raise ValueError(f"a function must be one of {', '.join(PRIMITIVES)}, got {part[0]!r}")
-            for argument in part[1:]:
-                walk(argument)
-        walk(self.expression)
+                return False
+            name, *arguments = part
+            if name not in PRIMITIVES:
+                raise ValueError(f"a function must be one of {', '.join(PRIMITIVES)}, got {name!r}")
+            if len(arguments) != _ARITIES[name]:
+                raise ValueError(f"the number of arguments of {name} must be {_ARITIES[name]}, got {len(arguments)}")
+            return any([reads_x(argument) for argument in arguments])
+        if not reads_x(self.expression):
+            raise ValueError(f"an expression must read {X!r}, got {self.expression!r}")
 
     def output_shape(self, *shapes: Shape) -> Shape:
         channels = channels_of(self.expression)
@@ -169,7 +176,7 @@ class Pointwise(Node):
 
 @dataclass(frozen=True, eq=False)
 class Mul(Node):
-    """Product of two tensors of one shape, or with axes of one element against longer ones."""
+    """Product of two tensors; axes of size 1 broadcast."""
 
     arity: ClassVar[int | None] = 2
 

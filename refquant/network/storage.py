@@ -2,13 +2,14 @@
 
 The manifest, stored as the bytes of the array ``manifest``, lists tensors and layers; arrays are stored under
 the path of the field that holds them, as in ``layers.3.terms.0.weight_q``. The same network gives the
-same bytes everywhere.
+same arrays; the compressed bytes depend on zlib.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Collection
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -19,32 +20,44 @@ import numpy as np
 from refquant.convolution.geometry import Geometry
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
-from refquant.network import moves, pointwise_layers
-from refquant.network import program as layer_types
-from refquant.network.program import Term
+from refquant.network import moves
+from refquant.network.graph import Concat, Shape
+from refquant.network.pointwise_layers import QuantizedLargest, QuantizedMove, QuantizedMul, QuantizedTable
+from refquant.network.program import (
+    IntegerProgram,
+    Layer,
+    QuantizedAdd,
+    QuantizedAveragePool,
+    QuantizedClip,
+    QuantizedConcat,
+    QuantizedConv,
+    QuantizedFlatten,
+    QuantizedMaxPool,
+    Term,
+)
 from refquant.network.proof import QuantizedNetwork
 from refquant.network.qparams import PiecewiseParams, QuantParams
 
+# Of one image's tensor, as when ONNX files are read: a file of a few bytes can declare anything.
+MAX_ELEMENTS = 2**26
 KIND, VERSION = "refquant quantized network", 3
 # What versions 1 and 2 called otherwise.
 _FORMER = {"Encoding": "QuantParams", "plane": "lookup_table", "limited": "rescaled_channels"}
 _TYPES: dict[str, Any] = {cls.__name__: cls for cls in (
-    IntFormat, QuantParams, PiecewiseParams, Multiplier, Term, layer_types.QuantizedConv,
-    layer_types.QuantizedAdd, layer_types.QuantizedConcat, layer_types.QuantizedAveragePool,
-    layer_types.QuantizedMaxPool, layer_types.QuantizedClip, layer_types.QuantizedFlatten,
-    pointwise_layers.QuantizedMove, pointwise_layers.QuantizedTable, pointwise_layers.QuantizedMul,
-    pointwise_layers.QuantizedLargest, *moves.Move.__subclasses__())}
+    IntFormat, QuantParams, PiecewiseParams, Multiplier, Term, QuantizedConv, QuantizedAdd, QuantizedConcat,
+    QuantizedAveragePool, QuantizedMaxPool, QuantizedClip, QuantizedFlatten, QuantizedMove, QuantizedTable,
+    QuantizedMul, QuantizedLargest, *moves.Move.__subclasses__())}
 _PARTS = ("input", "output", "input_shape", "layers", "qparams", "dialect", "others")
 
 
 def quantized_to_bytes(network: QuantizedNetwork) -> bytes:
     """The .npz file's bytes."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     manifest = {"kind": KIND, "version": VERSION,
                 **{name: _pack(getattr(network, name), name, arrays) for name in _PARTS}}
     text = json.dumps(manifest, sort_keys=True).encode()
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, manifest=np.frombuffer(text, np.uint8), **arrays)
+    np.savez_compressed(buffer, manifest=np.frombuffer(text, np.uint8), **arrays)
     return buffer.getvalue()
 
 
@@ -57,7 +70,7 @@ def load_quantized(path: str | Path) -> QuantizedNetwork:
     try:
         manifest = json.loads(arrays.pop("manifest").tobytes())
         known = manifest["kind"] == KIND
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{path} must be a quantized network written by refquant, got another kind of file"
                          ) from None
     if known and manifest.get("version") == 1:  # which called the dialect semantics
@@ -71,8 +84,9 @@ def load_quantized(path: str | Path) -> QuantizedNetwork:
                          f"{manifest.get('version')!r}")
     try:
         parts = {name: _unpack(manifest[name], arrays) for name in _PARTS}
+        _check_sizes(IntegerProgram(**parts))
         return QuantizedNetwork(**parts)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{path} must describe a whole network, got: {error}") from None
 
 
@@ -152,3 +166,37 @@ def _unpack(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     parts = {name: _unpack(item, arrays) for name, item in content.items()}
     return parts if kind == "dict" else _TYPES[_FORMER.get(str(kind), str(kind))](
         **{_FORMER.get(str(name), str(name)): part for name, part in parts.items()})
+
+
+def _check_sizes(program: IntegerProgram) -> None:
+    """ValueError for a tensor of more than MAX_ELEMENTS elements, before any is computed."""
+    shapes = {program.input: _bounded(program.input_shape)}
+    for layer in program.layers:
+        try:
+            shapes[layer.output] = _bounded(_output_shape(layer, *(shapes[name] for name in layer.inputs)))
+        except (ValueError, IndexError) as error:
+            raise ValueError(f"layer {layer.name!r}: {error}") from None
+
+
+def _bounded(shape: Shape) -> Shape:
+    if math.prod(shape) > MAX_ELEMENTS:
+        raise ValueError(f"a tensor must have at most {MAX_ELEMENTS} elements, got shape {shape}")
+    return shape
+
+
+def _output_shape(layer: Layer, *shapes: Shape) -> Shape:
+    """The shape that a layer writes, from those that it reads."""
+    shape = shapes[0]
+    if isinstance(layer, (QuantizedConv, QuantizedMaxPool, QuantizedAveragePool)):
+        top, left, bottom, right = layer.geometry.padding
+        channels, height, width = (*shape, 1, 1)[:3]  # features are planes of one element
+        _bounded((channels, top + height + bottom, left + width + right))
+        kernels = layer.terms[0].weight_q.shape if isinstance(layer, QuantizedConv) else (channels, 1, *layer.kernel)
+        return (kernels[0], *layer.geometry.output_size(height, width, kernels[2:]))[:len(shape)]
+    if isinstance(layer, QuantizedMove):
+        return layer.move.output_shape(shape)
+    if isinstance(layer, QuantizedConcat):
+        return Concat(layer.name, layer.inputs, layer.axis).output_shape(*shapes)
+    if isinstance(layer, QuantizedFlatten):
+        return (math.prod(shape),)
+    return np.broadcast_shapes(*shapes)

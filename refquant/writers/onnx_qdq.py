@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from refquant.convolution.geometry import Geometry
+from refquant.integers.formats import IntFormat, check_codes
+from refquant.network.graph import AveragePool
 from refquant.network.moves import Pad, Repeat, Reshape, Slice, Spread, Transpose
 from refquant.network.pointwise_layers import QuantizedLargest, QuantizedMove, QuantizedMul, QuantizedTable
 from refquant.network.program import (
@@ -35,7 +38,8 @@ OPSET = 13
 def to_qdq(network: QuantizedNetwork) -> bytes:
     """The ONNX file's bytes. Its input is float (N, ...), its outputs are the dequantized outputs, by their names.
 
-    ValueError for formats of more than 8 bits, piecewise codes and layers of several sums, which ONNX cannot hold.
+    ValueError for what ONNX cannot hold: formats of more than 8 bits, piecewise codes, layers of several sums, biases
+    beyond int32, tables per channel, and average pools that are dilated or count by another rule than ONNX's two.
     ModuleNotFoundError without the onnx package.
     """
     try:
@@ -138,19 +142,25 @@ class _Writer:
         s_x, s_y = (self.network.qparams[name].scale for name in (tensor, layer.output))
         step = np.broadcast_to(term.multiplier.real * s_x / s_y, len(term.weight_q)).astype(np.float32)
         flat, name = len(self.network.shapes[tensor]) == 1, layer.name
-        weight = term.weight_q.reshape(len(step), -1) if flat else term.weight_q
+        product = flat and layer.geometry == Geometry()
+        weight = term.weight_q.reshape(len(step), -1) if product else term.weight_q
         inputs = [tensor, self.node("DequantizeLinear", [
             self.constant(f"{name}:w_q", weight, np.int8), self.constant(f"{name}:w_step", step, np.float32),
             self.constant(f"{name}:w_zero", np.zeros(len(step)), np.int8)], f"{name}:w", axis=0)]
         if term.bias_q is not None:
+            bias_q = check_codes(term.bias_q, IntFormat(32), f"layer {name!r}: bias_q")
             inputs.append(self.node("DequantizeLinear", [
-                self.constant(f"{name}:b_q", term.bias_q, np.int32),
+                self.constant(f"{name}:b_q", bias_q, np.int32),
                 self.constant(f"{name}:b_step", step * np.float32(1 / s_x), np.float32),
                 self.constant(f"{name}:b_zero", np.zeros(len(step)), np.int32)], f"{name}:b", axis=0))
-        if flat:
+        if product:
             real = self.node("Gemm", inputs, f"{name}:real", transB=1)
         else:
+            if flat:  # features as planes of one element, and back
+                planes = self.constant(f"{name}:planes_places", (0, -1, 1, 1), np.int64)
+                inputs[0] = self.node("Reshape", [tensor, planes], f"{name}:planes")
             real = self.node("Conv", inputs, f"{name}:real", **_window(layer.geometry), group=layer.geometry.groups)
+            real = self.node("Flatten", [real], f"{name}:flat") if flat else real
         self.finish(layer, real)
 
     @write.register
@@ -176,10 +186,14 @@ class _Writer:
             raise ValueError(f"layer {layer.name!r}: a dilated average pool has no QDQ form")
         s_x, s_y = (self.network.qparams[name].scale for name in (layer.inputs[0], layer.output))
         counts = np.rint(s_y / (s_x * layer.multiplier.real))
-        whole = bool((counts == np.prod(layer.kernel)).all())
+        plane = self.network.shapes[layer.inputs[0]][1:]
+        rules = [rule for rule in (True, False) if (counts == AveragePool(
+            layer.name, layer.inputs, layer.kernel, layer.geometry, rule).counts(plane)).all()]
+        if not rules:
+            raise ValueError(f"layer {layer.name!r}: an average pool that counts some of its padding has no QDQ form")
         self.finish(layer, self.node("AveragePool", list(layer.inputs), f"{layer.name}:real",
                                      **_window(layer.geometry, dilations=False), kernel_shape=list(layer.kernel),
-                                     count_include_pad=int(whole)))
+                                     count_include_pad=int(rules[0])))
 
     @write.register
     def _(self, layer: QuantizedMaxPool) -> None:

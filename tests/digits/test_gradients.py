@@ -72,6 +72,9 @@ CASES = {  # of convolutions also random ones, below
         AveragePool("y", ("x",), (3, 3), Geometry.of(stride=2, padding=1), True), [normal(1, 2, 5, 5)]),
     "global average pool": (GlobalAveragePool("y", ("x",)), [normal(2, 3, 4, 5)]),
     "add": (Add("y", ("a", "b")), [normal(2, 3, 2, 2), normal(2, 3, 2, 2, seed=1)]),
+    "add, one operand repeated": (Add("y", ("a", "b")), [normal(2, 3, 2, 2), normal(2, 3, 1, 1)]),
+    "add, both operands repeated": (Add("y", ("a", "b")), [normal(2, 1, 4), normal(2, 3, 1)]),
+    "concat of rows": (Concat("y", ("a", "b"), axis=1), [normal(2, 3, 1, 2), normal(2, 3, 4, 2)]),
     "concat": (Concat("y", ("a", "b", "c")), [normal(2, 1, 2, 2), normal(2, 3, 2, 2), normal(2, 2, 2, 2)]),
     "flatten": (Flatten("y", ("x",)), [normal(2, 3, 2, 2)]),
 }

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from refquant.digits.architecture import parameters, with_parameters
 from refquant.digits.data import load_images
 from refquant.digits.gradients import backward_batch, cross_entropy, forward_batch
-from refquant.digits.qat import backward_quantized, fine_tune, forward_quantized, in_integers, straight_through
+from refquant.digits.qat import fine_tune, forward_quantized, in_integers, straight_through
 from refquant.digits.weights import calibration_images, load_weights
 from refquant.integers.formats import IntFormat
 from refquant.network.batchnorm import fold_batchnorm
@@ -37,7 +37,7 @@ def test_the_gradient_of_a_clipped_activation_is_zero_and_of_others_as_if_nothin
     quantized, tensors, outputs, passes = forward_quantized(network, images, qparams, 8)
     assert tensors["first"].tolist() == [[0.5, 1.5]] and passes["first"].tolist() == [[True, False]]
     assert tensors["last"].tolist() == [[-1.0]]
-    gradients = backward_quantized(quantized, tensors, outputs, passes, np.array([[1.0]]))
+    gradients = backward_batch(quantized, tensors, np.array([[1.0]]), outputs, passes)
     assert gradients["last.weight"].tolist() == [[0.5, 1.5]]
     assert gradients["first.weight"].tolist() == [[0.6, 4.0], [0.0, 0.0]]  # the second output was clipped
 
@@ -51,7 +51,7 @@ def test_without_activation_quantizers_and_with_fine_weights_the_gradients_are_t
     quantized, tensors, outputs, passes = forward_quantized(network, images, {}, 16)
     assert not passes
     _, d = cross_entropy(tensors[network.output], train.labels[:8])
-    found = backward_quantized(quantized, tensors, outputs, passes, d)
+    found = backward_batch(quantized, tensors, d, outputs, passes)
     float_network, float_tensors = forward_batch(network, images)
     _, float_d = cross_entropy(float_tensors[network.output], train.labels[:8])
     for name, gradient in backward_batch(float_network, float_tensors, float_d).items():
@@ -107,3 +107,10 @@ def test_what_does_not_fit_is_refused(labels, weight_bits, epochs, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         fine_tune(load_weights(), train.images[:10], train.labels[:labels], np.random.default_rng(0),
                   weight_bits=weight_bits, activation_bits=8, epochs=epochs)
+
+
+def test_a_network_of_features_is_refused():
+    network = Network((2,), (Linear("y", ("input",), np.ones((3, 2))),))
+    with pytest.raises(ValueError, match=r"^the network must turn \(C, H, W\) into \(K,\), got \(2,\) into \(3,\)$"):
+        fine_tune(network, np.ones((4, 2)), np.zeros(4, int), np.random.default_rng(0), weight_bits=8,
+                  activation_bits=8)

@@ -19,12 +19,16 @@ from refquant.network.graph import (
     Clip,
     Concat,
     Conv,
+    Final,
     Flatten,
     GlobalAveragePool,
     Linear,
     MaxPool,
     Network,
+    Softmax,
 )
+from refquant.network.moves import Pad, Reshape
+from refquant.network.pointwise import Pointwise, X
 from refquant.strategies import images, networks
 
 
@@ -194,6 +198,18 @@ BAD_NODES = [
     *[(lambda shape=shape: Network(shape, [Clip("a", "input")]),
        f"input_shape must be (C, H, W) or (F,), or up to 7 integers, got {shape}")
       for shape in ((), (3, 0, 2), (-1,), (1,) * 8, (1.5, 2, 2))],
+    (lambda: Final("f", "input", "foo"), "kind must be one of softmax, log_softmax, sigmoid, argmax, got 'foo'"),
+    (lambda: Reshape("r", "input", (2.0, 2)), "shape must be a tuple of integers, got (2.0, 2)"),
+    (lambda: Reshape("r", "input", 4), "shape must be a tuple of integers, got 4"),
+    (lambda: Pad("p", "input", [0, True], (0, 0)), "before must be a tuple of integers, got (0, True)"),
+    (lambda: Pointwise("p", "input", ("mul", X)), "the number of arguments of mul must be 2, got 1"),
+    (lambda: Pointwise("p", "input", ("exp", X, X)), "the number of arguments of exp must be 1, got 2"),
+    (lambda: Pointwise("p", "input", ("mul", X, ())), "an expression holds finite numbers, got ()"),
+    *[(lambda part=part: Pointwise("p", "input", part), sentence) for part, sentence in (
+        ((), "an expression holds finite numbers, got ()"), (2.0, "an expression must read 'x', got 2.0"),
+        (("exp", 1.0), "an expression must read 'x', got ('exp', 1.0)"))],
+    (lambda: Network((3,), [Softmax("s", "input")]).without_softmax(),
+     "a network must have a node before its Softmax, got only ['s']"),
     (lambda: Network((3,), [Clip("a", "input")], "b"), "output must be a tensor of the network, got 'b'"),
     *[(lambda batch=batch: run_float(Network((3, 4, 4), [Clip("a", "input")]), batch), f"images must {sentence}")
       for batch, sentence in (
@@ -236,7 +252,7 @@ BAD_GRAPHS = [
     ([Flatten("f", "input"), GlobalAveragePool("a", "f")],
      "node 'a': input must be (C, H, W) planes, got shape (216,)"),
     ([conv("c"), Add("a", ("input", "c"))],
-     "node 'a': the tensors must have one shape, but for axes of one element, got (3, 8, 9) and (2, 6, 7)"),
+     "node 'a': shapes must broadcast (equal sizes, or 1, on each axis), got (3, 8, 9) and (2, 6, 7)"),
     ([Add("a", ("input",))], "node 'a': Add reads two tensors, got ('input',)"),
     ([Add("a", ("input",) * 3)], "node 'a': Add reads two tensors, got ('input', 'input', 'input')"),
     ([conv("c"), Concat("a", ("input", "c"))],

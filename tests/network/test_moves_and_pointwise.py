@@ -195,7 +195,7 @@ def beside_a_turned_input(node):
         (Repeat("y", "input", (0, 1)), r"factors must be 1 or more, one for each axis of \(2, 3\), got \(0, 1\)"),
         (Spread("y", "input", (1,)), r"factors must be 1 or more, one for each axis of \(2, 3\), got \(1,\)"),
         (Pointwise("y", "input", ("leaky", (1.0, 2.0, 3.0), X)), "numbers per channel must be 2, got 3"),
-        (Mul("y", ("input", "turned")), r".*must have one shape, but for axes of one element, got .*"))],
+        (Mul("y", ("input", "turned")), r".*shapes must broadcast \(equal sizes, or 1, on each axis\), got .*"))],
     (lambda: Pointwise("y", "input", ("sine", X)), "a function must be one of mul, .*, got 'sine'"),
     (lambda: Pointwise("y", "input", ("affine", float("inf"), 0.0, X)),
      r"an expression holds finite numbers, got \(inf,\)"),

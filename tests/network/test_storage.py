@@ -1,5 +1,6 @@
 """Files of former versions are read, other files refused; that networks come back is tested with moves."""
 
+import functools
 import io
 import json
 import pickle
@@ -10,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refquant.network.graph import Linear, Network
+from refquant.convolution.geometry import Geometry
+from refquant.network.graph import Add, Concat, Conv, Flatten, Linear, MaxPool, Network
+from refquant.network.moves import Pad, Repeat, Transpose
 from refquant.network.storage import load_quantized, quantized_to_bytes, read_arrays
 from refquant.recipes.quantize import quantize_network
 
@@ -69,6 +72,65 @@ def test_a_file_holds_plain_arrays_and_damaged_and_foreign_ones_are_refused_in_a
             load_quantized(path)
     with pytest.raises(ValueError, match=r"nowhere\.npz must be readable, got: No such file or directory"):
         load_quantized(path.parent / "nowhere.npz")
+
+
+def declaring(node, *place):
+    """A file of the node alone, in whose description the number at ``place`` is 10^12."""
+    network = quantize_network(Network((2, 3, 3), [node]), np.ones((1, 2, 3, 3)))
+    content = quantized_to_bytes(network)
+    with np.load(io.BytesIO(content)) as file:
+        layers = json.loads(file["manifest"].tobytes())["layers"]
+    (layer,) = layers[0].values()
+    *path, last = place
+    functools.reduce(lambda part, key: part[key], path, layer)[last] = 10**12
+    return rewritten(content, layers=layers)
+
+
+def reshaped(nodes, shape):
+    """The file of a network for (1, 3), that says its input is of another shape."""
+    network = quantize_network(Network((1, 3), nodes), np.ones((1, 1, 3)))
+    return rewritten(quantized_to_bytes(network), input_shape=shape)
+
+
+AROUND = Geometry.of(padding=1)
+NESTED = functools.reduce(lambda inner, _: [inner], range(500), [])
+
+
+@pytest.mark.parametrize(("content", "got"), [
+    (lambda: declaring(Pad("y", "input", (0, 0, 0), (0, 1, 0)), "move", "Pad", "after", 1),
+     "layer 'y': {}, got shape (2, 1000000000003, 3)"),
+    (lambda: declaring(Repeat("y", "input", (1, 1, 2)), "move", "Repeat", "factors", 2),
+     "layer 'y': {}, got shape (2, 3, 3000000000000)"),
+    (lambda: declaring(Conv("y", "input", np.ones((1, 2, 3, 3)), geometry=AROUND), "geometry", "Geometry", 1, 0),
+     "layer 'y': {}, got shape (2, 1000000000004, 5)"),
+    (lambda: declaring(MaxPool("y", "input", (3, 3), AROUND), "geometry", "Geometry", 1, 3),
+     "layer 'y': {}, got shape (2, 5, 1000000000004)"),
+    (lambda: reshaped([Transpose("t", "input", (1, 0)), Add("y", ("input", "t"))], (1, 2**14)),
+     "layer 'y': {}, got shape (16384, 16384)"),
+    (lambda: reshaped([Flatten("f", "input"), Concat("y", ("f", "f"))], (2**6, 2**20)),
+     "layer 'y': {}, got shape (134217728,)"),
+    (lambda: reshaped([Flatten("y", "input")], (10**14, 1)), "{}, got shape (100000000000000, 1)"),
+    (lambda: rewritten(reshaped([Flatten("y", "input")], (1, 3)), layers=NESTED),
+     "maximum recursion depth exceeded")])
+def test_what_a_file_declares_is_bounded_before_anything_is_computed(content, got, path):
+    path.write_bytes(content())
+    sentence = f"must describe a whole network, got: {got.format('a tensor must have at most 67108864 elements')}"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        load_quantized(path)
+
+
+def test_a_manifest_of_a_hundred_thousand_brackets_is_another_kind_of_file(path):
+    np.savez(path, manifest=np.full(100_000, ord("["), np.uint8))
+    with pytest.raises(ValueError, match=r"must be a quantized network written by refquant, got another kind"):
+        load_quantized(path)
+
+
+def test_arrays_alone_are_stored(monkeypatch):
+    """NumPy 1.26 stores every argument by name as an array."""
+    stored: dict[str, object] = {}
+    monkeypatch.setattr(np, "savez_compressed", lambda file, **arrays: stored.update(arrays))
+    quantized_to_bytes(quantize_network(Network((2,), [Linear("y", "input", np.ones((3, 2)))]), np.ones((1, 2))))
+    assert stored and all(isinstance(array, np.ndarray) for array in stored.values())
 
 
 def test_the_sentence_says_what_kind_of_file_it_is(path):
