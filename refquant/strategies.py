@@ -104,10 +104,14 @@ def _seeds() -> st.SearchStrategy[int]:
 
 
 def scales(least: float = 2.0**-20, greatest: float = 2.0**20) -> st.SearchStrategy[float]:
-    """Scales S > 0: 1, powers of two, under which ties are exact, numbers of few digits, and any float64."""
-    powers = st.integers(int(np.ceil(np.log2(least))), int(np.floor(np.log2(greatest)))).map(lambda k: 2.0**k)
-    simple = st.integers(1, 1000).map(lambda n: n / 8).filter(lambda S: least <= S <= greatest)
-    return powers | simple | st.floats(least, greatest, exclude_min=False)
+    """Scales S > 0 from least to greatest: powers of two, under which ties are exact, eighths, and any float64."""
+    if not 0 < least <= greatest < np.inf:
+        raise ValueError(f"scales must run from least > 0 to a finite greatest >= least, got {least} to {greatest}")
+    some = [range(int(np.ceil(np.log2(least))), int(np.floor(np.log2(greatest))) + 1),
+            range(max(1, int(np.ceil(8 * least))), min(1000, int(np.floor(8 * greatest))) + 1)]
+    drawn: list[st.SearchStrategy[float]] = [
+        st.integers(of[0], of[-1]).map(value) for of, value in zip(some, (lambda k: 2.0**k, lambda n: n / 8)) if of]
+    return st.one_of(*drawn, st.floats(least, greatest))
 
 
 def dialects(named: bool = False) -> st.SearchStrategy[Dialect]:
@@ -230,7 +234,9 @@ def reals(draw: st.DrawFn, shape: tuple[int, ...], dtype: Any = np.float32) -> n
 
 @st.composite
 def weights_with_disparity(draw: st.DrawFn, shape: tuple[int, ...], octaves: int = 15) -> np.ndarray:
-    """Weights (O, ...) float32 whose channels differ by powers of two, up to 2^octaves; channel 0 is the largest.
+    """Weights (O, ...) float32: channel c is 2^-k_c times values from 1/2 to 1, of both signs; k_0 = 0.
+
+    The other k_c are from 0 to ``octaves``.
 
     What a shift equalizer is for: under one scale the smallest channels have no codes left.
     """

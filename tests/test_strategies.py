@@ -217,6 +217,18 @@ def test_reals_tie_when_they_are_rounded_and_have_dead_channels():
     assert reaches(reals((3, 2)), lambda x: not x.any())
 
 
+@pytest.mark.parametrize(("least", "greatest"), [(0.3, 0.4), (0.26, 0.3), (1.0, 1.0), (1e-9, 1e-8), (130.0, 200.0)])
+@given(data=st.data())
+def test_scales_lie_between_their_limits_whether_a_power_of_two_does_or_not(least, greatest, data):
+    assert least <= data.draw(scales(least, greatest)) <= greatest
+
+
+@pytest.mark.parametrize(("least", "greatest"), [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (1.0, float("inf"))])
+def test_limits_that_hold_no_scale_are_refused(least, greatest):
+    with pytest.raises(ValueError, match=f"^scales must run from least > 0 .*, got {least} to {greatest}$"):
+        scales(least, greatest)
+
+
 # --- imports -------------------------------------------------------------------------------------------------
 
 def test_without_hypothesis_the_error_names_the_command_that_installs_it():

@@ -1,4 +1,4 @@
-"""``refquant exercise``: a student's solution judged, or the list of exercises."""
+"""``refquant exercise``: check a student's solution, or list the exercises."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 def add_exercise(commands: Any) -> None:
     """The parser of ``exercise``."""
-    exercise = commands.add_parser("exercise", help="judge your solution of one of the tutorial's exercises",
+    exercise = commands.add_parser("exercise", help="check your solution of one of the tutorial's exercises",
                                    description="Exit code 0: every property holds. 1: one does not; the smallest "
                                    "counter-example is told. 2: bad input.")
     exercise.add_argument("number", nargs="?", metavar="NN", help="00 to 39 (default: list them)")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from refquant.commands.run import RUNTIMES, load_model, load_rows, resolved
 def add_vectors(commands: Any) -> None:
     """The parser of ``vectors`` and of its four commands."""
     vectors = commands.add_parser("vectors", help="golden test vectors for hardware, and a checker that says where a "
-                                  "device differs and like what")
+                                  "device differs and which known bug would explain it")
     of = vectors.add_subparsers(dest="vectors_command", required=True)
     build = of.add_parser("build", help="write suites of golden cases")
     build.add_argument("--out", type=directory, required=True, metavar="DIR", help="each suite gets a folder there")
@@ -51,16 +53,30 @@ def add_vectors(commands: Any) -> None:
 
 def _build(arguments: argparse.Namespace) -> None:
     from refquant.commands.report import check_directory
-    from refquant.vectors.build import SUITES, build_suite, write_suite
+    from refquant.integers.devices import dialect_of
+    from refquant.vectors.build import SUITES, build_suite, check_suite
 
     chosen = list(dict.fromkeys(name for names in arguments.suite or [list(SUITES)] for name in names))
-    unknown = [name for name in chosen if name not in SUITES]
-    if unknown:
-        raise ValueError(f"suite must be one of {', '.join(SUITES)}, got {unknown[0]!r}")
-    check_directory(arguments.out)
     for name in chosen:
-        write_suite(build_suite(name, arguments.dialect, arguments.small).items(), arguments.out / name)
-        _tell(arguments.out / name)
+        check_suite(name, dialect_of(arguments.dialect))
+    check_directory(arguments.out)
+    suites = {name: build_suite(name, arguments.dialect, arguments.small) for name in chosen}
+    for name, files in suites.items():
+        _write(files.items(), arguments.out / name)
+
+
+def _write(files: Iterable[tuple[str, bytes]], place: Path) -> None:
+    """Write a suite and tell it; Ctrl-C is an exception meanwhile, so that the temporary folder is taken away."""
+    from refquant.vectors.build import write_suite
+
+    handler = signal.getsignal(signal.SIGINT)
+    ends_at_once = callable(handler) and handler is not signal.default_int_handler
+    if ends_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    write_suite(files, place)
+    if ends_at_once:
+        signal.signal(signal.SIGINT, handler)
+    _tell(place)
 
 
 def _tell(place: Path) -> None:
@@ -98,7 +114,7 @@ def _network(arguments: argparse.Namespace) -> None:
     from refquant.commands.report import check_directory
     from refquant.integers.devices import dialect_of
     from refquant.network.storage import array_names, load_quantized, read_arrays
-    from refquant.vectors.build import suite_files, write_suite
+    from refquant.vectors.build import suite_files
     from refquant.vectors.network_cases import network_cases
 
     check_directory(arguments.out)
@@ -112,18 +128,19 @@ def _network(arguments: argparse.Namespace) -> None:
     if "inputs" not in arrays:
         raise ValueError(f"{arguments.data} must hold 'inputs', got "
                          f"{', '.join(array_names(arguments.data)) or 'nothing'}")
+    if not arrays["inputs"].ndim:
+        raise ValueError(f"{arguments.data}: inputs must be (N, {', '.join(map(str, network.input_shape))}), got ()")
     if len(arrays["inputs"]) < arguments.images:
         raise ValueError(f"{arguments.data} must hold {arguments.images} inputs, got {len(arrays['inputs'])}")
     x_q = network.quantize_images(arrays["inputs"][:arguments.images])
     files = suite_files("network", f"{arguments.network.stem} on {arguments.images} images.",
                         dialect_of(network.dialect), network_cases(network, x_q, arguments.layers))
-    write_suite(files, arguments.out / "network")
-    _tell(arguments.out / "network")
+    _write(files, arguments.out / "network")
 
 
 def _runtime_network(arguments: argparse.Namespace) -> None:
     from refquant.integers.devices import dialect_of
-    from refquant.vectors.build import suite_files, write_suite
+    from refquant.vectors.build import suite_files
     from refquant.vectors.runtime_cases import DIALECTS, runtime_cases
 
     if arguments.runtime is None:
@@ -136,5 +153,4 @@ def _runtime_network(arguments: argparse.Namespace) -> None:
     files = suite_files("network", f"{arguments.network.name} as {kernel_set} on {arguments.images} inputs.",
                         dialect_of(DIALECTS.get(kernel_set, "float32_half_even")),
                         runtime_cases(model, inputs[:arguments.images], kernel_set, arguments.layers))
-    write_suite(files, arguments.out / "network")
-    _tell(arguments.out / "network")
+    _write(files, arguments.out / "network")

@@ -1,9 +1,10 @@
-"""How an exercise is judged: properties, each with the smallest input on which a solution fails, in words."""
+"""How a solution is checked: properties, each with the smallest input on which it fails, in words."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ class Property(NamedTuple):
 
 
 class Exercise(NamedTuple):
-    """number: two digits. function: the name that the solution must define. task: its docstring in short."""
+    """number: two digits. function: the name that the solution must define. properties: checked in this order."""
 
     number: str
     function: str
@@ -72,12 +73,18 @@ def counter_example(one: Property, solution: Callable[..., Any]) -> str | None:
 
 
 def explain(one: Property, solution: Callable[..., Any], arguments: tuple[Any, ...]) -> str | None:
-    """What is wrong with one call; what it raises is wrong too."""
+    """What is wrong with one call; what it raises is wrong too.
+
+    The solution gets copies, which it may change: what is expected comes from the arguments as they were.
+    """
+    def on_copies(*given: Any) -> Any:
+        return solution(*deepcopy(given))
+
     try:
-        return one.wrong(solution, *(np.array(v) if isinstance(v, np.ndarray) else v for v in arguments))
+        return one.wrong(on_copies, *arguments)
     except NotImplementedError:
         return "it is not written yet: replace the line that raises NotImplementedError"
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shown = ", ".join(map(shown_value, arguments))
         return f"your function raised {type(error).__name__} for ({shown}): {error}"
 

@@ -1,4 +1,4 @@
-"""Exercises 19 to 28: additions, pools, padding, debugging, EasyQuant, shift scalers."""
+"""Exercises 19 to 26: additions, pools, padding, debugging, EasyQuant, shift scalers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exercises 10 to 19: ranges, channels, zero points, BatchNorm, requantization."""
+"""Exercises 10 to 18: ranges, channels, zero points, BatchNorm, requantization."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""What hardware teams compare their devices with.
+"""Golden vectors for hardware, and a checker for a device's answers.
 
 Read in this order: ``descriptions`` (the dialects that can be identified, which of them cannot differ, and what they
 answer), ``probes`` (inputs on which they differ), ``identify`` (which one a device's answers fit).
 
 Golden vectors: ``cases`` (a case and its files), ``operations`` (what cases compute), ``faults`` (what devices with a
 bug answer; in ``code_faults``, ``layer_faults``, ``winograd_faults``), ``suites``, ``layer_suites``,
-``winograd_suites`` and ``network_cases`` (which cases there are), ``build`` (suites written, with their kill tables),
+``winograd_suites``, ``network_cases`` and ``runtime_cases`` (which cases there are), ``build`` (suites written, with
+their kill tables),
 ``reading``, ``diagnosis`` and ``check`` (a device's answers compared). ``streams`` draws numbers that stay the same.
 """
 

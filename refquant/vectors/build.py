@@ -1,4 +1,6 @@
-"""Suites of golden cases: built, shown to kill every bug that applies to them, shown not to be vacuous, and written.
+"""Suites of golden cases: built, and written.
+
+A suite is shown to kill every bug that applies to it, and not to be vacuous; digits-cnn and networks are not.
 
     DIR/SUITE/manifest.json     what it is; every case with the digest of its case.json; the digest of all of it
     DIR/SUITE/kills.json        the kill table: each bug, and the cases in which its answers differ
@@ -19,8 +21,8 @@ import numpy as np
 
 import refquant
 from refquant.digits.weights import calibration_images, load_digits
-from refquant.integers.devices import dialect_of, name_of
-from refquant.integers.dialects import FORMULAS, Dialect
+from refquant.integers.devices import dialect_of, name_of, names_of
+from refquant.integers.dialects import FORMULAS, Dialect, legal_shifts
 from refquant.recipes.quantize import quantize_network
 from refquant.vectors import layer_suites, suites, winograd_suites
 from refquant.vectors.cases import FORMAT, POISON, VERSION, Case, case_files, format_of, json_bytes, sha256
@@ -43,14 +45,15 @@ def digits_suite(dialect: Dialect) -> Iterator[Case]:
 
 
 class Suite(NamedTuple):
-    """cases: a function of the dialect. about: in one line."""
+    """cases: a function of the dialect. about: in one line. shift: the greatest that the dialect must take."""
 
     cases: Callable[[Dialect], Iterable[Case]]
     about: str
+    shift: int
 
 
-def _suite(cases: Callable[[Dialect], Iterable[Case]]) -> Suite:
-    return Suite(cases, (cases.__doc__ or "").strip())
+def _suite(cases: Callable[[Dialect], Iterable[Case]], shift: int = 0) -> Suite:
+    return Suite(cases, (cases.__doc__ or "").strip(), shift)
 
 
 SUITES = {
@@ -64,9 +67,22 @@ SUITES = {
     "winograd-4-3": _suite(winograd_suites.winograd_4_3_suite),
     "shift-scaler": _suite(layer_suites.shift_scaler_suite),
     "pwlq-dot": _suite(layer_suites.pwlq_dot_suite),
-    "pool-add-concat": _suite(layer_suites.pool_add_concat_suite),
-    "digits-cnn": _suite(digits_suite),
+    "pool-add-concat": _suite(layer_suites.pool_add_concat_suite, 9),
+    "digits-cnn": _suite(digits_suite, 9),
 }
+
+
+def check_suite(name: str, dialect: Dialect) -> None:
+    """ValueError for an unknown suite, and for a dialect that does not take the suite's shifts.
+
+    Operands of an addition keep 8 fractional bits, so that their multipliers have shifts up to 9.
+    """
+    if name not in SUITES:
+        raise ValueError(f"suite must be one of {', '.join(SUITES)}, got {name!r}")
+    _, most = legal_shifts(dialect) or (-31, 30)
+    if most < SUITES[name].shift:
+        raise ValueError(f"the dialect of suite {name} must take shifts up to {SUITES[name].shift}, got "
+                         f"{(names_of(dialect) or [dialect.words])[0]}, which takes them up to {most}")
 
 
 def kills(cases: Iterable[Case]) -> dict[str, list[str]]:
@@ -117,7 +133,8 @@ def check_not_vacuous(name: str, cases: list[Case]) -> None:
                              f"{counts.max()} of {len(outputs)}")
         if operation in _ROUNDS and not any(map(_ties, of_it)):
             raise ValueError(f"suite {name}: {operation} rounds, so that a tie must occur, got none")
-        if operation in _SATURATES:
+        ends = {dialect_of(case.parameters.get("dialect", "single_round")).end for case in of_it}
+        if operation in _SATURATES and "saturate" in ends:
             for end in ("min", "max"):
                 if not any((case.tensors["expected"].values == getattr(format_of(case.parameters["y_format"]), end)
                             ).any() for case in of_it):
@@ -159,12 +176,11 @@ def _ties(case: Case) -> bool:
 def build_suite(name: str, dialect: str | Dialect = "single_round", small: bool = False) -> dict[str, bytes]:
     """Every file of a suite, by its path below the suite's folder.
 
-    ValueError for an unknown suite, and where bugs stay alive or the suite is vacuous. small: fewer cases, the same
-    bytes of each; their kill table says which bugs they leave alive.
+    ValueError as ``check_suite`` says, and where bugs stay alive or the suite is vacuous. small: fewer cases, the
+    same bytes of each; their kill table says which bugs they leave alive.
     """
-    if name not in SUITES:
-        raise ValueError(f"suite must be one of {', '.join(SUITES)}, got {name!r}")
     words = dialect_of(dialect)
+    check_suite(name, words)
     cases = [case for case in SUITES[name].cases(words) if case.small or not small]
     table = kills(cases)
     if name != "digits-cnn" and not small:  # a network shows what its images reach
@@ -210,7 +226,7 @@ def manifest(name: str, about: str, dialect: Dialect, listed: list[dict[str, str
 def write_suite(files: Iterable[tuple[str, bytes]], directory: Path) -> None:
     """Write a suite's folder, file after file, all of it or nothing; an older suite of that name is replaced.
 
-    ValueError where something else stands there.
+    ValueError where something else stands there. If it fails or is interrupted, the older suite is left as it was.
     """
     if directory.exists() and not (directory / MANIFEST).is_file():
         raise ValueError(f"{directory} must be a suite's folder or not exist, got something else there")
@@ -222,11 +238,21 @@ def write_suite(files: Iterable[tuple[str, bytes]], directory: Path) -> None:
             (temporary / path).write_bytes(content)
         temporary.chmod(0o755)
         if directory.exists():
-            former = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
-            os.replace(directory, former / directory.name)
-            os.replace(temporary, directory)
-            shutil.rmtree(former)
+            _exchange(temporary, directory)
         else:
             os.replace(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(new: Path, directory: Path) -> None:
+    """Put ``new`` in the place of ``directory``, which is removed; or leave it there where that fails."""
+    aside = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
+    former = aside / directory.name
+    try:
+        os.replace(directory, former)
+        os.replace(new, directory)
+    finally:
+        if former.exists() and not directory.exists():
+            os.replace(former, directory)
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,4 +1,5 @@
-"""A device's outputs compared with a suite, case by case; where they differ: where, in which stage, and like what."""
+"""A device's outputs compared with a suite, case by case; where they differ: where, in which stage, and which bug
+would explain it."""
 
 from __future__ import annotations
 

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from refquant.integers.devices import dialect_of
-from refquant.integers.dialects import DIALECTS, INT32, Dialect
+from refquant.integers.dialects import DIALECTS, INT32, Dialect, legal_shifts
 from refquant.integers.formats import IntFormat, saturate, wrap
 from refquant.integers.rounding import shift_right
 from refquant.integers.simd import INT16
@@ -19,6 +20,7 @@ from refquant.scales.linear import quantize
 from refquant.vectors import operations as op
 from refquant.vectors.cases import described, format_of
 from refquant.vectors.descriptions import canonical
+from refquant.vectors.identify import swapped
 from refquant.vectors.operations import Arrays, Parameters, codes_of
 
 
@@ -50,45 +52,57 @@ def endless(p: Parameters) -> Parameters:
 # --- how sums become codes: for every operation that requantizes -----------------------------------------------
 
 def requantizing(codes: Callable[[Arrays, Parameters, dict[str, Any]], np.ndarray | None], p: Parameters,
-                 acc: np.ndarray) -> Iterator[Fault]:
+                 acc: np.ndarray, shift: np.ndarray) -> Iterator[Fault]:
     """Bugs of a requantization.
 
     codes: the operation's codes with some of acc, m, shift, zero_point, p replaced. acc: the sums; registers of 16 or
-    24 bits are bugs only of those that do not fit.
+    24 bits are bugs only of those that do not fit. shift: broadcasts against them.
+
+    Left out is what cannot answer otherwise, by these laws:
+
+    1. Dialects of one ``canonical`` description answer alike; and where every x·2^shift fits int32, so do those that
+       differ in the word left alone.
+    2. A dialect that takes no left shift takes a shift with the other sign only where it is 0.
+    3. No register wraps to a narrow range.
     """
     reach = max(int(acc.max()), -int(acc.min()) - 1)
 
     own, fmt = dialect_of(p["dialect"]), format_of(p["y_format"])
+    moved = np.ldexp(acc.astype(float), np.maximum(shift, 0))
+    fits = bool((moved >= INT32.min).all() and (moved <= INT32.max).all())
+
+    def law(words: Dialect) -> Dialect:
+        return canonical(replace(words, left="merged") if fits else words, fmt)
 
     def changed(**by: Callable[..., Any]) -> Callable[[Arrays, Parameters], np.ndarray | None]:
         return lambda t, p: codes(t, p, by)
 
     for other in DIALECTS:
-        words = dialect_of(other)
-        if canonical(words, fmt) != canonical(own, fmt):
+        if law(dialect_of(other)) != law(own):
             yield Fault(f"dialect {other}", changed(p=lambda p, name=other: {**p, "dialect": name}))
     for last, name in (("toward_zero", "drops bits toward zero"), ("half_down", "rounding constant one too small"),
                        ("half_even", "ties to even"), ("half_away", "ties away from zero"),
                        ("floor", "never rounds")):
-        words = Dialect(own.multiplier, own.left, own.first, last, own.zero, own.end)
-        if canonical(words, fmt) != canonical(own, fmt) and canonical(words, fmt) not in (
-                canonical(dialect_of(known), fmt) for known in DIALECTS):
+        words = replace(own, last=last)
+        if law(words) not in (law(own), *(law(dialect_of(known)) for known in DIALECTS)):
             yield Fault(name, changed(p=lambda p, words=words: {**p, "dialect": words.words}))
     end = "wrap" if own.end == "saturate" else "saturate"
-    other_end = Dialect(own.multiplier, own.left, own.first, own.last, own.zero, end).words
+    other_end = replace(own, end=end).words
     yield Fault("wraps instead of saturating" if end == "wrap" else "saturates instead of wrapping",
                 changed(p=lambda p: {**p, "dialect": other_end}))
     if fmt.narrow:
         yield Fault("lets the code below the narrow range in", changed(p=lambda p: {
             **_full(p), **({"low": p["low"] - (p["low"] == fmt.min)} if "low" in p else {})}))
-    if fmt.signed and not fmt.narrow:
+    if fmt.signed and not fmt.narrow and own.end == "saturate":
         yield Fault("clamps to the narrow range", changed(p=lambda p: {
             **p, "y_format": {**p["y_format"], "narrow": True}}))
     yield Fault("zero point subtracted", changed(zero_point=lambda z: -z))
     yield Fault("zero point forgotten", changed(zero_point=lambda z: 0 * z))
     yield Fault("shift off by one to the right", changed(shift=lambda s: s - 1))
     yield Fault("shift off by one to the left", changed(shift=lambda s: s + 1))
-    yield Fault("shift read with the other sign", changed(shift=lambda s: -s))
+    _, most = legal_shifts(own) or (-31, 30)
+    if most > 0:
+        yield Fault("shift read with the other sign", changed(shift=lambda s: -s))
     if own.multiplier == "m31":
         yield Fault("m cut to its upper 16 bits", changed(m=lambda m: m >> 15 << 15))
         yield Fault("lowest bit of m dropped", changed(m=lambda m: m - 1))
@@ -107,21 +121,15 @@ def _row_codes(t: Arrays, p: Parameters, by: dict[str, Any]) -> np.ndarray:
 
 def requantize_faults(t: Arrays, p: Parameters) -> Iterator[Fault]:
     """Of the operation ``requantize``."""
-    yield from requantizing(_row_codes, p, t["x"])
+    yield from requantizing(_row_codes, p, t["x"], t["shift"])
     fmt = format_of(p["y_format"])
-    yield Fault("zero point added after clamping", lambda t, p: wrapped(
-        codes_of(t["x"], t["m"], t["shift"], p, 0 * t["zero_point"]) + t["zero_point"], fmt))
+    if dialect_of(p["dialect"]).end == "saturate":  # modulo 2^bits the order does not matter
+        yield Fault("zero point added after clamping", lambda t, p: wrapped(
+            codes_of(t["x"], t["m"], t["shift"], p, 0 * t["zero_point"]) + t["zero_point"], fmt))
     yield Fault("first row's multiplier for all", lambda t, p: codes_of(
         t["x"], t["m"][:1] + 0 * t["m"], t["shift"][:1] + 0 * t["shift"], p, t["zero_point"]))
     yield Fault("neighbouring lanes swapped", lambda t, p: swapped(op.requantize_case(t, p)["expected"], 2))
     yield Fault("product kept in 32 bits", _narrow_product)
-
-
-def swapped(codes: np.ndarray, lanes: int) -> np.ndarray:
-    """Each group of lanes in reverse, along the last axis; what is left at the end stays."""
-    whole = codes.shape[-1] // lanes * lanes
-    head = codes[..., :whole].reshape(*codes.shape[:-1], -1, lanes)[..., ::-1].reshape(*codes.shape[:-1], whole)
-    return np.concatenate([head, codes[..., whole:]], axis=-1)
 
 
 def _narrow_product(t: Arrays, p: Parameters) -> np.ndarray | None:

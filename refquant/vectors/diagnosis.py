@@ -13,10 +13,9 @@ from refquant.integers.devices import names_of
 from refquant.integers.dialects import INT32
 from refquant.integers.formats import IntFormat
 from refquant.vectors.cases import POISON, Tensor, format_of
-from refquant.vectors.code_faults import swapped
 from refquant.vectors.descriptions import NO_ANSWER, rows_of
 from refquant.vectors.faults import faults
-from refquant.vectors.identify import identify_rows
+from refquant.vectors.identify import identify_rows, swapped
 from refquant.vectors.operations import OPERATIONS, Arrays, Parameters, per_channel
 
 # Models are computed for cases of at most so many products, and dialects sought in so many rows.

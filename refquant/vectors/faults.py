@@ -1,7 +1,8 @@
 """Bugs that chips, kernels and converters really have, each as a model of what it answers to a golden case.
 
-They serve twice. A suite is built only if each of its bugs is *killed*: some vector shows another answer. And where a
-device's answers differ from the expected ones, but agree with a bug's, ``check`` names it.
+They serve twice. A suite, except digits-cnn and networks, is built only if each of its bugs is *killed*: some vector
+shows another answer. And where a device's answers differ from the expected ones, but agree with a bug's, ``check``
+names it.
 
 A model gives what would stand in ``expected``, or None where the bug does not apply to a case. NO_ANSWER in it means
 that the bug says nothing about an element.

@@ -21,6 +21,8 @@ from refquant.vectors.probes import answers_of_classes, best_probe, near_a_tie, 
 
 # So many rows near ties confirm a description.
 CHECKS = 500
+# The least and the greatest value of a column; None: of a code.
+LIMITS = {"x": (-(2**31), 2**31 - 1), "m": (2**30, 2**31 - 1), "shift": (-31, 30), "zero_point": None, "codes": None}
 # Rows looked at first, then next, ...: most descriptions are refuted by few.
 _CHUNKS = (64, 1024, 1 << 14)
 
@@ -105,9 +107,11 @@ def _asked(function: Callable[..., Any], rows: Rows, fmt: IntFormat) -> np.ndarr
 def identify_rows(rows: Rows, codes: np.ndarray, fmt: IntFormat, derived: bool = True) -> Identification:
     """Which descriptions fit what a device answered.
 
-    rows: of at least one row. codes: int64, of fmt. derived: every M is m·2^(shift-31). ValueError where the first
-    rows and the rest fit different descriptions: they are of several devices.
+    rows: of at least one row; x: int32, m: 2^30 to 2^31 - 1, shift: -31 to 30, zero_point: codes of fmt. codes: one
+    of fmt for each row. derived: every M is m·2^(shift-31). ValueError for anything else, and where the first rows
+    and the rest fit different descriptions: they are of several devices.
     """
+    rows, codes = _checked(rows, codes, fmt)
     known = classes(fmt, derived)
     first = _first_mismatches(known, rows, codes, fmt)
     left = np.flatnonzero(first == len(codes)).tolist()
@@ -124,6 +128,22 @@ def identify_rows(rows: Rows, codes: np.ndarray, fmt: IntFormat, derived: bool =
                for k in best]
     return Identification([], [], 0, last + 1, nearest, list(dict.fromkeys(_suggestions(known, rows, codes, fmt))),
                           rows, codes)
+
+
+def _checked(rows: Rows, codes: np.ndarray, fmt: IntFormat) -> tuple[Rows, np.ndarray]:
+    """Rows and codes, int64, within the limits that ``identify_rows`` names."""
+    columns = {**rows._asdict(), "codes": codes}
+    shapes = {name: np.shape(column) for name, column in columns.items()}
+    if len(set(shapes.values())) > 1 or len(shapes["x"]) != 1 or shapes["x"] == (0,):
+        raise ValueError("rows and codes must be columns of one length, at least 1, got shapes "
+                         f"{', '.join(f'{name} {shape}' for name, shape in shapes.items())}")
+    for name, limits in LIMITS.items():
+        column = columns[name] = as_integers(columns[name], name)
+        low, high = limits or (fmt.min, fmt.max)
+        if column.min() < low or column.max() > high:
+            raise ValueError(f"{name} must be from {low} to {high}, got {column.min()}..{column.max()}")
+        columns[name] = column.astype(np.int64)
+    return Rows(*(columns[name] for name in Rows._fields)), columns["codes"]
 
 
 def _first_mismatches(known: tuple[Dialect, ...], rows: Rows, codes: np.ndarray, fmt: IntFormat) -> np.ndarray:
@@ -173,8 +193,8 @@ def _faults(dialect: Dialect, fmt: IntFormat) -> Iterator[tuple[str, Callable[[R
         values(dialect, rows._replace(zero_point=-rows.zero_point)))
     yield "the zero point is added after the code is clamped", lambda rows: wrap(
         end(values(dialect, rows._replace(zero_point=0 * rows.x))) + rows.zero_point, fmt).astype(np.int64)
-    yield "neighbouring lanes are swapped", lambda rows: _lanes(answers(dialect, rows, fmt), 2)
-    yield "four lanes are in reverse order", lambda rows: _lanes(answers(dialect, rows, fmt), 4)
+    yield "neighbouring lanes are swapped", lambda rows: swapped(answers(dialect, rows, fmt), 2)
+    yield "four lanes are in reverse order", lambda rows: swapped(answers(dialect, rows, fmt), 4)
     if not dialect.shifts or dialect.zero == "before":
         return
     width = dialect.width
@@ -190,7 +210,8 @@ def _faults(dialect: Dialect, fmt: IntFormat) -> Iterator[tuple[str, Callable[[R
         yield "products wrap in 32 bits", wrapped
 
 
-def _lanes(codes: np.ndarray, lanes: int) -> np.ndarray:
-    """Codes with each group of lanes reversed; what is left at the end stays."""
-    whole = len(codes) // lanes * lanes
-    return np.concatenate([codes[:whole].reshape(-1, lanes)[:, ::-1].ravel(), codes[whole:]])
+def swapped(codes: np.ndarray, lanes: int) -> np.ndarray:
+    """Each group of lanes in reverse, along the last axis; what is left at the end stays."""
+    whole = codes.shape[-1] // lanes * lanes
+    head = codes[..., :whole].reshape(*codes.shape[:-1], -1, lanes)[..., ::-1].reshape(*codes.shape[:-1], whole)
+    return np.concatenate([head, codes[..., whole:]], axis=-1)

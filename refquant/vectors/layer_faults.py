@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def conv_faults(t: Arrays, p: Parameters) -> Iterator[Fault]:
     def summed(acc: np.ndarray, t: Arrays, p: Parameters) -> np.ndarray:
         return codes(t, p, {"acc": lambda _: acc})
 
-    yield from requantizing(codes, p, op.conv_acc(t, p))
+    yield from requantizing(codes, p, op.conv_acc(t, p), per_channel(t["shift"]))
     kernel, flat = t["w"].shape[2:], t["x"].ndim == 2
     x_zero, y_zero = p["x_zero_point"], p["y_zero_point"]
     y_format = format_of(p["y_format"])
@@ -140,21 +141,26 @@ def shift_scaler_faults(t: Arrays, p: Parameters) -> Iterator[Fault]:
     def with_k(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Arrays, Parameters], np.ndarray]:
         return lambda t, p: codes_of(t["acc"], t["m"], t["shift"] - change(t["k"]), p)
 
-    yield from requantizing(codes, p, t["acc"])
+    yield from requantizing(codes, p, t["acc"], t["shift"] - t["k"])
     yield Fault("k off by one", with_k(lambda k: k + 1))
     yield Fault("k ignored", with_k(lambda k: 0 * k))
     yield Fault("k with the other sign", with_k(lambda k: -k))
     yield Fault("k of the next channel", with_k(lambda k: np.roll(k, 1)))
     yield Fault("k kept in 3 bits", with_k(lambda k: k & 7))
-    yield Fault("sum shifted by k first", lambda t, p: codes_of(t["acc"] >> t["k"], t["m"], t["shift"], p))
-    yield Fault("code shifted by k afterwards", _second_shift)
+    # By law there is no difference: floor(floor(v)/2^k) = floor(v/2^k), also with 1/2 added before the last floor, as
+    # a power of two in place of m leaves it; and to odd, then k bits to odd, is once to odd.
+    own = dialect_of(p["dialect"])
+    if own.multiplier != "m1" or own.last not in ("floor", "half_up"):
+        yield Fault("sum shifted by k first", lambda t, p: codes_of(t["acc"] >> t["k"], t["m"], t["shift"], p))
+    if own.last not in ("floor", "to_odd"):
+        yield Fault("code shifted by k afterwards", _second_shift)
 
 
 def _second_shift(t: Arrays, p: Parameters) -> np.ndarray:
     whole, own = codes_of(t["acc"], t["m"], t["shift"], endless(p)), dialect_of(p["dialect"])
     fmt = format_of(p["y_format"])
     y = shift_right(whole, np.broadcast_to(t["k"], whole.shape), own.last) + p["y_zero_point"]
-    return np.where(whole == NO_ANSWER, NO_ANSWER, np.clip(y, fmt.min, fmt.max))
+    return np.where(whole == NO_ANSWER, NO_ANSWER, own.ended(y, fmt).astype(np.int64))
 
 
 def pwlq_faults(t: Arrays, p: Parameters) -> Iterator[Fault]:
@@ -195,7 +201,7 @@ def average_pool_faults(t: Arrays, p: Parameters) -> Iterator[Fault]:
             ("zero_point", p["y_zero_point"])))
         return codes_of(acc, m, shift, by.get("p", lambda p: p)(p), z)
 
-    yield from requantizing(codes, p, op.average_pool_case(t, p)["expected_acc"])
+    yield from requantizing(codes, p, op.average_pool_case(t, p)["expected_acc"], t["shift"])
     counts = len({*zip(t["m"].ravel().tolist(), t["shift"].ravel().tolist())})
     if counts > 1:
         top = np.unravel_index(int(np.argmin(np.ldexp(t["m"].astype(float), t["shift"]))), t["m"].shape)
@@ -262,15 +268,16 @@ def _rounded_operands(t: Arrays, p: Parameters) -> np.ndarray:
 
 def concat_faults(t: Arrays, p: Parameters) -> Iterator[Fault]:
     """Of the operation ``concat``."""
-    fmt, y = format_of(p["y_format"]), op.concat_case(t, p)["expected"]
+    fmt = format_of(p["y_format"])
     yield Fault("operands in reverse order", _reversed_operands)
     yield Fault("first operand's multiplier for all", lambda t, p: op.concat_case(
         {**t, "m": t["m"][:1] + 0 * t["m"], "shift": t["shift"][:1] + 0 * t["shift"]}, p)["expected"])
     yield Fault("codes copied without rescaling", lambda t, p: np.clip(
-        np.concatenate(op.operands_of(t), axis=1), fmt.min, fmt.max) if y.ndim else None)
-    yield Fault("wraps instead of saturating", lambda t, p: np.concatenate([wrapped(codes_of(
-        x - z, t["m"][i], t["shift"][i], endless(p)) + p["y_zero_point"], fmt)
-        for i, (x, z) in enumerate(zip(op.operands_of(t), p["x_zero_points"]))], axis=1))
+        np.concatenate(op.operands_of(t), axis=1), fmt.min, fmt.max))
+    own = dialect_of(p["dialect"])
+    end = "wrap" if own.end == "saturate" else "saturate"
+    yield Fault("wraps instead of saturating" if end == "wrap" else "saturates instead of wrapping",
+                lambda t, p: op.concat_case(t, {**p, "dialect": replace(own, end=end).words})["expected"])
 
 
 def _reversed_operands(t: Arrays, p: Parameters) -> np.ndarray:

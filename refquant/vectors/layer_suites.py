@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from refquant.convolution.direct import convolve_direct
 from refquant.convolution.geometry import Geometry
+from refquant.integers.devices import dialect_of
 from refquant.integers.dialects import NAMED, SINGLE_ROUND, Dialect, legal_shifts
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
@@ -25,11 +27,18 @@ FOUR = IntFormat(4, narrow=True)
 CARRIED = "The kernel is 1 and the codes are 0 and 1: the sums are the biases, most of them near ties, and one more."
 
 
-def fitting_multipliers(acc: np.ndarray, fmt: IntFormat, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
+def applied(dialect: Dialect, m: int) -> float:
+    """m as the dialect multiplies by it: one bit stands for 2^30, whatever m is."""
+    return 2.0**30 if dialect.multiplier == "m1" else float(m)
+
+
+def fitting_multipliers(acc: np.ndarray, fmt: IntFormat, dialect: Dialect, stream: Stream
+                        ) -> tuple[np.ndarray, np.ndarray]:
     """m and shift (O,) under which each channel's largest sum lands between half of the codes and twice as many."""
     reach = np.abs(acc).max(axis=tuple(axis for axis in range(acc.ndim) if axis != 1))
     sizes = np.array([int(value).bit_length() for value in reach.tolist()])
-    shift = np.clip(fmt.bits - sizes + 1 - fmt.signed, -31, 14)
+    places = fmt.bits - sizes + 1 - fmt.signed + (dialect.multiplier == "m1")  # of one bit the least m
+    shift = np.clip(places, -31, min(14, (legal_shifts(dialect) or (-31, 30))[1]))
     return stream.integers(2**30, 2**31 - 1, reach.shape), shift
 
 
@@ -50,7 +59,8 @@ def conv_case(id: str, p: Parameters, x: np.ndarray, w: np.ndarray, bias: np.nda
               multiplier: tuple[np.ndarray, np.ndarray] | None = None) -> Case:
     """A convolution; its multipliers, if not given, fit its own sums."""
     arrays: Arrays = {"x": x, "w": w} | ({} if bias is None else {"bias": bias})
-    m, shift = multiplier or fitting_multipliers(conv_acc(arrays, p), format_of(p["y_format"]), Stream(id))
+    m, shift = multiplier or fitting_multipliers(conv_acc(arrays, p), format_of(p["y_format"]),
+                                                 dialect_of(p["dialect"]), Stream(id))
     inputs = {"x": (x, format_of(p["x_format"])), "w": (w, format_of(p["w_format"])),
               **({} if bias is None else {"bias": (bias, INT32)}), "m": (m, M_FORMAT), "shift": (shift, INT8)}
     return make(id, "conv", p, inputs, why, kind, flags, small, {"expected_acc": INT32},
@@ -62,7 +72,7 @@ def carried_sums(dialect: Dialect, count: int) -> tuple[np.ndarray, np.ndarray, 
     limits = legal_shifts(dialect) or (-31, 30)
     rows = near_ties(INT8, 4 * count, limits, seed=5)
     some = rows.at(np.flatnonzero((np.abs(rows.x * rows.real) < 100) & (answers(dialect, rows, INT8) != NO_ANSWER)))
-    # Half of them exact ties with M = 1/2, 3/4 or a quarter; half of the rest of at least 2^20.
+    # At most a quarter with m = 2^30 or 3·2^29, which make exact ties; at most a quarter of at least 2^20; others.
     even = np.flatnonzero(np.isin(some.m, (2**30, 3 * 2**29)))[:count // 4]
     large = np.flatnonzero(np.abs(some.x) >= 2**20)[:count // 4]
     left = np.setdiff1d(np.arange(len(some.x)), np.concatenate([even, large]))[:count - len(even) - len(large)]
@@ -72,7 +82,7 @@ def carried_sums(dialect: Dialect, count: int) -> tuple[np.ndarray, np.ndarray, 
 
 def conv_direct_suite(dialect: Dialect) -> Iterator[Case]:
     """Convolution layers: geometry, zero points, biases, clamps and every rounding."""
-    stream = Stream("conv-direct")
+    stream, saturates = Stream("conv-direct"), dialect.end == "saturate"  # no register wraps to a narrow range
 
     def random(id: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], p: Parameters, why: str, kind: str,
                flags: tuple[str, ...] = (), small: bool = False, bias: int = 2000) -> Case:
@@ -91,8 +101,9 @@ def conv_direct_suite(dialect: Dialect) -> Iterator[Case]:
                  ("stride", "padding"), True)
     yield random("dilated", (1, 2, 9, 8), (2, 2, 3, 3), of(dilation=(2, 1), padding=(2, 1, 2, 1), y_zero_point=-3),
                  "Taps two rows apart.", "shape", ("dilation",))
-    yield random("tall", (2, 1, 11, 3), (2, 1, 7, 1), of(SEVEN, SEVEN, SEVEN, padding=(3, 0, 3, 0)),
-                 "A kernel of 7x1 in 7 bits.", "shape", ("saturation",))
+    if saturates:
+        yield random("tall", (2, 1, 11, 3), (2, 1, 7, 1), of(SEVEN, SEVEN, SEVEN, padding=(3, 0, 3, 0)),
+                     "A kernel of 7x1 in 7 bits.", "shape", ("saturation",))
     yield random("large-stride", (1, 3, 11, 13), (2, 3, 5, 5),
                  of(UINT8, INT8, UINT8, x_zero_point=128, y_zero_point=100, stride=(3, 4)),
                  "Unsigned codes of both signs: real 0 is 128.", "shape", ("unsigned", "zero point"))
@@ -100,8 +111,9 @@ def conv_direct_suite(dialect: Dialect) -> Iterator[Case]:
                  of(UINT8, INT8, UINT8, y_zero_point=20, clip=(20, 200), padding=1),
                  "ReLU6 as a clamp of codes to 20..200, after the zero point 20 is added.", "edge",
                  ("clamp", "saturation"), True)
-    yield random("narrow-output", (1, 3, 6, 6), (4, 3, 3, 3), of(INT8, INT8, IntFormat(8, narrow=True)),
-                 "Codes end at -127.", "edge", ("saturation",))
+    if saturates:
+        yield random("narrow-output", (1, 3, 6, 6), (4, 3, 3, 3), of(INT8, INT8, IntFormat(8, narrow=True)),
+                     "Codes end at -127.", "edge", ("saturation",))
     yield random("four-bits", (1, 8, 5, 5), (4, 8, 3, 3), of(INT8, FOUR, INT8, y_zero_point=-1), "Weights of 4 bits.",
                  "random")
     yield random("linear", (3, 70), (10, 70, 1, 1), of(x_zero_point=-128, y_zero_point=5),
@@ -112,9 +124,11 @@ def conv_direct_suite(dialect: Dialect) -> Iterator[Case]:
     for sign, x_code in (("max", 127), ("min", -128)):
         x, w = np.full((1, 64, 3, 3), x_code), np.full((2, 64, 3, 3), 127)
         w[1, 60:] = -127
-        yield conv_case(f"witness-{sign}", of(), x, w, np.array([2**20, -(2**20)]),
-                        f"576 products of {x_code}·127 and a bias of 2^20: the largest sum of a layer of 64 "
-                        "channels is beyond 24 bits.", "witness", ("accumulator",))
+        bias = np.array([2**20, -(2**20)])
+        largest = max((x * w).sum(axis=(1, 2, 3)) + bias, key=abs)
+        yield conv_case(f"witness-{sign}", of(), x, w, bias, f"576 products of {x_code} and 127, in the second "
+                        f"channel 36 of {x_code} and -127, and biases of 2^20 and -2^20: the sum {largest} is beyond "
+                        "24 bits.", "witness", ("accumulator",))
     for zero_point in (0, 3):
         sums, m, shift = carried_sums(dialect, 400)
         yield conv_case(f"ties-zero-point-{zero_point}", of(y_zero_point=zero_point), np.array([[[[0, 1]]]]),
@@ -142,8 +156,9 @@ def conv_depthwise_suite(dialect: Dialect) -> Iterator[Case]:
                  ("clamp", "saturation"), formats=(UINT8, INT8, UINT8), clip=(12, 255), y_zero_point=12, padding=2)
     yield random("uneven", (1, 3, 8, 9), 3, (2, 3), "Kernel 2x3, dilated, stride 1 down and 2 across.", "shape",
                  ("stride", "dilation", "padding"), stride=(1, 2), dilation=(2, 2), padding=(0, 3, 2, 1))
-    yield random("narrow", (1, 4, 6, 6), 4, (3, 3), "7-bit codes that end at -63.", "edge", ("saturation",),
-                 formats=(SEVEN, SEVEN, SEVEN))
+    if dialect.end == "saturate":
+        yield random("narrow", (1, 4, 6, 6), 4, (3, 3), "7-bit codes that end at -63.", "edge", ("saturation",),
+                     formats=(SEVEN, SEVEN, SEVEN))
     yield random("int16", (1, 4, 5, 5), 4, (3, 3), "Activations of 16 bits: sums beyond 24 bits.", "random",
                  ("accumulator",), formats=(IntFormat(16), INT8, IntFormat(16)))
     sums, m, shift = carried_sums(dialect, 400)
@@ -168,18 +183,25 @@ def shift_scaler_suite(dialect: Dialect) -> Iterator[Case]:
         return make(id, "shift_scaler", p, inputs, why, kind, flags, small, layouts={"acc": "NO", "k": "O"})
 
     k = np.array([0, 1, 2, 3, 4, 7, 9, 15])
+    # Where codes change; a device that rounds otherwise still meets ties.
+    steps, offsets = "ties", [0.5]
+    if dialect.last in ("floor", "toward_zero", "to_odd"):
+        steps, offsets = "integers and ties", [0.0, 0.0, 0.5]
     for id, m, fmt, zero_point in (("halves-int8", 2**30, INT8, 3), ("three-quarters-uint8", 3 * 2**29, UINT8, 5),
                                    ("odd-multiplier-int8", 1717986919, INT8, -7),
                                    ("odd-multiplier-narrow", 1288490189, IntFormat(8, narrow=True), 0)):
+        if fmt.narrow and dialect.end == "wrap":
+            continue
         shift = -6
-        values = np.arange(fmt.min - 4, fmt.max + 5)[::3] + 0.5 - zero_point
-        real = np.ldexp(float(m), shift - 31 - k)
+        values = np.arange(fmt.min - 4, fmt.max + 5)[::3] - zero_point
+        values = values + np.resize(offsets, len(values))
+        real = np.ldexp(applied(dialect, m), shift - 31 - k)
         acc = np.rint(values[:, None] / real).astype(np.int64) + stream.integers(-1, 1, (len(values), len(k)))
         telling = _telling(dialect, m, shift, k, fmt, zero_point)
         acc = np.clip(np.concatenate([acc, telling]), -(2**31), 2**31 - 1)
-        yield case(id, acc, m, shift, k, fmt, zero_point, f"Sums beside the ties of M·2^-k, M = {m}·2^-37; then "
+        yield case(id, acc, m, shift, k, fmt, zero_point, f"Sums beside the {steps} of M·2^-k, M = {m}·2^-37; then "
                    "sums on which dialects differ.", "tie", ("dialect", "rounding", "saturation"), fmt == INT8)
-    far = np.clip(stream.integers(-(2**31), 2**31 - 1, (40, 8)), -(2**31), 2**31 - 1)
+    far = stream.integers(-(2**31), 2**31 - 1, (40, 8))
     yield case("shift-limit", far, 2**31 - 1, -16 if low == -31 else low + 15, k, INT8, 0,
                "The last channel's shift is -16 - 15 = -31, the least that a dialect takes.", "edge", ("shift",))
     acc = stream.integers(-(2**24), 2**24, (60, 8)) >> 15 - k
@@ -188,10 +210,10 @@ def shift_scaler_suite(dialect: Dialect) -> Iterator[Case]:
 
 
 def _telling(dialect: Dialect, m: int, shift: int, k: np.ndarray, fmt: IntFormat, zero_point: int) -> np.ndarray:
-    """Rows of sums, one for each channel, on which some named dialect differs from this one."""
-    columns = []
+    """Rows of sums, one for each channel, on which some named dialect, ended as this one is, differs from it."""
+    columns, others = [], [replace(other, end=dialect.end) for other in NAMED.values()]
     for one in k.tolist():
-        real = np.ldexp(float(m), shift - 31 - one)
+        real = np.ldexp(applied(dialect, m), shift - 31 - one)
         halves = np.arange(2 * (fmt.min - zero_point), 2 * (fmt.max - zero_point) + 1) / 2
         acc = np.unique(np.clip(np.rint(halves / real).astype(np.int64)[:, None] + np.arange(-2, 3), -(2**31),
                                 2**31 - 1))
@@ -199,7 +221,7 @@ def _telling(dialect: Dialect, m: int, shift: int, k: np.ndarray, fmt: IntFormat
         wide = IntFormat(fmt.bits, fmt.signed)
         own = answers(dialect, rows, wide)
         found = [acc[np.flatnonzero((answers(other, rows, wide) != own) & (own != NO_ANSWER))[:2]]
-                 for other in NAMED.values()]
+                 for other in others]
         columns.append(np.resize(np.concatenate([*found, acc[:1]]), 20))
     return np.stack(columns, axis=1)
 
@@ -265,16 +287,20 @@ def pool_add_concat_suite(dialect: Dialect) -> Iterator[Case]:
         return make(id, operation, p, inputs, why, kind, flags, small, {"expected_acc": INT32},
                     {"m": "PQ", "shift": "PQ"})
 
-    yield pool("average-quarter", "average_pool", (1, 2, 8, 8), (2, 2), INT8, "M is 1/4: every other sum is a tie or "
-               "beside one.", "tie", ("rounding",), True, stride=2, zero_points=(0, 3))
+    yield pool("average-quarter", "average_pool", (1, 2, 8, 8), (2, 2), INT8, "M is 1/4: one sum in four is a tie, "
+               "two in four lie beside one.", "tie", ("rounding",), True, stride=2, zero_points=(0, 3))
     yield pool("average-border", "average_pool", (2, 3, 7, 6), (3, 3), INT8, "Padding is not counted: windows of "
                "4, 6 and 9 codes have three multipliers.", "shape", ("count_include_pad", "padding"), True, 1.7,
                False, (-9, 4), stride=2, padding=1)
     yield pool("average-counted", "average_pool", (1, 2, 7, 6), (3, 2), UINT8, "Padding counts as real 0: one "
                "multiplier.", "shape", ("count_include_pad",), False, 2.9, True, (20, 31), padding=(1, 1, 1, 0))
-    yield pool("average-narrow", "average_pool", (1, 2, 6, 6), (2, 3), SEVEN, "Codes end at -63.", "edge",
-               ("saturation",), False, 3.1)
-    yield pool("average-large", "average_pool", (2, 4, 20, 19), (3, 3), INT8, "2448 random windows: about one in 500 "
+    if dialect.end == "saturate":
+        yield pool("average-narrow", "average_pool", (1, 2, 6, 6), (2, 3), SEVEN, "Codes end at -63.", "edge",
+                   ("saturation",), False, 3.1)
+    yield pool("average-sixth", "average_pool", (1, 2, 8, 9), (2, 3), INT8, "M is 1/6, which no multiplier holds: "
+               "sums of 6k + 3 lie beside ties, on the side to which M is rounded.", "tie", ("dialect", "rounding"),
+               x=Stream("average-sixth").codes(INT8, (1, 2, 8, 9)))
+    yield pool("average-large", "average_pool", (2, 4, 20, 19), (3, 3), INT8, "2448 random windows: about one in 190 "
                "tells a multiplier of 16 bits from one of 31.", "random", ("dialect", "saturation"), False, 4.7, True,
                (11, -13))
     yield pool("average-global", "average_pool", (2, 5, 7, 7), (7, 7), UINT8, "49 codes in one window.", "shape", (),

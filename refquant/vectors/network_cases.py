@@ -70,7 +70,7 @@ def _cases(network: IntegerProgram, x_q: np.ndarray, known: dict[str, Layer], wa
         tensors[name] = codes
         if name in numbers and layer_of[name].name in wanted:
             layer = layer_of[name]
-            yield _layer_case(f"{numbers[name]:02d}-{file_name(layer.name)}", network, layer, tensors, sums)
+            yield _layer_case(f"{numbers[name]:02d}-{file_name(layer.name)}"[:100], network, layer, tensors, sums)
         sums.clear()
     if whole:
         yield _whole(network, tensors, len(known) + 1)
@@ -81,7 +81,7 @@ def _whole(network: IntegerProgram, tensors: dict[str, np.ndarray], number: int)
     found = {"x": _tensor(network, network.input, tensors, "input")}
     stages = [layer.output for layer in network.layers if layer.output != network.output]
     for index, name in enumerate(stages, 1):
-        found[f"expected_{index:02d}_{file_name(name)}"] = _tensor(network, name, tensors, "stage")
+        found[f"expected_{index:02d}_{file_name(name)}"[:100]] = _tensor(network, name, tensors, "stage")
     found["expected"] = _tensor(network, network.output, tensors, "expected")
     return Case(f"{number:02d}-end-to-end", "network", {"dialect": dialect_of(network.dialect).words}, found,
                 f"The input codes of {len(found['x'].values)} images, and the output codes; each layer's codes are "

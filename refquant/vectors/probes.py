@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from refquant.integers.checks import is_integer
 from refquant.integers.dialects import Dialect, legal_shifts
 from refquant.integers.formats import IntFormat
 from refquant.vectors.descriptions import NO_ANSWER, Rows, answers, classes, rows_of
@@ -101,7 +102,13 @@ def best_probe(table: np.ndarray) -> int | None:
 
 
 def next_probes(left: list[int], count: int, fmt: IntFormat, derived: bool = True) -> Rows:
-    """At most ``count`` rows that, asked at once, split the classes left best; checks near ties after those."""
+    """At most ``count`` rows that, asked at once, split the classes left best; checks near ties after those.
+
+    left: places in ``classes(fmt, derived)``, at least one. ValueError for others.
+    """
+    number = len(classes(fmt, derived))
+    if not left or not all(is_integer(k) and 0 <= k < number for k in left):
+        raise ValueError(f"left must hold places of classes, from 0 to {number - 1}, got {left}")
     table = answers_of_classes(fmt, derived)[left]
     groups, chosen = np.zeros(len(left), np.int64), list[int]()
     while len(chosen) < count and len(np.unique(groups)) < len(left):
@@ -118,7 +125,9 @@ def next_probes(left: list[int], count: int, fmt: IntFormat, derived: bool = Tru
 
 
 def smallest_difference(one: Dialect, other: Dialect, fmt: IntFormat) -> tuple[Rows, int, int] | None:
-    """The row of least |x| on which two descriptions differ, then of least |zero point| and |shift|; and both codes.
+    """The row of least |x| on which two descriptions differ; and both codes.
+
+    Among rows of one |x|: x > 0 first, then the least |zero point|, m and |shift|, then shift > 0.
 
     Sought among |x| <= 64 and powers of two and their neighbours, some m, zero points 0, 1 and 2, and all shifts
     that both take; None where none is found.

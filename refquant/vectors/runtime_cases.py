@@ -24,7 +24,7 @@ from refquant.vectors.suites import M_FORMAT
 # What moves no code, and what ends in floats, has no case.
 _WITHOUT = ("RESHAPE", "SQUEEZE", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 # The dialect that the manifest names: that of most layers.
-DIALECTS = {"litert-ref": "gemmlowp_double", "litert-opt": "neon_double"}
+DIALECTS = {"litert-ref": "gemmlowp_double", "litert-opt": "neon_double", "refquant": "single_round"}
 
 
 def runtime_cases(model: QuantizedModel, x: np.ndarray, kernel_set: str, wanted: Collection[str] | None = None

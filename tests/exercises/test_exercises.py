@@ -1,4 +1,4 @@
-"""The exercises judge: right solutions pass, each wrong one fails with a counter-example, stubs fail kindly."""
+"""Exercises: right solutions pass, each wrong one fails with a counter-example, stubs fail kindly."""
 from __future__ import annotations
 
 import inspect
@@ -88,6 +88,43 @@ def test_the_command_judges_a_file_as_both_readmes_show(tmp_path, capsys):
     shown = f"refquant exercise 04 mine.py\n```\n```text\n{capsys.readouterr().out}```\n"
     assert shown in (STUBS.parent / "README.md").read_text(encoding="utf-8")
     assert shown.split("```text")[1] in (STUBS / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_solution_may_change_its_arguments_and_is_compared_with_those_it_was_given():
+    def right(products, bits):
+        total = RIGHT["32"](products, bits)
+        products[:] = 0
+        return total
+
+    def wrong(products, bits):
+        products[:] = 0
+        return 0
+
+    def damages_lists(exact, damaged):
+        worst = RIGHT["22"](exact, damaged)
+        for a, b in zip(exact, damaged):
+            b[:] = a
+        return worst
+
+    assert judge(EXERCISES["32"], right).property == judge(EXERCISES["22"], damages_lists).property == ""
+    verdict = judge(EXERCISES["32"], wrong)
+    assert verdict.property == "product after product"
+    assert verdict.text.startswith("your function gave 0 for ([") and "([0]," not in verdict.text
+
+
+def test_a_solution_that_exits_is_told_as_one_that_raises(tmp_path, capsys):
+    mine = tmp_path / "mine.py"
+    mine.write_text("import sys\ndef saturate(x, bits):\n    sys.exit(0)\n")
+    assert main(["exercise", "02", str(mine)]) == 1
+    assert "your function raised SystemExit for (0, 1): 0" in capsys.readouterr().out
+
+
+def test_without_hypothesis_the_command_says_what_to_install():
+    script = ("import sys; sys.modules['hypothesis'] = None; from refquant.cli import main; "
+              "sys.exit(main(['exercise']))")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "refquant: refquant.exercises needs Hypothesis: pip install 'refquant[test]'\n"
 
 
 @pytest.mark.parametrize(("text", "number", "sentence"), [

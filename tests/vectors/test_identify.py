@@ -164,3 +164,27 @@ def test_the_smallest_difference_is_that_of_the_hand_checked_table():
 def test_what_is_no_code_is_refused(device, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         identify(device)
+
+
+ONE = rows_of(np.array([5]), np.array([2**30]), np.array([0]), np.array([0]))
+
+
+@pytest.mark.parametrize("changes, codes, message", [
+    ({}, [0.5], "codes must hold integers of at most 64 bits, got dtype float64"),
+    ({}, [1000], r"codes must be from -128 to 127, got 1000\.\.1000"),
+    ({"m": [5]}, [3], r"m must be from 1073741824 to 2147483647, got 5\.\.5"),
+    ({"shift": [31]}, [3], r"shift must be from -31 to 30, got 31\.\.31"),
+    ({"x": [2**31]}, [3], r"x must be from -2147483648 to 2147483647, got 2147483648\.\.2147483648"),
+    ({"zero_point": [-129]}, [3], r"zero_point must be from -128 to 127, got -129\.\.-129"),
+    ({}, [3, 4], r"rows and codes must be columns of one length, at least 1, got shapes x \(1,\), .*, codes \(2,\)"),
+    ({name: [] for name in ONE._fields}, [], "rows and codes must be columns of one length, at least 1, got .*")])
+def test_rows_and_codes_that_no_device_can_have_are_refused(changes, codes, message):
+    rows = ONE._replace(**{name: np.array(column, np.int64) for name, column in changes.items()})
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        identify_rows(rows, np.array(codes), INT8)
+
+
+@pytest.mark.parametrize("left", [[], [406], [-1], [0.5]])
+def test_probes_of_no_class_are_refused(left):
+    with pytest.raises(ValueError, match=r"^left must hold places of classes, from 0 to 405, got \["):
+        next_probes(left, 3, INT8)

@@ -4,6 +4,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 
 from refquant import calibration_images, load_digits, load_quantized, quantize_network
 from refquant.cli import main
+from refquant.network.graph import Network
 from refquant.network.simulated_forward import simulated_tensors
 from refquant.network.storage import quantized_to_bytes
 from refquant.strategies import images, networks
@@ -35,6 +39,7 @@ def files(tmp_path_factory):
         (folder / f"{name}.npz").write_bytes(quantized_to_bytes(quantized))
     np.savez(folder / "data.npz", inputs=inputs[:5])
     np.savez(folder / "other.npz", images=np.zeros(3))
+    np.savez(folder / "number.npz", inputs=np.float32(3))
     return folder
 
 
@@ -107,6 +112,7 @@ def test_the_layers_asked_for_are_written_and_the_kill_table_tells_what_images_l
     ("affine", "data", "6", [], "must hold 6 inputs, got 5"),
     ("affine", "data", "0", [], "argument --images: must be from 1 to 1000000, got 0"),
     ("affine", "other", "1", [], "must hold 'inputs', got images"),
+    ("affine", "number", "1", [], r"number.npz: inputs must be \(N, 1, 16, 16\), got \(\)"),
     ("data", "data", "1", [], "must be a quantized network written by refquant, got another kind of file"),
     ("nothing", "data", "1", [], "must be readable, got: No such file or directory")])
 def test_a_callers_mistake_is_one_sentence_and_nothing_is_written(name, data, count, options, sentence, files,
@@ -125,3 +131,29 @@ def test_a_suite_that_fails_leaves_nothing_behind(files, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "case_files", broken)
     assert run(files, tmp_path / "out", "affine") == 2
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_names_longer_than_a_file_name_are_cut_and_stay_distinct():
+    network, inputs, _ = load_digits()
+    long = "model/" + "block/" * 20
+    renamed = Network(network.input_shape, tuple(replace(node, name=long + node.name, inputs=tuple(
+        name if name == "input" else long + name for name in node.inputs)) for node in network.nodes),
+        long + network.output)
+    quantized = quantize_network(renamed, calibration_images(5), "channelwise-int8", activations="affine")
+    *cases, whole = network_cases(quantized, quantized.quantize_images(inputs[:1]))
+    assert len({case.id for case in cases}) == len(cases) == 14 and {len(case.id) for case in cases} == {100}
+    assert len(whole.stages) == len(quantized.layers) and {len(name) for name in whole.stages[:-1]} == {100}
+
+
+def test_ctrl_c_ends_with_one_line_and_leaves_nothing_behind(files, tmp_path):
+    script = ("import signal, sys\n"
+              "from refquant.interrupts import install\n"
+              "from refquant import cli\n"
+              "from refquant.vectors import build\n"
+              "build.case_files = lambda *_: signal.raise_signal(signal.SIGINT)\n"
+              "install()\n"
+              "sys.exit(cli.main(sys.argv[1:]))")
+    done = subprocess.run([sys.executable, "-c", script, "vectors", "network", files / "affine.npz",
+                           files / "data.npz", "--images", "1", "--out", tmp_path], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "refquant: interrupted\n")
+    assert not list(tmp_path.iterdir())

@@ -58,6 +58,10 @@ def test_onnx_models_and_what_is_refused(tmp_path, capsys):
     sums = [load(tmp_path / one_ / "network" / "01-y")[1]["expected_acc"] for one_ in "ab"]
     assert (sums[0] != sums[1]).any()  # saturated pairs
     assert not (tmp_path / "b" / "network" / "02-end-to-end").exists()
+    assert main([*base, str(tmp_path / "own"), "--as", "refquant"]) == 0
+    for folder, dialect in (("own", "single_round"), ("a", "float32_half_even")):
+        manifest = json.loads((tmp_path / folder / "network" / "manifest.json").read_text())
+        assert manifest["dialect"]["name"] == dialect
     capsys.readouterr()
     for more, sentence in (([], "--as must say which runtime computes"),
                            (["--as", "litert-ref"], "is a model of ONNX, which runs as onnxruntime-avx2"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,14 +21,20 @@ from machines import MACHINES, on_x86
 from tools import require_module
 
 from refquant.cli import main
+from refquant.integers.devices import DEVICES, dialect_of
+from refquant.integers.dialects import NAMED
 from refquant.integers.formats import IntFormat
 from refquant.strategies import codes, int_formats
+from refquant.vectors import build
 from refquant.vectors.build import SUITES, build_suite, check_kills, check_not_vacuous, kills, write_suite
-from refquant.vectors.cases import Case, Tensor, case_files, hex_bytes, npy_bytes, schema
+from refquant.vectors.cases import Case, Tensor, case_files, described, hex_bytes, npy_bytes, schema
 from refquant.vectors.check import check_answers
-from refquant.vectors.operations import OPERATIONS
+from refquant.vectors.faults import faults
+from refquant.vectors.layer_faults import _second_shift
+from refquant.vectors.operations import OPERATIONS, requantize_case, shift_scaler_case
 from refquant.vectors.streams import Stream
 
+WRAPS = "m31,merged,none,half_up,after,wrap"
 COMMITTED = json.loads(Path(__file__).with_name("digests.json").read_text())
 
 
@@ -106,6 +113,65 @@ def test_suites_of_other_dialects_kill_every_bug_too(name, dialect):
     assert json.loads(files["manifest.json"])["dialect"]["name"] == dialect
 
 
+# By their words, since some have several names.
+NAMES = {dialect_of(name).words: name for name in [*DEVICES, *NAMED]}
+FEW_SHIFTS = ("pulp_nn", "vitis_dpu")
+
+
+@pytest.mark.parametrize("dialect", NAMES.values())
+def test_suites_of_every_named_dialect_can_be_built(dialect):
+    for name in ("shift-scaler", "pool-add-concat"):
+        if name == "pool-add-concat" and dialect in FEW_SHIFTS:
+            continue
+        found = json.loads(build_suite(name, dialect)["manifest.json"])
+        assert found["dialect"]["words"] == dialect_of(dialect).words
+
+
+@pytest.mark.parametrize(("name", "dialect"), [
+    ("conv-direct", "rvv_rdn"), ("conv-depthwise", "tosa_double_round"), ("conv-direct", "vitis_dpu"),
+    ("requantize", "vitis_dpu"), ("conv-direct", WRAPS), ("requantize", WRAPS), ("pool-add-concat", WRAPS),
+    ("pwlq-dot", WRAPS), ("shift-scaler", "m31,merged,none,floor,after,wrap")])
+def test_suites_of_dialects_that_wrap_or_have_few_bits_can_be_built(name, dialect):
+    files = build_suite(name, dialect)
+    if dialect == WRAPS:  # which no register does to a narrow range
+        assert not any(json.loads(content)["parameters"]["y_format"]["narrow"] for path, content in files.items()
+                       if path.endswith("case.json"))
+
+
+@pytest.mark.parametrize(("suite", "dialect", "most"), [
+    ("pool-add-concat", "pulp_nn", 7), ("pool-add-concat", "vitis_dpu", 0),
+    ("digits-cnn", "m8,saturate,none,floor", 7)])
+def test_a_suite_that_a_dialect_cannot_have_is_refused_before_anything_is_written(suite, dialect, most, tmp_path,
+                                                                                  capsys):
+    assert main(["vectors", "build", "--out", str(tmp_path / "golden"), "--suite", "dot-int16", suite, "--dialect",
+                 dialect]) == 2
+    assert re.fullmatch(f"refquant: the dialect of suite {suite} must take shifts up to 9, got {dialect}.*, which "
+                        f"takes them up to {most}\n", capsys.readouterr().err)
+    assert not (tmp_path / "golden").exists()
+
+
+def test_the_bugs_of_shift_scalers_that_are_left_out_answer_alike_by_law():
+    for name in ("shift_floor", "rvv_rdn", "rvv_rod", "pulp_nn"):
+        for case in SUITES["shift-scaler"].cases(dialect_of(name)):
+            twice = _second_shift(case.inputs, case.parameters)
+            np.testing.assert_array_equal(twice, case.tensors["expected"].values)
+            assert "code shifted by k afterwards" not in dict(faults("shift_scaler", case.inputs, case.parameters))
+    for case in SUITES["shift-scaler"].cases(dialect_of("vitis_dpu")):
+        first = {**case.inputs, "acc": case.inputs["acc"] >> case.inputs["k"], "k": 0 * case.inputs["k"]}
+        np.testing.assert_array_equal(shift_scaler_case(first, case.parameters)["expected"],
+                                      case.tensors["expected"].values)
+
+
+def test_dialects_that_differ_in_left_alone_are_bugs_only_where_a_left_shift_leaves_int32():
+    p = {"dialect": "rvv_rdn", "y_format": described(IntFormat(8)), "y_zero_point": 0}
+    for x, bug in ((2**23, False), (2**24, True), (-(2**24), False), (-(2**24) - 1, True)):
+        t = {"x": np.array([x]), "m": np.array([2**30]), "shift": np.array([7]), "zero_point": np.array([0])}
+        found = dict(faults("requantize", t, p))
+        assert ("dialect shift_floor" in found) == bug
+        floors = requantize_case(t, {**p, "dialect": "shift_floor"})["expected"]
+        assert bug or (requantize_case(t, p)["expected"] == floors).all()
+
+
 def test_a_bug_that_no_case_kills_stops_the_build():
     table = kills(case for case in cases_of("conv-direct") if case.kind == "corner")
     with pytest.raises(ValueError, match=r"suite some must kill every bug .*, got no case for .*dialect"):
@@ -166,6 +232,24 @@ def test_writing_replaces_a_suite_and_nothing_else(tmp_path):
     (tmp_path / "other").mkdir()
     with pytest.raises(ValueError, match="must be a suite's folder or not exist, got something else there"):
         write_suite(built("pwlq-dot").items(), tmp_path / "other")
+
+
+def test_a_suite_that_cannot_be_exchanged_stays_where_it_was(tmp_path, monkeypatch):
+    folder, moved = written("pwlq-dot", tmp_path), []
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    move = os.replace
+
+    def second_fails(source, target):
+        moved.append(target)
+        if len(moved) == 2:
+            raise OSError("disk full")
+        move(source, target)
+
+    monkeypatch.setattr(build.os, "replace", second_fails)
+    with pytest.raises(OSError, match="disk full"):
+        written("pwlq-dot", tmp_path)
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["pwlq-dot"]
 
 
 def test_the_command_builds_what_is_asked_for_and_lists_the_suites(tmp_path, capsys):
