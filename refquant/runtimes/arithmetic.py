@@ -1,4 +1,4 @@
-"""From sums to codes, as LiteRT's kernels do it; the zero point is added behind, and then the limits.
+"""From sums to codes, as LiteRT's kernels do it; the caller adds the zero point and clamps.
 
 Each function takes integer sums and a real multiplier M, or one along the last axis, and gives integers.
 """

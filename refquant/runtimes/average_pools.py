@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from refquant.integers.checks import fitting_int64, integer
+
 Rule = Callable[[np.ndarray, Any, int], np.ndarray]
 
 
@@ -44,10 +46,23 @@ RULES: dict[str, Rule] = {
 def average_pool_rules(total: Any, count: Any, zero_point: int, codes: Any) -> list[str]:
     """The names of the rules that give ``codes``: which average pool a device has.
 
-    total: sums of raw codes, integers (N,); count: how many cells each has; zero_point: of input and output.
+    total: sums of raw codes, integers that int32 holds, not empty. count: how many cells each sum has, one integer
+    or one per sum. zero_point: of input and output, from -2^15 to 2^16 - 1. codes: what the device answered,
+    integers of total's shape. ValueError for other arguments.
 
     >>> average_pool_rules(np.array([2, 6, -6]), 4, 0, np.array([1, 2, -2]))
     ['TFLite and CMSIS-NN']
     """
-    total, codes = np.asarray(total, np.int64), np.asarray(codes, np.int64)
+    total, count, codes = (fitting_int64(x, name).astype(np.int64) for x, name in (
+        (total, "total"), (count, "count"), (codes, "codes")))
+    if total.size == 0:
+        raise ValueError(f"total must not be empty, got shape {total.shape}")
+    if codes.shape != total.shape:
+        raise ValueError(f"codes must have the shape of total, {total.shape}, got {codes.shape}")
+    if count.shape not in ((), total.shape):
+        raise ValueError(f"count must be one integer or have the shape of total, {total.shape}, got {count.shape}")
+    for x, name, least in ((total, "total", -(2**31)), (count, "count", 1)):
+        for end in (x.min(), x.max()):
+            integer(end, name, least, 2**31 - 1)
+    zero_point = integer(zero_point, "zero_point", -(2**15), 2**16 - 1)
     return [name for name, rule in RULES.items() if np.array_equal(rule(total, count, zero_point), codes)]

@@ -1,4 +1,4 @@
-"""The two rounding twice of ``arithmetic`` in fewer passes over the sums: equal codes, about six times as fast."""
+"""``arithmetic.double_rounded`` and ``arithmetic.neon`` in fewer passes, equal bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A quantized model as its file holds it: tensors by their index, and operations in order. Planes are NHWC."""
+"""A quantized model as its file holds it: tensors by their index, and operations in order.
+
+Planes are NHWC in LiteRT's models, NCHW in ONNX's.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """kind: LiteRT's name, as in CONV_2D. inputs: tensor indexes, -1 for one left out. options: by their names."""
+    """kind: the operator's name in its file format, as in CONV_2D or QLinearConv.
+
+    inputs, outputs: tensor indexes, -1 for an input left out. options: by their names.
+    """
 
     kind: str
     inputs: tuple[int, ...]

@@ -216,7 +216,7 @@ def in_floats(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequenc
 # --- moves --------------------------------------------------------------------------------------------------------
 
 def moved(x: np.ndarray, op: Operation, shape: tuple[int, ...]) -> np.ndarray:
-    """What Transpose, Slice, Pad, Concat of one kind and the reshapes make of an array; shape: without the batch."""
+    """What Transpose, Slice, Pad and the reshapes make of an array; shape: without the batch."""
     if op.kind == "Transpose":
         return x.transpose(op.options["Axes"])
     if op.kind == "Slice":

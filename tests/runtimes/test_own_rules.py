@@ -1,4 +1,4 @@
-"""refquant's own rules on the files of runtimes, and which average pool a device has; judged by exact fractions."""
+"""refquant's own rules on the files of runtimes, and which average pool a device has: against exact fractions."""
 from __future__ import annotations
 
 from fractions import Fraction
@@ -42,6 +42,28 @@ def test_average_pools_of_any_count(count, totals, zero):
     assert rules["oneDNN"] == [round_fraction(q, "half_even") for q in exact]
     assert rules["ai8x"] == [floor(q) for q in exact]
     assert rules["TOSA"] == [floor(q + Fraction(1, 2)) for q in exact]  # a zero point is a whole number
+
+
+def test_windows_at_a_border_may_count_fewer_cells():
+    assert average_pool_rules([[6, 6], [-6, -6]], [[4, 3], [4, 3]], 0, [[2, 2], [-2, -2]]) == ["TFLite and CMSIS-NN",
+                                                                                               "oneDNN"]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    (([2.9, 6.0], 4, 0, [1, 2]), "total must hold integers of at most 64 bits, got dtype float64"),
+    (([2, 6], 4.0, 0, [1, 2]), "count must hold integers of at most 64 bits, got dtype float64"),
+    (([2, 6], 4, 0, [0.9, 2.0]), "codes must hold integers of at most 64 bits, got dtype float64"),
+    ((SUMS[:0], 4, 0, SUMS[:0]), r"total must not be empty, got shape \(0,\)"),
+    (([2, 6], 4, 0, [1]), r"codes must have the shape of total, \(2,\), got \(1,\)"),
+    (([2, 6], [4], 0, [1, 2]), r"count must be one integer or have the shape of total, \(2,\), got \(1,\)"),
+    (([2, 6], 0, 0, [1, 2]), "count must be an integer from 1 to 2147483647, got 0"),
+    (([2, 6], [4, 0], 0, [1, 2]), "count must be an integer from 1 to 2147483647, got 0"),
+    (([2, 2**31], 4, 0, [1, 2]), "total must be an integer from -2147483648 to 2147483647, got 2147483648"),
+    (([2, 6], 4, 0.5, [1, 2]), "zero_point must be an integer from -32768 to 65535, got 0.5"),
+    (([2, 6], 4, 2**16, [1, 2]), "zero_point must be an integer from -32768 to 65535, got 65536")])
+def test_average_pool_rules_refuses_bad_arguments_in_one_sentence(arguments, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        average_pool_rules(*arguments)
 
 
 def exact(step):
