@@ -59,7 +59,7 @@ def _quantize(arguments: argparse.Namespace) -> None:
                 "cross_layer_equalization", "correct_output_mean", "breakpoints", "match_moments",
                 "dialect")}
             warnings = input_warnings(network, data.calibration, data.images)
-            network, built = build_own(network, data, recipes, options, executor, progress)
+            network, built = build_own(network, data, recipes, options, executor, progress, arguments.export_onnx)
             result = {**evaluate_own(network, built, data, executor, progress), **origin(arguments.model),
                       "warnings": warnings}
         _deliver(report.own_table(result), data_files(result, built, arguments.export_onnx), figures(), arguments.out)
@@ -98,7 +98,7 @@ def _add_quantize(commands: Any) -> None:
     quantize = commands.add_parser(
         "quantize", help="quantize an ONNX network and run it in integers on your data", formatter_class=_wide,
         usage="refquant quantize MODEL.onnx DATA.npz --recipe NAME --out DIR [options]",
-        epilog="What is left out is as the recipe has it. " + "; ".join(
+        epilog="Options left out take the recipe's value. " + "; ".join(
             f"{name}: {recipe.source}" for name, recipe in RECIPES.items()) + ".")
     group = quantize.add_argument_group("what is quantized")
     group.add_argument("model", type=Path, metavar="MODEL.onnx", help="a float network")
@@ -290,8 +290,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns its exit code.
 
     0; 1 where ``identify`` finds that no description fits, ``vectors check`` a mismatch, or ``exercise`` a wrong
-    solution; 2 for a caller's mistake,
-    told in one sentence; 3 where ``vectors check`` misses outputs.
+    solution; 2 for a caller's mistake, told in one sentence; 3 where ``vectors check`` misses outputs; 130 when
+    interrupted.
     """
     code: int | None = 0
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a letter shows its escape
@@ -300,6 +300,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments = _parser().parse_args(argv)
         code = arguments.run(arguments)
         sys.stdout.flush()
+    except SystemExit as end:  # argparse printed help, or a mistake of the arguments
+        return int(end.code or 0)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         _close_output()
     except KeyboardInterrupt:

@@ -65,7 +65,8 @@ def in_order(function: Callable[[Any, Any], Any], shared: Any, tasks: Iterable[t
                 result = executor.submit(_run, function, key, shared, task).result()
             yield result
     except BrokenExecutor:
-        raise BrokenExecutor(f"workers must live to the end, got one that died; {name} came to nothing") from None
+        raise BrokenExecutor("workers must live to the end, got one that died; the result of "
+                             f"{name} is lost") from None
     finally:
         for *_, future in flying:
             future.cancel()

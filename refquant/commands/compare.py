@@ -88,13 +88,18 @@ def _differences(model: QuantizedModel, inputs: np.ndarray, one: str, other: str
         mine, theirs = held(first[written.index]), held(second[written.index])
         with np.errstate(over="ignore", invalid="ignore"):  # as runtimes do
             alone = rule_of(other, op.kind, str(described[0].dtype))(op, described, written, codes)
-        where = np.argwhere(alone != mine)
+        where = np.argwhere(_different(mine, alone))
         said = ""
         if len(where):
             place = tuple(int(k) for k in where[0])
             said = f"[{', '.join(map(str, (place[0] + start, *place[1:])))}] {mine[place]} and {alone[place]}"
             said += _operands(op, described, written, codes, place)
-        yield int((mine != theirs).sum()), len(where), mine.size, said
+        yield int(_different(mine, theirs).sum()), len(where), mine.size, said
+
+
+def _different(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Where values differ; NaN equals NaN."""
+    return (a != b) & ~((a != a) & (b != b))
 
 
 def _operands(op: Operation, inputs: Sequence[Tensor], y: Tensor, codes: Sequence[np.ndarray],

@@ -43,7 +43,7 @@ class LayerReport:
     """How far one layer's output is from the float network's, and what its weights are like.
 
     weight_range_disparity: largest over smallest max|w| among the channels that are not dead.
-    saturated_fraction: of the output codes, those at an end of the format that is not real zero.
+    saturated_fraction: of the output codes, those at an end of the format that does not stand for real zero.
     headroom_bits: the least of its stages'; None, as the weight fields, where there is nothing to tell.
     """
 
@@ -102,7 +102,7 @@ def top1(logits: np.ndarray, labels: Any) -> float:
 
 
 class _LayerSums(Likeness):
-    """A layer's likeness, and how many of its output codes are at an end of their format."""
+    """A layer's similarity, and how many of its output codes are at an end of their format."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,19 +112,19 @@ class _LayerSums(Likeness):
         """Take one batch of a tensor."""
         self.add(reference, qparam.dequantize(codes))
         fmt = qparam.format
-        # Where the lowest code is real zero, it is ReLU that put values there.
-        at_end = (codes == fmt.max) | ((codes == fmt.min) & (qparam.zero_point != fmt.min))
+        # An end that stands for real zero may hold zeros, as after ReLU, which were not clamped.
+        at_end = ((codes == fmt.min) | (codes == fmt.max)) & (codes != qparam.zero_point)
         self.saturated, self.size = self.saturated + int(at_end.sum()), self.size + codes.size
 
     def merge(self, other: Likeness) -> None:
-        """Take what another one has seen."""
+        """Add the batches of another one."""
         super().merge(other)
         assert isinstance(other, _LayerSums)
         self.saturated, self.size = self.saturated + other.saturated, self.size + other.size
 
 
 class _Seen(NamedTuple):
-    """What one slice of the images gave: codes, every stage's least and greatest sum, every layer's likeness.
+    """The results of one slice of the images: codes, each stage's least and greatest sum, each layer's similarity.
 
     simulated: the output's codes by simulation, and whether all codes were equal; None without simulation.
     """
@@ -178,7 +178,7 @@ def evaluate_together(quantized: Sequence[QuantizedNetwork], images: Any, labels
 
 
 class _Sums:
-    """What all slices of the images gave for one quantized network."""
+    """The results of all slices of the images for one quantized network."""
 
     def __init__(self, quantized: QuantizedNetwork) -> None:
         self.quantized = quantized
@@ -238,7 +238,7 @@ def _run_slice(shared: tuple[Sequence[QuantizedNetwork], Network], task: tuple[n
 
 def _run_integers(program: QuantizedNetwork, images: np.ndarray, simulate: bool
                   ) -> tuple[dict[str, np.ndarray], _Seen]:
-    """Every tensor's codes, and what is kept of them; the layers' likeness is still to come."""
+    """Every tensor's codes, and what is kept of them; the layers' similarity is still to come."""
     stages: dict[tuple[str, str], tuple[int, int]] = {}
 
     def trace(layer: str, stage: str, values: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""``refquant identify``: a table of a device's answers read, what fits it told, and what to ask next written."""
+"""``refquant identify``: read a table of device outputs, list the dialects that fit, write the next test inputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _SHOWN = 12
 def read_table(path: Path, fmt: IntFormat) -> tuple[Rows, np.ndarray, bool]:
     """The rows of a csv, the codes in its column y, and whether M is derived from m and shift.
 
-    ValueError, naming file and line, for a missing column, values that are no integers or outside their width.
+    ValueError, naming file and row (blank lines and the header not counted), for a missing column, values that are no
+    integers or outside their width.
     """
     with open(path, newline="", encoding="utf-8-sig") as file:
         try:

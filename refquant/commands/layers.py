@@ -1,7 +1,8 @@
-"""What each layer of a quantized network is, in plain types for reports; and what looks wrong about the inputs."""
+"""Each layer of a quantized network in plain types for reports, reports as JSON, and warnings about inputs."""
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -20,7 +21,8 @@ def described(quantized: QuantizedNetwork, layer: Layer) -> dict[str, Any]:
     """Geometry, formats, scales, multipliers, and what the layer costs for one image.
 
     m, shift: of the layer, as [least, greatest] where channels differ; None where the layer has none. macs: products
-    of a convolution. weight_bytes: packed. bias_limited: channels whose scale is lower for their bias's sake.
+    of a convolution, of which a pair of piecewise codes has one. weight_bytes: packed. bias_limited: channels whose
+    scale is lower for their bias's sake.
     """
     read, written = [quantized.qparams[name] for name in layer.inputs], quantized.qparams[layer.output]
     found: dict[str, Any] = {
@@ -36,7 +38,7 @@ def described(quantized: QuantizedNetwork, layer: Layer) -> dict[str, Any]:
         found["geometry"] = _geometry(kernel, geometry)
     if isinstance(layer, QuantizedConv):
         weight = layer.terms[0].weight_q
-        found |= {"macs": math.prod(quantized.shapes[layer.output]) * weight[0].size * len(layer.terms),
+        found |= {"macs": math.prod(quantized.shapes[layer.output]) * weight[0].size,
                   "weight_bytes": -(-layer.weight_bits // 8), "bias_limited": len(layer.rescaled_channels)}
     multipliers = [term.multiplier for term in layer.terms] if isinstance(layer, QuantizedConv) else [
         *getattr(layer, "multipliers", ()), *([layer.multiplier] if hasattr(layer, "multiplier") else [])]
@@ -44,6 +46,26 @@ def described(quantized: QuantizedNetwork, layer: Layer) -> dict[str, Any]:
         found["m"], found["shift"] = (_ends(np.concatenate([np.ravel(getattr(M, part)) for M in multipliers]))
                                       for part in ("m", "shift"))
     return found
+
+
+def decibels(entry: dict[str, Any]) -> str:
+    """An entry's SQNR; null in a report is infinite, of a sign that its cosine tells."""
+    if entry["sqnr_db"] is None:  # no error at all, or no signal
+        return "inf" if entry["cosine"] == 1 else "-inf"
+    return f"{entry['sqnr_db']:.1f}"
+
+
+def json_text(report: Any) -> bytes:
+    """A report as a file's content. JSON has no infinity and no NaN: both become null."""
+    return (json.dumps(finite(report), indent=1, allow_nan=False) + "\n").encode()
+
+
+def finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _ends(values: np.ndarray) -> int | list[int]:

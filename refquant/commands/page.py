@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from refquant.commands.layers import decibels
+
 Histograms = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 _STYLE = """
@@ -113,7 +115,7 @@ def _summary(entries: list[dict[str, Any]]) -> str:
     rows = [[e["label"], f"{e['weight_bits']}/{e['activation_bits']}", e["granularity"], _number(e["float_top1"]),
              _number(e["integer_top1"]), _number(e["agreement"]), f"{e['cosine']:.4f}", _number(e["sqnr_db"], 1),
              "yes" if e["codes_equal"] else "NO", e["weight_bytes"]] for e in entries]
-    return _table("Recipes: accuracy in percent, likeness of the output", [
+    return _table("Recipes: accuracy in percent, similarity of the output", [
         "recipe", "bits W/A", "scales per", "float top-1", "integer top-1", "agreement", "cosine", "SQNR dB",
         "codes equal", "weight bytes"], rows)
 
@@ -127,10 +129,10 @@ def _comparison(entries: list[dict[str, Any]]) -> str:
 
 
 def _worst(entry: dict[str, Any]) -> str:
-    known = [layer for layer in entry["layers"] if layer["sqnr_db"] is not None]
-    worst = sorted(known, key=lambda layer: float(layer["sqnr_db"]))[:5]
-    said = ", ".join(f"{escape(layer['name'])} ({layer['sqnr_db']:.1f} dB)" for layer in worst)
-    return f"<p>Least SQNR: {said or 'every layer is exact'}.</p>"
+    inexact = [layer for layer in entry["layers"] if decibels(layer) != "inf"]
+    worst = sorted(inexact, key=lambda layer: float(decibels(layer)))[:5]
+    said = ", ".join(f"{escape(layer['name'])} ({decibels(layer)} dB)" for layer in worst)
+    return f"<p>Lowest SQNR: {said or 'every layer is exact'}.</p>"
 
 
 def _outputs(entry: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,10 +24,9 @@ from refquant.network.graph import Network
 from refquant.network.proof import QuantizedNetwork
 from refquant.recipes.quantize import quantize_network
 
-# Method, recipe, its options, labels needed.
-PTQ: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("max", "channelwise-int8", {}), ("KL", "tensorrt-int8", {}), ("EasyQuant", "easyquant-int8", {}),
-    ("WES", "wes-int8", {}), ("PWLQ", "pwlq-w4a8", {}))
+# Method, and its recipe.
+PTQ = (("max", "channelwise-int8"), ("KL", "tensorrt-int8"), ("EasyQuant", "easyquant-int8"), ("WES", "wes-int8"),
+       ("PWLQ", "pwlq-w4a8"))
 
 
 class Row(NamedTuple):
@@ -59,14 +58,14 @@ def compare(widths: Sequence[int] = (8, 4, 3), progress: Callable[[str], None] |
     train, test = load_images()
     network = load_weights()
     rows = []
-    for method, recipe, options in (*PTQ, ("QAT", "", {})):
+    for method, recipe in (*PTQ, ("QAT", "")):
         top1, weights, activations, equal, start = [], [], [], True, time.perf_counter()
         for bits in widths:
             if progress:
                 progress(f"{method} {bits}")
             if recipe:
                 quantized = quantize_network(network, calibration_images(), recipe, weight_bits=bits,
-                                             activation_bits=bits, **options)
+                                             activation_bits=bits)
             else:
                 tuned = fine_tune(network, train.images, train.labels, np.random.default_rng(0), weight_bits=bits,
                                   activation_bits=bits)

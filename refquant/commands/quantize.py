@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Collection, Iterator
@@ -18,7 +17,7 @@ import numpy as np
 from refquant import __version__
 from refquant.commands import report
 from refquant.commands.evaluation import Evaluation, evaluate, is_row
-from refquant.commands.layers import described
+from refquant.commands.layers import described, finite, json_text
 from refquant.commands.page import html_report
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import check_images
@@ -108,16 +107,19 @@ def load_data(path: Path, input_shape: tuple[int, ...], calibration_images: int 
     if not 1 <= simulated <= evaluated:
         raise ValueError(f"the number of images to check must be from 1 to the {evaluated} that are evaluated, "
                          f"got {simulated}")
-    return Data(check_images(arrays[source][:count], input_shape), check_images(inputs[start:stop], input_shape),
+    return Data(check_images(arrays[source][:count], input_shape, f"{path}: {source}"),
+                check_images(inputs[start:stop], input_shape, f"{path}: inputs"),
                 None if labels is None else labels[start:stop], source if start == 0 else f"the first {start} inputs",
                 tuple(sorted(set(held) - set(ARRAYS))), start, simulated)
 
 
 def build_own(network: Network, data: Data, recipes: list[str], options: dict[str, Any],
-              executor: Executor | None = None, progress: Progress | None = None) -> tuple[Network, dict[str, Built]]:
+              executor: Executor | None = None, progress: Progress | None = None, onnx: bool = False
+              ) -> tuple[Network, dict[str, Built]]:
     """The folded float network, which ends before its softmax and may be equalized, and a quantized one per recipe.
 
-    options: keyword arguments of ``quantize_network``. Everything bad about data and options is told here.
+    options: keyword arguments of ``quantize_network``. onnx: the results are to be exported. ValueError for all that
+    is bad about data and options, before anything is computed.
     """
     network = fold_batchnorm(network.without_softmax())
     shape = network.shapes[network.output]
@@ -129,6 +131,13 @@ def build_own(network: Network, data: Data, recipes: list[str], options: dict[st
         if not (0 <= data.labels.min() and data.labels.max() < count):
             raise ValueError(f"labels must be from 0 to {count - 1}, got {data.labels.min()}..{data.labels.max()}")
     chosen = {recipe: settings(recipe, **options) for recipe in recipes}
+    labels = [one.label for one in chosen.values()]
+    if len({*labels}) < len(labels):
+        raise ValueError(f"recipes must differ under the options given, got {', '.join(labels)}")
+    for one in chosen.values() if onnx else ():
+        if one.breakpoints != "none" or one.match_moments or max(one.weight_bits, one.activation_bits) > 8:
+            raise ValueError("a network in QDQ form must have uniform codes of at most 8 bits and one sum per layer, "
+                             f"got recipe {one.label}")
     if options.get("cross_layer_equalization"):  # here, because its tensors are compared with this network's
         network, options = cross_layer_equalize(network), {**options, "cross_layer_equalization": False}
     built = {}
@@ -149,7 +158,7 @@ def _of_recipe(recipe: str, recipes: Collection[str], progress: Progress | None)
 
 def evaluate_own(network: Network, built: dict[str, Built], data: Data, executor: Executor | None = None,
                  progress: Progress | None = None) -> dict[str, Any]:
-    """What ``report.json`` holds, for what ``build_own`` returned; ``origin`` adds where the network is from."""
+    """The content of ``report.json`` for the networks of ``build_own``; ``origin`` adds the model file."""
     made = {"refquant": __version__, "calibration": {"source": data.source, "images": len(data.calibration)}}
     entries = []
     for recipe in built:
@@ -173,28 +182,19 @@ def _entry(built: Built, images: int, result: Evaluation, seconds: float, networ
     if built.settings.cross_layer_equalization:
         pairs, left = layer_pairs(network)
         parts["cross_layer_equalization"] = {"pairs": len(pairs), "left": left}
-    return _finite({**built.settings._asdict(), "label": built.settings.label, "images": images, **parts,
-                    "seconds": {"search": built.seconds, "evaluation": seconds},
-                    "layers": [{**layer, **_parts(built.quantized, layer["name"], result)} for layer in layers]})
+    return finite({**built.settings._asdict(), "label": built.settings.label, "images": images, **parts,
+                   "seconds": {"search": built.seconds, "evaluation": seconds},
+                   "layers": [{**layer, **_parts(built.quantized, layer["name"], result)} for layer in layers]})
 
 
 def _parts(quantized: QuantizedNetwork, name: str, result: Evaluation) -> dict[str, Any]:
-    """What a layer is, and the ends of its sums, seen and proven: [least, greatest], None without sums."""
+    """A layer's description, and its sums' observed and proven ranges: [least, greatest], None without sums."""
     layer = next(layer for layer in quantized.layers if layer.name == name)
     stages = [stage for stage in result.stages if stage.proven.layer == name]
     ends = {which: [min(one.min for one in ranges), max(one.max for one in ranges)] if ranges else None
             for which, ranges in (("seen", [stage.observed for stage in stages]),
                                   ("proven", [stage.proven for stage in stages]))}
     return {**described(quantized, layer), **ends}
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: an infinite SQNR (no error at all) becomes null."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def data_files(result: dict[str, Any], built: dict[str, Built], onnx: bool = False) -> dict[str, bytes]:
@@ -205,7 +205,7 @@ def data_files(result: dict[str, Any], built: dict[str, Built], onnx: bool = Fal
     makers = {"npz": quantized_to_bytes, **({"onnx": to_qdq} if onnx else {})}
     files = {f"{_folder(result, entry)}network.{kind}": make(built[entry["recipe"]].quantized)
              for entry in result.get("recipes", [result]) for kind, make in makers.items()}
-    return {"report.json": (json.dumps(result, indent=1) + "\n").encode(), **files}
+    return {"report.json": json_text(result), **files}
 
 
 def figure_files(result: dict[str, Any], built: dict[str, Built], network: Network, data: Data,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from refquant.commands.layers import decibels
 from refquant.integers.devices import DEVICES, RUN, dialect_of
 from refquant.integers.dialects import FORMULAS, NAMED, NOTATION
 from refquant.integers.formats import IntFormat, smallest_format
@@ -175,11 +176,6 @@ def own_table(result: dict[str, Any]) -> str:
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
-    def decibels(entry: dict[str, Any]) -> str:
-        if entry["sqnr_db"] is None:  # no error at all, or no signal
-            return "inf" if entry["cosine"] == 1 else "-inf"
-        return f"{entry['sqnr_db']:.1f}"
-
     entries = result.get("recipes", [result])
     rows = [(e["label"], f"{e['weight_bits']}/{e['activation_bits']}", e["granularity"], e["activations"],
              percent(e["integer_top1"]), percent(e["agreement"]), "yes" if e["codes_equal"] else "NO",
@@ -201,11 +197,11 @@ def own_table(result: dict[str, Any]) -> str:
 
 
 def _outputs_table(entries: list[dict[str, Any]]) -> str:
-    """Each output's likeness, where there are several."""
+    """Each output's similarity, where there are several."""
     if len(entries[0]["outputs"]) < 2:
         return ""
     rows = [(e["label"], o["name"], "x".join(map(str, o["shape"])), f"{o['cosine']:.4f}",
-             "inf" if o["sqnr_db"] is None else f"{o['sqnr_db']:.1f}") for e in entries for o in e["outputs"]]
+             decibels(o)) for e in entries for o in e["outputs"]]
     return f"\n\nOutputs\n\n{table(('recipe', 'output', 'shape', 'cosine', 'SQNR dB'), rows)}"
 
 

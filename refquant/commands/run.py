@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from refquant import __version__
 from refquant.commands.arguments import directory
+from refquant.commands.layers import json_text
 from refquant.commands.report import check_directory, table, write_files
 from refquant.network.storage import array_names, read_arrays
 from refquant.runtimes.kernels import (
@@ -134,8 +134,8 @@ def run(path: Path, model: QuantizedModel, rows: Rows, kernel_set: str, dump: bo
                 kept.setdefault(index, []).append(codes)
     arrays = {index: np.concatenate(parts) for index, parts in kept.items()}
     logits = arrays[model.outputs[0]].reshape(len(rows.inputs), -1)
-    judged = rows.labels is not None and max(arrays[model.outputs[0]].shape[1:], default=1) == logits.shape[1]
-    top1 = 100.0 * float((logits.argmax(axis=1) == rows.labels).mean()) if judged else None  # of planes there is none
+    scored = rows.labels is not None and max(arrays[model.outputs[0]].shape[1:], default=1) == logits.shape[1]
+    top1 = 100.0 * float((logits.argmax(axis=1) == rows.labels).mean()) if scored else None  # of planes there is none
     tensors: list[dict[str, Any]] = [
         {"index": index, "name": model.tensors[index].name, "dtype": str(model.tensors[index].dtype),
          "shape": [len(rows.inputs), *model.tensors[index].shape[1:]], "sha256": found.hexdigest()}
@@ -145,7 +145,7 @@ def run(path: Path, model: QuantizedModel, rows: Rows, kernel_set: str, dump: bo
               "seconds": round(time.perf_counter() - begun, 3), "layers": layers,
               "model": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
               "outputs": list(model.outputs), "tensors": tensors}
-    files = {"report.json": (json.dumps(report, indent=1) + "\n").encode()}
+    files = {"report.json": json_text(report)}
     files |= {f"outputs/{index}.npy": _npy(arrays[index]) for index in model.outputs}
     if dump:
         files |= {f"tensors/{index}.npy": _npy(values) for index, values in arrays.items()}

@@ -14,10 +14,11 @@ def fold_batchnorm(network: Network) -> Network:
     """The same function without BatchNorm nodes.
 
     With g = gamma / sqrt(variance + epsilon) and s = beta - g·mean, computed in float64:
-    into a Conv or Linear before it that nothing else reads, W'_o = g_o·W_o, b'_o = g_o·b_o + s_o, and so with each
+    into a Conv or Linear before it that nothing else reads, W'_o = g_o·W_o, b'_o = g_o·b_o + s_o, one after another
     of a chain; of flat features, into a Linear that alone reads it, W'_of = W_of·g_f, b'_o = b_o + Σ_f W_of·s_f.
     Any other BatchNorm becomes a 1x1 depthwise convolution, on flat features too: one gain and one shift each.
-    A folded pair keeps the layer's name.
+    A folded pair keeps the layer's name. ValueError for tensors that are neither planes nor flat, and for a gain that
+    leaves the weights' dtype.
     """
     nodes: list[Node] = []
     renamed: dict[str, str] = {}
@@ -39,7 +40,12 @@ def fold_batchnorm(network: Network) -> Network:
         elif len(network.shapes[node.name]) == 1 and isinstance(network.only_reader(node.name), Linear):
             postponed[node.name] = node
         else:
-            gain, shift = (a.astype(node.gamma.dtype) for a in gain_and_shift(node))
+            if len(network.shapes[node.name]) not in (1, 3):
+                raise ValueError(f"node {node.name!r}: its input must be planes or flat to be folded, got shape "
+                                 f"{network.shapes[node.name]}")
+            with np.errstate(over="ignore"):
+                gain, shift = (a.astype(node.gamma.dtype) for a in gain_and_shift(node))
+            _check_finite(node, node, gain, shift, gain)
             nodes.append(Conv(node.name, node.inputs, gain.reshape(-1, 1, 1, 1), shift, Geometry(groups=len(gain))))
     return network.replace_nodes(nodes, *(renamed.get(name, name) for name in network.outputs))
 
@@ -72,7 +78,7 @@ def _fold_into_reader(layer: Linear, norm: BatchNorm) -> Linear:
     return replace(layer, inputs=norm.inputs, weight=weight, bias=bias)
 
 
-def _check_finite(norm: BatchNorm, layer: Conv | Linear, weight: np.ndarray, bias: np.ndarray, gain: np.ndarray
+def _check_finite(norm: BatchNorm, layer: Node, weight: np.ndarray, bias: np.ndarray, gain: np.ndarray
                   ) -> None:
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         raise ValueError(f"node {norm.name!r}: folded into {layer.name!r} its gain must stay within {weight.dtype}, "

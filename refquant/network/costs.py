@@ -1,4 +1,4 @@
-"""What a quantized network asks of hardware, counted layer by layer (PWLQ, supplement, section 3)."""
+"""Hardware cost of a quantized network, counted per layer (PWLQ, supplement, section 3)."""
 
 from __future__ import annotations
 

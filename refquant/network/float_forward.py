@@ -33,13 +33,13 @@ from refquant.network.moves import Move
 from refquant.network.pointwise import Largest, Mul, Pointwise, evaluate_expression
 
 
-def check_images(images: Any, input_shape: tuple[int, ...]) -> np.ndarray:
-    """The images as a float array; ValueError unless (N, *input_shape), floats, finite, not empty."""
+def check_images(images: Any, input_shape: tuple[int, ...], name: str = "images") -> np.ndarray:
+    """The images as a float array; ValueError with ``name`` unless (N, *input_shape), floats, finite, not empty."""
     images = native(images)
     wanted = f"(N, {', '.join(map(str, input_shape))})"
     if images.ndim != len(input_shape) + 1 or images.shape[1:] != input_shape or len(images) == 0:
-        raise ValueError(f"images must be a non-empty {wanted}, got shape {images.shape}")
-    return float32_or_float64(images, "images")
+        raise ValueError(f"{name} must be a non-empty {wanted}, got shape {images.shape}")
+    return float32_or_float64(images, name)
 
 
 def run_float(network: Network, images: Any) -> np.ndarray:
@@ -56,13 +56,6 @@ def run_float_tensors(network: Network, images: Any) -> dict[str, np.ndarray]:
     """Every tensor of the network, by name, for a batch of images (shapes as for ``run_float``)."""
     images = check_images(images, network.input_shape)
     return dict(forward(network.input, images, network.nodes, evaluate))
-
-
-def run_float64(network: Network, images: Any, first: int = 0, kind: str = "image") -> np.ndarray:
-    """The output in float64; arguments and errors as for ``float64_tensors``."""
-    images = check_images(images, network.input_shape)
-    return np.concatenate([_output(network, float64_tensors(network, images[some], first + some.start, kind))
-                           for some in slices(len(images), network.shapes, network.nodes)])
 
 
 def _output(network: Network, tensors: Iterator[tuple[str, np.ndarray]]) -> np.ndarray:

@@ -64,11 +64,11 @@ class Context:
         return requantize_sums(sums, multipliers, self.output.register, self.dialect, self.output.zero_point)
 
     def clipped(self, wide: np.ndarray, layer: ClippedLayer) -> np.ndarray:
-        """What a register holds, clamped, as codes."""
+        """Clamp register values to the layer's limits and encode them."""
         return self.output.encode(np.clip(wide, layer.low, layer.high))
 
     def to_guarded(self, acc: np.ndarray, multiplier: Multiplier) -> np.ndarray:
-        """Sums to the output's scale with GUARD_BITS fractional bits, int32."""
+        """Sums to the output's scale with GUARD_BITS fractional bits, int64 values within int32."""
         return requantize(acc, multiplier, ADD_FORMAT, self.dialect).astype(np.int64)
 
     def from_guarded(self, total: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ MAX_TABLE_BITS = 12
 
 @dataclass(frozen=True, eq=False)
 class QuantizedMove(Layer):
-    """Codes at other places, and real zeros; the qparams is the input's. move: what ``moves`` does in floats."""
+    """Codes at other places, and real zeros; the output has its input's qparams. move: in floats, of ``moves``."""
 
     move: Move
     carries = True

@@ -147,7 +147,10 @@ class QuantizedConv(ClippedLayer):
 
 @dataclass(frozen=True, eq=False)
 class QuantizedAdd(ClippedLayer):
-    """Each operand times its multiplier S_y·2^8/S_operand to int32, summed, shifted right by 8, ties up."""
+    """Each operand times its multiplier S_y·2^8/S_operand to int32, summed, shifted right by 8.
+
+    The last shift rounds ties up and saturates in every dialect.
+    """
 
     multipliers: tuple[Multiplier, ...]
 
@@ -176,7 +179,7 @@ class QuantizedAveragePool(ClippedLayer):
 
 @dataclass(frozen=True, eq=False)
 class QuantizedMaxPool(Layer):
-    """Maximum of codes; the qparams is the input's."""
+    """Maximum of codes; the output has its input's qparams."""
 
     kernel: tuple[int, int]
     geometry: Geometry = Geometry()
@@ -185,7 +188,7 @@ class QuantizedMaxPool(Layer):
 
 @dataclass(frozen=True, eq=False)
 class QuantizedClip(ClippedLayer):
-    """Codes clamped to low..high; the qparams is the input's."""
+    """Codes clamped to low..high; the output has its input's qparams."""
 
     carries = True
 

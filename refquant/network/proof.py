@@ -89,7 +89,7 @@ def _prove(network: IntegerProgram) -> tuple[list[StageRange], dict[str, tuple[i
     """
     entry = network.qparams[network.input]
     codes = {network.input: (entry.format.min, entry.format.max)}
-    # One image of real zeros goes along, so that shapes that do not fit are found here, by name.
+    # One image of real zeros runs too, so that an error of shape names its layer.
     trial = {network.input: np.full((1, *network.input_shape), entry.zero_point, entry.format.dtype)}
     stages: list[StageRange] = []
     for layer in network.layers:
@@ -179,8 +179,12 @@ def _layer_stages(layer: Layer, context: Context, ranges: list[tuple[int, int]],
 
 
 def _check_legal(context: Context, low: Any, high: Any, multiplier: Multiplier) -> None:
-    """Refuse shifts that the dialect does not know, and sums that would wrap when shifted left."""
+    """Refuse unknown shifts, sums that would wrap when shifted left, and multipliers that vanish."""
     context.to_output(np.zeros(multiplier.m.shape, np.int64), multiplier)
+    reach = np.maximum(np.abs(low), np.abs(high)) * multiplier.real
+    if dialect_of(context.dialect).shifts and ((multiplier.m == 0) & (reach >= 0.5)).any():
+        raise ValueError(f"a multiplier must be at least 2^-32 where its sum can reach half a code, got "
+                         f"{np.min(multiplier.real):.3g}")
     if dialect_of(context.dialect).left != "merged":
         factor = np.ldexp(1.0, np.maximum(multiplier.shift, 0))
         least, greatest = float(np.min(low * factor)), float(np.max(high * factor))

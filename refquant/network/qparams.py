@@ -1,4 +1,4 @@
-"""What a tensor's codes mean: uniform, or piecewise linear."""
+"""The reals that a tensor's codes stand for: uniform, or piecewise linear."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Read in this order: ``settings`` (the recipes by name), ``calibration`` (statistics of every tensor), ``quantize``
 (the whole way), ``weights``, ``walk`` (both networks carried forward once), ``network_search`` (EasyQuant on that
-walk), ``lowering`` (scales to codes and multipliers).
+walk), ``corrections`` (before and after), ``lowering`` (scales to codes and multipliers).
 """
 
 from refquant.recipes.calibration import calibrate

@@ -28,7 +28,10 @@ CONVERGED, SWEEPS = 1e-3, 100
 
 
 class LayerPairs(NamedTuple):
-    """pairs: names of two layers each, which can share their ranges. left: how many cannot, by what stands behind."""
+    """pairs: names of two layers each, which can share their ranges.
+
+    left: how many have no partner, by the node that prevents it.
+    """
 
     pairs: tuple[tuple[str, str], ...]
     left: dict[str, int]
@@ -56,7 +59,8 @@ def cross_layer_equalize(network: Network) -> Network:
 
     With r1_i = max|W1| of output channel i and r2_i = max|W2| of input channel i, s_i = sqrt(r1_i·r2_i)/r2_i: row i
     of W1 and b1_i are divided by s_i, column i of W2 multiplied. s_i = 1 where r1_i or r2_i is dead: 0, or below
-    2^-24 of its layer. Pairs are visited in order, again and again, until no factor is further than 0.1 % from 1.
+    2^-24 of its layer. Pairs are visited in order, again and again, until no factor is further than 0.1 % from 1,
+    or 100 times.
 
     network: without BatchNorm nodes. The result computes the same function, up to the rounding of its floats; layers
     outside ``layer_pairs`` stay as they are. Biases grow as their rows do.

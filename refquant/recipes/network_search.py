@@ -16,7 +16,7 @@ from refquant.recipes.walk import Walk, visiting_order
 from refquant.recipes.weights import initial_scale, quantize_weight
 from refquant.workers import Progress
 
-# What rounding an input, and comparing an output, takes, in multiplications of a matrix product.
+# Cost of rounding one input or comparing one output, in multiplications of a matrix product.
 PER_ELEMENT = 100
 
 

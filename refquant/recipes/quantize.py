@@ -42,7 +42,7 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     ``max-int8`` and ``channelwise-int8``: every scale is q_max / max|x|, over the weights of a layer
     or of each output channel, and over each activation tensor on the calibration images.
     ``tensorrt-int8``, ``-int7``: the same per channel, but activations are clipped at the threshold of least KL
-    divergence (``scales.kl``, variant ``nvidia``). The network's output keeps max-scaling.
+    divergence (``scales.kl``, variant ``nvidia``). The network's outputs keep max-scaling.
     ``easyquant-int8``, ``-int7``: from max-scaling, EasyQuant's search improves the scales of each layer's weights
     and input, layer by layer. A tensor that several layers read gets its scale from the first convolution or
     linear layer among them. A tensor that none of these reads keeps max-scaling.
@@ -52,7 +52,7 @@ def quantize_network(network: Network, images: Any, recipe: str = "max-int8", *,
     ``pwlq-w4a8``: piecewise linear weight codes, their moments matched; activations as for ``channelwise-int8``.
     ``pwlq-w4a4``: activations piecewise too. Each layer then adds up several sums and rounds once.
 
-    network: may hold BatchNorm nodes.
+    network: may hold BatchNorm nodes, but no Softmax (``Network.without_softmax``).
     images: calibration images, floats (N, *input_shape).
     weight_bits, activation_bits: 2..16. What is None, here and below, is the recipe's.
     granularity: of the weights' scales, ``layer``, ``channel``, or ``shift``: one per layer and a shift per channel.
@@ -118,7 +118,7 @@ def _weight(node: Conv | Linear, chosen: Settings, qparam: TensorParams) -> AnyW
 
 def _max_qparams(network: Network, images: np.ndarray, chosen: Settings, executor: Executor | None,
                  progress: Progress | None) -> dict[str, Any]:
-    """Every tensor's qparams by max-scaling, or at the estimator's threshold except for the network's output."""
+    """Every tensor's qparams by max-scaling, or at the estimator's threshold; linear outputs keep max-scaling."""
     bits, activations = chosen.activation_bits, chosen.activations
     if activations == "piecewise":
         return {name: piecewise_qparam(seen, bits, chosen.estimator)
@@ -126,11 +126,12 @@ def _max_qparams(network: Network, images: np.ndarray, chosen: Settings, executo
     if chosen.estimator == "max":
         return {name: activation_qparam(seen.low, seen.high, bits, activations)
                 for name, seen in observe_extremes(network, images, executor, progress).items()}
-    output = qparam_sources(network)[network.output]
+    sources = qparam_sources(network)
+    outputs = {sources[name] for name in network.outputs}
     qparams = {}
     for name, (extremes, histogram) in calibrate(network, images, executor, progress).items():
         qparams[name] = activation_qparam(extremes.low, extremes.high, bits, activations)
-        if name != output:
+        if name not in outputs:
             limit = threshold(extremes, histogram, chosen.estimator, qparams[name].format)
             qparams[name] = replace(qparams[name], scale=threshold_scale(limit, qparams[name].format))
     return qparams

@@ -103,11 +103,12 @@ class Settings(NamedTuple):
                  "match_moments": "moments" if self.match_moments else "moments_not_matched",
                  "widen": "widened", "layer_inputs": f"{self.layer_inputs}_inputs",
                  "accumulator_bits": f"acc{self.accumulator_bits}", "dialect": self.dialect}
-        return "-".join([method, bits, *(word for name, word in words.items() if name in changed)])
+        label = "-".join([method, bits, *(word for name, word in words.items() if name in changed)])
+        return label if label == self.recipe or label not in RECIPES else f"{label}-{self.activations}"
 
 
 def settings(recipe: str, **options: Any) -> Settings:
-    """What ``recipes.quantize_network`` does for these options; ValueError for options that do not exist.
+    """What ``recipes.quantize_network`` does for these options; ValueError for names and values that do not exist.
 
     options: fields of ``Settings``; None, or an option left out, stands for the recipe's default.
     """
@@ -118,6 +119,9 @@ def settings(recipe: str, **options: Any) -> Settings:
               "coupling": default.coupling, "correct_output_mean": default.correct_output_mean,
               "breakpoints": default.breakpoints, "match_moments": default.match_moments,
               **{name: value for name, value in options.items() if value is not None}}
+    unknown = sorted(values.keys() - set(Settings._fields))
+    if unknown:
+        raise ValueError(f"options must be among {', '.join(Settings._fields[1:])}, got {', '.join(unknown)}")
     values["dialect"] = name_of(values["dialect"])
     chosen = Settings(recipe, **values)
     for name, choices in (("granularity", GRANULARITIES), ("coupling", COUPLINGS), ("shift_bits", range(6)),
@@ -137,12 +141,15 @@ def settings(recipe: str, **options: Any) -> Settings:
         if chosen.granularity != "shift" and values[name] != usual:
             raise ValueError(f"{name} must be left out with granularity {chosen.granularity}, which has no shifts, "
                              f"got {values[name]!r}")
-    for name in ("cross_layer_equalization", "correct_output_mean", "match_moments"):
+    for name in ("cross_layer_equalization", "correct_output_mean", "match_moments", "widen"):
         if not isinstance(values[name], bool):
             raise ValueError(f"{name} must be True or False, got {values[name]!r}")
     _check_piecewise(chosen)
-    if chosen.widen and not default.searched:
-        raise ValueError(f"widen must be False with recipe {recipe}, which searches nothing, got {chosen.widen!r}")
+    searches = default.searched or (chosen.granularity == "shift" and chosen.coupling == "search_cosine")
+    for name, usual, needed in (("widen", False, default.searched), ("layer_inputs", "quantized", searches)):
+        if values[name] != usual and not needed:
+            raise ValueError(f"{name} must be {usual} with recipe {recipe}, which searches nothing, got "
+                             f"{values[name]!r}")
     return chosen
 
 

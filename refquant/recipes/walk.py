@@ -22,7 +22,7 @@ LAYER_INPUTS = ("quantized", "float")
 
 
 def visiting_order(network: Network) -> list[list[Node]]:
-    """Every node once, in groups: a node, and what of its output Clip, MaxPool, Flatten and moves can make at once.
+    """Every node once, in groups: a node, then the Clip, MaxPool, Flatten and Move nodes that can run right after it.
 
     Convolutions and linear layers come as soon as their input is there, other nodes when none of those is left; each
     kind in the network's order. A convolution reads one tensor, so that nothing it waits for can wait for it.
@@ -46,7 +46,7 @@ def visiting_order(network: Network) -> list[list[Node]]:
 
 
 class Walk:
-    """What the nodes not visited yet will read, slice by slice of the calibration images.
+    """The float and quantized tensors that unvisited nodes still read, one slice of images at a time.
 
     Of every tensor two things: the float network's, in float64, and the quantized network's: codes once the scale is
     settled, float64 until then. (In float32 a requantization tie would fall by chance, and half of a Concat's codes
@@ -68,11 +68,11 @@ class Walk:
         self._quantized = [{network.input: self._settle(network.input, x)} for x in inputs]
 
     def layer(self, node: Conv | Linear) -> LayerSlices:
-        """What one layer reads and should give."""
+        """The inputs of one layer, and the outputs that it should give."""
         return LayerSlices(self, node)
 
     def pairs(self, node: Conv | Linear) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Slice by slice: what the layer reads, and what the float network has it give, without bias."""
+        """For each slice: the layer's input, and the float network's output without bias."""
         name, unbiased = node.inputs[0], replace(node, bias=None)
         images = len(self._real[0][name])
         shapes = {tensor: (images, *self.network.shapes[tensor]) for tensor in (name, node.name)}
@@ -87,7 +87,7 @@ class Walk:
         return ((name, x) for quantized in self._quantized for name, x in quantized.items())
 
     def settle(self, source: str, scale: float) -> None:
-        """The scale of a tensor, and of what carries it on, is this one from now on."""
+        """Fix the scale of a tensor and of all tensors that carry its codes."""
         self.qparams[source] = replace(self.qparams[source], scale=scale)
         self.settled.add(source)
         for quantized in self._quantized:

@@ -8,8 +8,10 @@ from refquant import quantize_network
 from refquant.commands import evaluation
 from refquant.commands.evaluation import evaluate, top1
 from refquant.commands.layers import described
+from refquant.integers.formats import IntFormat
 from refquant.network import forward
 from refquant.network.graph import Conv, Network
+from refquant.network.qparams import QuantParams
 
 NETWORK, IMAGES = small_network(), np.random.default_rng(5).standard_normal((6, 2, 5, 5))
 
@@ -46,6 +48,13 @@ def test_the_slices_do_not_matter(size, monkeypatch):
     for one, other in zip((whole, *whole.layers), (sliced, *sliced.layers), strict=True):
         assert one.cosine == pytest.approx(other.cosine, abs=1e-14)
     assert [one.saturated_fraction for one in whole.layers] == [one.saturated_fraction for one in sliced.layers]
+
+
+def test_a_code_is_saturated_at_an_end_of_its_format_that_is_not_real_zero():
+    for zero, saturated in ((0, 2), (127, 1), (-128, 1)):
+        sums = evaluation._LayerSums()
+        sums.add_codes(np.zeros(4), np.array([-128, 127, 0, 5]), QuantParams(1.0, IntFormat(8), zero))
+        assert (sums.saturated, sums.size) == (saturated, 4)
 
 
 def test_the_sums_seen_are_those_of_all_images():

@@ -12,7 +12,8 @@ from terminal import run, write_data, write_model
 from tools import require_tool
 
 from refquant.cli import main
-from refquant.commands.layers import input_warnings
+from refquant.commands.layers import input_warnings, json_text
+from refquant.commands.page import _worst
 from refquant.network.graph import BatchNorm, Conv, Network
 
 # What a visitor would do, done by the page itself; what came of it, and every error, goes into the title.
@@ -83,6 +84,14 @@ def test_it_refers_to_nothing_outside_escapes_names_and_says_what_layers_are(pag
     assert (first["geometry"], first["macs"], first["weight_bytes"]) == ("3x3 p1", 4 * 36 * 18, 72)
     assert first["shape"] == [4, 6, 6] and first["input_formats"] == ["int8 narrow"] and first["format"] == "uint8"
     assert first["proven"][0] <= first["seen"][0] <= first["seen"][1] <= first["proven"][1]
+
+
+def test_infinite_decibels_are_null_in_json_and_an_output_without_signal_is_the_worst():
+    assert json.loads(json_text({"a": float("inf"), "b": [float("nan"), 1.5]})) == {"a": None, "b": [None, 1.5]}
+    layers = [{"name": name, "sqnr_db": sqnr, "cosine": cosine}
+              for name, sqnr, cosine in (("exact", None, 1), ("near", 30.0, 0.9), ("gone", None, 0.0))]
+    assert "gone (-inf dB), near (30.0 dB)." in _worst({"layers": layers})
+    assert "every layer is exact" in _worst({"layers": layers[:1]})
 
 
 def test_inputs_that_were_not_preprocessed_are_told(tmp_path, capsys):

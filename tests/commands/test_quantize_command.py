@@ -176,8 +176,8 @@ def test_a_worker_that_dies_is_one_sentence_and_nothing_is_written(step, slices,
     done = started(tmp_path / "script.py", step, write_model(tmp_path / "m.onnx"), data, "--recipe", "tensorrt-int8",
                    "--check-images", "all", "--out", tmp_path / "out")
     assert done.returncode == 2 and not (tmp_path / "out").exists()
-    assert re.fullmatch(rf"refquant: workers must live to the end, got one that died; {slices} images \d+\.\.\d+ "
-                        r"came to nothing\n", done.stderr), done.stderr
+    assert re.fullmatch(r"refquant: workers must live to the end, got one that died; the result of "
+                        rf"{slices} images \d+\.\.\d+ is lost\n", done.stderr), done.stderr
 
 
 @posix
@@ -235,6 +235,13 @@ def test_several_outputs_of_any_shape_are_evaluated_together(files, tmp_path, ca
     assert load_quantized(tmp_path / "out" / "network.npz").outputs == ("relu", "mean")
     exported = onnx.load(tmp_path / "out" / "network.onnx")
     assert [one.name for one in exported.graph.output] == ["relu", "mean"]
+    for options, label in ((["--recipe", "pwlq-w4a8", *MAX[2:]], "pwlq-w4a8"),
+                           ([*MAX, "--weight-bits", "12"], "max-w12a8")):
+        said = refused(capsys, "quantize", model, data, *options, "--export-onnx", "--out", tmp_path / "no")
+        assert said.endswith(f"uniform codes of at most 8 bits and one sum per layer, got recipe {label}\n")
+    said = refused(capsys, "quantize", model, data, "--recipe", "tensorrt-int7", "--recipe", "tensorrt-int8",
+                   *MAX[2:], "--weight-bits", "6", "--activation-bits", "6", "--out", tmp_path / "no")
+    assert said.endswith("recipes must differ under the options given, got tensorrt-w6a6, tensorrt-w6a6\n")
     said = refused(capsys, "quantize", model, labelled, *MAX, "--output", "relu", "--out", tmp_path / "no")
     assert said.endswith("one row of logits per image, got shape (N, 4, 6, 6)\n") and not (tmp_path / "no").exists()
 
@@ -406,7 +413,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(files, tmp_path, capsys):
             (lambda: changed(inputs=inputs[:, :1]),
              "inputs must be float32 (N, 2, 6, 6), as the network reads them, got float32 (40, 1, 6, 6)"),
             (lambda: changed(inputs=inputs.astype(float)), "got float64 (40, 2, 6, 6)"),
-            (lambda: changed(inputs=nan), "images must be finite, got NaN or infinity"),
+            (lambda: changed(inputs=nan), "inputs must be finite, got NaN or infinity"),
             (lambda: changed(labels=np.ones(40)), "labels must hold 40 integers, got float64 (40,)"),
             (lambda: changed(labels=np.ones(3, int)), "labels must hold 40 integers, got int64 (3,)"),
             (lambda: changed(labels=np.arange(40)), "labels must be from 0 to 3, got 10..39"),

@@ -13,6 +13,7 @@ from quantized_files import campaign
 from terminal import printed, refused
 from tflite_models import Spec, one_operator
 
+from refquant.commands import compare
 from refquant.readers import load_quantized_onnx
 from refquant.readers.tflite_file import load_tflite
 from refquant.runtimes import run_model
@@ -177,6 +178,11 @@ def test_an_onnx_model_runs_and_its_two_sets_are_compared(onnx_files, tmp_path, 
     monkeypatch.setattr("refquant.commands.run.onnxruntime_here", lambda: "onnxruntime-vnni")
     text = printed(capsys, "run", model, data, "--as", "onnxruntime", "--out", tmp_path / "o")
     assert "m.onnx as onnxruntime-vnni, 30 inputs" in text
+
+
+def test_nan_is_the_same_as_nan():
+    a, b = np.array([np.nan, 1.0, 2.0, np.nan]), np.array([np.nan, 1.0, 3.0, 0.0])
+    assert compare._different(a, b).tolist() == [False, False, True, True]
 
 
 def test_a_model_ends_where_it_is_told(files, onnx_files, tmp_path, capsys):

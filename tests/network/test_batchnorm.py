@@ -120,6 +120,15 @@ def test_where_a_batchnorm_goes(nodes, output, folded):
             assert (node.weight.ravel().tolist()[1], node.weight.size, node.geometry.groups) == (0, 2, 2)
 
 
+def test_a_batchnorm_that_cannot_be_folded_is_refused_by_name():
+    row, plane = (dataclasses.replace(NORM, name="bn", inputs=("input",)) for _ in range(2))
+    with pytest.raises(ValueError, match=r"^node 'bn': its input must be planes or flat to be folded, got "):
+        fold_batchnorm(Network((2, 5), [row]))
+    huge = dataclasses.replace(plane, gamma=np.full(2, 1e308), variance=np.full(2, 1e-30), epsilon=1e-30)
+    with pytest.raises(ValueError, match=r"^node 'bn': folded into 'bn' its gain must stay within float64, got a "):
+        fold_batchnorm(Network((2, 1, 1), [huge]))
+
+
 def test_a_gain_that_leaves_float32_is_refused_with_both_layers():
     norm = BatchNorm("norm", "input", *(np.array([v, v], np.float32) for v in (1e30, 0, 0, 0)), epsilon=1e-30)
     linear = Linear("y", "norm", np.full((1, 2), 1e10, np.float32))

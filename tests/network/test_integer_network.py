@@ -370,11 +370,21 @@ WIDE = IntFormat(24)
     ([conv(*[term([[WIDE.max]], fmt=WIDE)] * 2)], {},
      [(-128 * WIDE.max, 127 * WIDE.max)] * 2 + [(-(2**38) * WIDE.max, 127 * 2**31 * WIDE.max)]),
     # The most that the simulation holds: below 2^53.
-    ([conv(term([[2**45]], 2.0**-40, fmt=IntFormat(50)), accumulator=IntFormat(64))], {},
+    ([conv(term([[2**45]], 2.0**-32, fmt=IntFormat(50)), accumulator=IntFormat(64))], {},
      [(-(2**52), 127 * 2**45)]),
 ])
 def test_proven_ranges_by_hand(layers, keywords, ranges):
     assert [(stage.min, stage.max) for stage in program(*layers, **keywords).stages] == ranges
+
+
+def test_a_multiplier_that_vanishes_is_refused_where_its_sum_can_be_half_a_code():
+    """m·2^(shift-31) has no M below 2^-32; sums of 32 bits are below half a code there, those of 48 bits are not."""
+    for weight, real in ((2**23, 2.0**-33), (2**30, 2.0**-39)):  # 128·weight·real reaches 1/8 and 1/4
+        program(conv(term([[weight]], real, fmt=IntFormat(40)), accumulator=IntFormat(48)))
+    with pytest.raises(ValueError, match=r"^layer 'y': a multiplier must be at least 2\^-32 where its sum can reach "
+                                         r"half a code, got 1\.16e-10$"):
+        program(conv(term([[2**26]], 2.0**-33, fmt=IntFormat(40)), accumulator=IntFormat(48)))
+    program(conv(term([[2**26]], 2.0**-33, fmt=IntFormat(40)), accumulator=IntFormat(48)), dialect="exact_half_even")
 
 
 BIT = IntFormat(1, signed=False)

@@ -17,7 +17,7 @@ from refquant.network.graph import Add, BatchNorm, Clip, Conv, Flatten, Linear, 
 from refquant.network.program import QuantizedClip, QuantizedConv, QuantizedFlatten, QuantizedMaxPool
 from refquant.network.storage import quantized_to_bytes
 from refquant.recipes.quantize import quantize_network
-from refquant.recipes.settings import ACTIVATIONS, BREAKPOINTS, COUPLINGS, GRANULARITIES, RECIPES
+from refquant.recipes.settings import ACTIVATIONS, BREAKPOINTS, COUPLINGS, GRANULARITIES, RECIPES, settings
 from refquant.scales.thresholds import ESTIMATORS
 from refquant.strategies import images, networks
 
@@ -43,7 +43,9 @@ BAD_ARGUMENTS = [
     ({"recipe": "channelwise-int8", "shift_bits": 3},
      "shift_bits must be left out with granularity channel, which has no shifts, got 3"),
     *[({name: 1}, f"{name} must be True or False, got 1")
-      for name in ("correct_output_mean", "cross_layer_equalization", "match_moments")],
+      for name in ("correct_output_mean", "cross_layer_equalization", "match_moments", "widen")],
+    ({"layer_inputs": "float"},
+     "layer_inputs must be quantized with recipe max-int8, which searches nothing, got 'float'"),
     ({"layer_inputs": "none"}, "layer_inputs must be one of quantized, float, got 'none'"),
     ({"recipe": "tensorrt-int8", "activations": "affine"}, NOT_AFFINE.format("tensorrt-int8", "kl_nvidia")),
     ({"recipe": "easyquant-int7", "activations": "affine"}, NOT_AFFINE.format("easyquant-int7", "max")),
@@ -66,6 +68,20 @@ BAD_ARGUMENTS = [
      "activation_bits must be at most 8 with piecewise activations, got 9"),
     ({"breakpoints": "best"}, f"breakpoints must be one of {', '.join(BREAKPOINTS)}, got 'best'"),
 ]
+
+
+def test_every_label_says_its_settings_and_unknown_options_are_refused():
+    assert settings("pwlq-w4a8", activation_bits=4).label == "pwlq-w4a4-unsigned" != settings("pwlq-w4a4").label
+    with pytest.raises(ValueError, match=r"^options must be among weight_bits, .*, dialect, got bits, foo$"):
+        settings("max-int8", foo=1, bits=8)
+
+
+def test_every_output_keeps_max_scaling():
+    x = np.append(np.linspace(0, 1, 999), 8.0).reshape(1000, 1, 1, 1)  # KL would clip 8
+    nodes = [Conv("a", "input", np.ones((1, 1, 1, 1))), Conv("b", "a", np.ones((1, 1, 1, 1)))]
+    for others, kept in (((), False), (("a",), True)):
+        made = quantize_network(Network((1, 1, 1), nodes, "b", others=others), x, "tensorrt-int8")
+        assert [made.qparams[name].scale == 127 / 8 for name in ("input", "a", "b")] == [False, kept, True]
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS)
