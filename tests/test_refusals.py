@@ -12,7 +12,16 @@ from refquant.convolution.bounds import direct_bounds, dot_product_range, l1_bud
 from refquant.convolution.direct import convolve_exact
 from refquant.convolution.int16 import convolve_int16
 from refquant.integers.accumulation import dot_int16, dot_sequential, safe_products_per_lane
-from refquant.integers.checks import as_integers, finite, fitting_int64, float32_or_float64, integer, one_of, positive
+from refquant.integers.checks import (
+    as_integers,
+    finite,
+    fitting_int64,
+    float32_or_float64,
+    integer,
+    moderate,
+    one_of,
+    positive,
+)
 from refquant.integers.dialects import DIALECTS, Dialect
 from refquant.integers.formats import IntFormat, apply_policy, check_codes, check_zero_point, saturate, trap, wrap
 from refquant.integers.multiplier import Multiplier
@@ -65,6 +74,10 @@ REFUSALS = [
         ("accumulator", lambda: l1_budget(EIGHT, 8)), ("x_format", lambda: l1_budget(8, EIGHT)),
         ("fmt", lambda: undo_shifts([1], HALF, 1, 8)))],
     (lambda: check_codes(np.uint64(2**64 - 1), IntFormat(64, False), "x"), f"x must fit int64, got {2**64 - 1}"),
+    *[(lambda k=k: HALF.shifted_right(k), f"a multiplier must be finite and > 0, got {real}")
+      for k, real in ((2**32, "0.0"), (-2**32, "inf"))],
+    *[(lambda peak=peak: moderate(peak, "x"), f"x must be 0 or from 1e-140 to 1e140, got {peak:.3g}")
+      for peak in (1e-140, 1e140)],
     (lambda: Multiplier(1.0, 2**30, np.uint64(2**63)), f"shift must fit int64, got {2**63}"),
     (lambda: IntFormat(1, narrow=True), "narrow needs a signed format of 2 bits or more, got 1 bits, signed=True"),
     (lambda: IntFormat(8, False, True), "narrow needs a signed format of 2 bits or more, got 8 bits, signed=False"),

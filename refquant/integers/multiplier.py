@@ -64,12 +64,15 @@ class Multiplier:
     def shifted_right(self, k: Any) -> Multiplier:
         """M·2^-k with the same m, k more places to the right; k: integers that broadcast against the multiplier.
 
+        ValueError where float64 does not hold M·2^-k.
+
         >>> M = Multiplier.from_real(0.25).shifted_right([0, 3])
         >>> M.m.tolist(), M.shift.tolist(), M.real.tolist()
         ([1073741824, 1073741824], [-1, -4], [0.25, 0.03125])
         """
         k = fitting_int64(k, "k").astype(np.int64)
-        real = np.ldexp(self.real, np.clip(-k, -(2**31), 2**31 - 1).astype(np.int32))
+        with np.errstate(over="ignore"):  # beyond 4000 places any real vanishes or is infinite, and is refused
+            real = np.ldexp(self.real, np.clip(-k, -4000, 4000).astype(np.int32))
         return Multiplier(*np.broadcast_arrays(real, self.m, self.shift - k))
 
     def along(self, axis: int, ndim: int) -> Multiplier:

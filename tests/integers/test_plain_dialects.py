@@ -75,6 +75,7 @@ def far(words: str, x: int, m: int, shift: int, z: int = 0) -> tuple[Dialect, in
 # Far beyond every code the last bits count where codes wrap, and the value between two roundings always.
 @example(far("real,merged,none,half_even", 2**62 + 5, 2**30, 3, 1), "wrap", 8)
 @example(far("real,merged,none,half_even,before", -2**62 - 5, 2**30, 3, 1), "wrap", 8)
+@example(far("real,merged,none,half_even", 2**62 + 5, 2**30, 2, 1), "wrap", 8)
 @example(far("float32,merged,none,half_even", 2**34 + 2**12, 2**30, 1), "wrap", 33)
 @example(far("m31,merged,none,half_up", 2**62 + 1, 2**31 - 1, 30), "wrap", 8)
 @example(far("m31,merged,none,half_up", 2**33, 2**30, 30), "wrap", 33)

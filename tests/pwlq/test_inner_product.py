@@ -84,6 +84,7 @@ def test_the_shift_is_that_of_the_largest_multiplier_however_small():
 def test_the_code_of_several_sums_wraps_where_the_dialect_says_so():
     assert requantize_sums([np.int64(300)], aligned([0.5]), EIGHT, "m31,merged,none,half_up,after,wrap", 1) == -105
     assert requantize_sums([np.int64(300)], aligned([0.5]), EIGHT) == 127
+    assert requantize_sums([np.int64(3)], aligned([2.0**29]), IntFormat(33)) == 3 * 2**29  # the widest, at shift 30
     wraps = "real,merged,none,half_even,after,wrap"
     for far in (2**41 + 4, 2**52 + 1, 2**62 + 3, -2**62 - 3):  # beyond float64 and int64 too
         for real in (0.5, 1.0, 1024.0):
