@@ -31,8 +31,8 @@ import numpy as np
 
 from refquant.convolution.blas import exact_dtype
 from refquant.convolution.geometry import Geometry, pad
-from refquant.integers.checks import fitting_int64
-from refquant.integers.formats import IntFormat, apply_policy, check_codes, smallest_format
+from refquant.integers.checks import fitting_int64, one_of
+from refquant.integers.formats import POLICIES, IntFormat, apply_policy, check_codes, smallest_format
 from refquant.integers.stages import Trace
 from refquant.winograd.blas import TransformedKernel, convolve_in_floats, transform_kernel
 from refquant.winograd.transforms import Transforms
@@ -119,7 +119,7 @@ def winograd_convolve(x_q: Any, w_q: Any, tile: Any = (2, 3), padding: Any = 0, 
 
 
 def _check_formats(formats: Mapping[str, IntFormat], policy: str) -> dict[str, IntFormat]:
-    apply_policy(0, IntFormat(1), policy)
+    one_of(policy, POLICIES, "policy")
     if not isinstance(formats, Mapping):
         raise ValueError(f"formats must map stages to IntFormats, got {formats!r}")
     for stage, fmt in formats.items():

@@ -326,3 +326,10 @@ def test_torchs_way_by_hand():
     step = np.float32(0.2)
     for arithmetic, code in (("exact", 12), ("float32_divide", 13), ("float32_multiply", 13)):
         assert quantize(np.float32(2.5), 1 / np.float64(step), IntFormat(8), arithmetic=arithmetic) == code
+
+
+def test_products_far_beyond_the_zero_point_and_beyond_float32_are_codes_like_others():
+    x = [-100.0, -100.5, 300.0]
+    assert quantize(x, 1.0, IntFormat(8), "half_even", zero_point=100, zero="before").tolist() == [0, 0, 127]
+    assert quantize(x, 1.0, IntFormat(16), "half_even", zero_point=-7, zero="before").tolist() == [-107, -108, 293]
+    assert quantize([1e25, -1e25, 0.0], 1e25, IntFormat(8)).tolist() == [127, -128, 0]  # 1e50 is infinite in float32

@@ -168,6 +168,8 @@ TILES = "tile must be (m, r), Transforms or one of F(2,3), F(4,3), F(4,3) ncnn, 
     *[(lambda scaling=scaling: cook_toom(2, 3, scaling=scaling), f"scaling must be 4 integers >= 1, got {scaling}")
       for scaling in ([2, 2, 2], [2, 2, 2, 0], [2, 2, 2, 1.0], 2)],
     (lambda: cook_toom(2, 3, scaling=[1, 2, 3, 1]), "scaling must make row 2 of G, 1/2, -1/2, 1/2, integers, got 3"),
+    (lambda: cook_toom(2, 3, scaling=np.array([2**63, 2, 2, 1], np.uint64)),
+     f"F(2, 3) must have entries that int64 holds, got {2**63}"),
     (lambda: cook_toom(2, 2, [10**10, 2 * 10**10]), f"F(2, 2) must have entries that int64 holds, got {2 * 10**20}"),
     (lambda: Transforms(2, 3, T.bt, T.g.T, T.at, 2), "g must be (4, 3) of int64 for F(2, 3), got (3, 4) of int64"),
     (lambda: Transforms(3, 3, T.bt, T.g, T.at, 2), "bt must be (5, 5) of int64 for F(3, 3), got (4, 4) of int64"),

@@ -311,3 +311,11 @@ def test_bad_input_is_refused_with_a_sentence(call, message):
 def test_what_int64_is_not_proven_to_hold_is_refused(call, message):
     with pytest.raises(OverflowError, match=re.escape(message)):
         call()
+
+
+def test_a_format_that_holds_the_greatest_value_alone_traps_and_one_bit_holds_zeros():
+    ones = np.ones((1, 1, 4, 4), int)
+    with pytest.raises(OverflowError, match=r"^U\[0, 0, 0, 1\] is -6, outside int3"):  # -9 to -1
+        winograd_convolve(ones, -ones[..., :3, :3], formats={"U": IntFormat(3)})
+    zeros = winograd_convolve(0 * ones, ones[..., :3, :3], formats={"sum": IntFormat(1)})
+    assert zeros.tolist() == [[[[0, 0], [0, 0]]]]
