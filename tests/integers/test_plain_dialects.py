@@ -79,6 +79,9 @@ def far(words: str, x: int, m: int, shift: int, z: int = 0) -> tuple[Dialect, in
 @example(far("float32,merged,none,half_even", 2**34 + 2**12, 2**30, 1), "wrap", 33)
 @example(far("m31,merged,none,half_up", 2**62 + 1, 2**31 - 1, 30), "wrap", 8)
 @example(far("m31,merged,none,half_up", 2**33, 2**30, 30), "wrap", 33)
+@example(far("real,merged,none,half_even", 2**50 + 1, 2**30, 3), "wrap", 8)
+@example(far("m31,saturate,none,half_up", 2**30, 2**30, 2), "saturate", 33)
+@example(far("float32,merged,none,half_away,before", 2**24 - 1, 2**30, 0, 1), "saturate", 32)  # and the sum
 @example(far("m31,merged,half_up,half_away", 2**63 - 1, 2**31 - 1, -31), "saturate", 33)
 @example(far("m31,merged,half_up,half_away", -2**63, 2**31 - 1, -31), "saturate", 33)
 def test_any_description_is_what_its_words_mean(case, end, bits):
@@ -128,5 +131,8 @@ def test_far_rationals_are_clipped_and_no_sums_give_no_integers():
     for x, clipped in ((-2**62, -2**62), (2**62, 2**62), (2**50, 2**62)):
         for z in (-128, 127):
             assert evaluate(EXACT_HALF_EVEN, np.array([x]), M.real, M.m, M.shift, z).tolist() == [clipped + z]
-    none = evaluate(EXACT_HALF_EVEN, np.array([], int), M.real, M.m, M.shift)
-    assert none.dtype == np.int64 and none.size == 0
+    M = Multiplier.from_real([2.5, 0.5])  # 2.5·2^62 is an integer of uint64
+    assert evaluate(EXACT_HALF_EVEN, np.array([2**62]), M.real, M.m, M.shift).tolist() == [2**62, 2**61]
+    for dialect in NAMED.values():
+        none = evaluate(dialect, np.array([], int), M.real[:1], M.m[:1], M.shift[:1])
+        assert none.dtype == np.int64 and none.size == 0
