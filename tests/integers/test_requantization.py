@@ -81,6 +81,11 @@ def test_along_shapes_the_same_multipliers_for_one_axis(axis, ndim, shape):
 
 # --- whole arrays ---------------------------------------------------------------------------------------
 
+def test_products_that_float32_does_not_hold_saturate():
+    for x, code in ((2**62, 127), (-2**62, -128), (0, 0)):
+        assert requantize(x, Multiplier.from_real(2.0**94), IntFormat(8), "exact_half_even") == code
+
+
 def test_single_round_is_the_default():
     sums = np.array([-5, -3, -1, 1, 3, 5])
     assert requantize(sums, Multiplier.from_real(0.5), IntFormat(8)).tolist() == [-2, -1, 0, 1, 2, 3]
