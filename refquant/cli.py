@@ -7,7 +7,6 @@ import argparse
 import io
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import BrokenExecutor
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from refquant.commands.arguments import between, dialect, directory, kernel, number_or_all, shape, tile
-from refquant.interrupts import INTERRUPTED, end_at_once, install
+from refquant.interrupts import INTERRUPTED, as_exception, install
 
 if TYPE_CHECKING:
     from refquant.workers import Progress
@@ -79,16 +78,10 @@ def _deliver(text: str, files: dict[str, bytes], figures: Iterable[tuple[str, by
 
 
 def _write(files: dict[str, bytes], directory: Path) -> list[Path]:
-    """Write files; Ctrl-C is an exception meanwhile, so that temporary files are taken away."""
     from refquant.commands import report
 
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is end_at_once:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    written = report.write_files(files, directory)
-    if handler is end_at_once:
-        signal.signal(signal.SIGINT, handler)
-    return written
+    with as_exception():
+        return report.write_files(files, directory)
 
 
 def _add_quantize(commands: Any) -> None:

@@ -48,12 +48,13 @@ vectors.layer_suites vectors.winograd_suites vectors.network_cases vectors.runti
 vectors.build vectors.reading vectors.diagnosis vectors.check vectors
 node_strategies strategies
 exercises.judging exercises.codes exercises.ranges exercises.layers exercises.methods exercises
+interrupts
 commands.arguments commands.layers commands.evaluation commands.kernel_check commands.report commands.page
 commands.demo
 commands.quantize commands.run commands.compare commands.identify commands.vectors commands.exercise commands.qat
 commands
 own_network
-interrupts cli
+cli
 __main__
 """.split()
 

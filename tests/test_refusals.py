@@ -185,6 +185,8 @@ REFUSALS = [
         ((EIGHT, EIGHT, EIGHT, "clip"), "policy must be one of wrap, saturate, trap, got 'clip'"),
         ((EIGHT, EIGHT, EIGHT, "trap", [0, 0]), "order must hold 0..0, each once, got [0, 0]"),
         ((EIGHT, EIGHT, EIGHT, "trap", [0.0]), f"order {INTEGERS} float64"),
+        *[((EIGHT, EIGHT, EIGHT, "trap", order), f"order must hold 0..0, each once, got {order}")
+          for order in (0, [[0]])],
         ((IntFormat(32), IntFormat(32), IntFormat(64)),
          f"one product must fit 63 bits, got {-2**62 + 2**31}..{2**62}"),
         ((IntFormat(1), IntFormat(63, False), IntFormat(64)),

@@ -15,11 +15,9 @@ from refquant.integers.dialects import Dialect
 from refquant.integers.formats import IntFormat
 from refquant.integers.multiplier import Multiplier
 from refquant.vectors.descriptions import Rows, rows_of
-from refquant.vectors.identify import CHECKS, Identification, identify_rows
+from refquant.vectors.identify import CHECKS, LIMITS, Identification, identify_rows
 from refquant.vectors.probes import next_probes
 
-# Per column of the header: the least and the greatest value; zero_point and y are codes.
-_LIMITS = {"x": (-(2**31), 2**31 - 1), "m": (2**30, 2**31 - 1), "shift": (-31, 30)}
 _SHOWN = 12
 
 
@@ -58,7 +56,7 @@ def read_table(path: Path, fmt: IntFormat) -> tuple[Rows, np.ndarray, bool]:
 
 
 def _value(name: str, text: str, fmt: IntFormat, where: str) -> int | float:
-    low, high = _LIMITS.get(name, (fmt.min, fmt.max))
+    low, high = LIMITS.get(name) or (fmt.min, fmt.max)  # y too is a code
     try:
         value = float(text) if name == "M" else int(text, 0)
     except ValueError:

@@ -57,14 +57,15 @@ def decibels(entry: dict[str, Any]) -> str:
 
 def json_text(report: Any) -> bytes:
     """A report as a file's content. JSON has no infinity and no NaN: both become null."""
-    return (json.dumps(finite(report), indent=1, allow_nan=False) + "\n").encode()
+    return (json.dumps(without_infinities(report), indent=1, allow_nan=False) + "\n").encode()
 
 
-def finite(value: Any) -> Any:
+def without_infinities(value: Any) -> Any:
+    """The same values in dictionaries and lists, with None for infinity and NaN."""
     if isinstance(value, dict):
-        return {name: finite(item) for name, item in value.items()}
+        return {name: without_infinities(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
+        return [without_infinities(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from refquant import __version__
 from refquant.commands import report
 from refquant.commands.evaluation import Evaluation, evaluate, is_row
-from refquant.commands.layers import described, finite, json_text
+from refquant.commands.layers import described, json_text, without_infinities
 from refquant.commands.page import html_report
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import check_images
@@ -182,9 +182,10 @@ def _entry(built: Built, images: int, result: Evaluation, seconds: float, networ
     if built.settings.cross_layer_equalization:
         pairs, left = layer_pairs(network)
         parts["cross_layer_equalization"] = {"pairs": len(pairs), "left": left}
-    return finite({**built.settings._asdict(), "label": built.settings.label, "images": images, **parts,
-                   "seconds": {"search": built.seconds, "evaluation": seconds},
-                   "layers": [{**layer, **_parts(built.quantized, layer["name"], result)} for layer in layers]})
+    return without_infinities({
+        **built.settings._asdict(), "label": built.settings.label, "images": images, **parts,
+        "seconds": {"search": built.seconds, "evaluation": seconds},
+        "layers": [{**layer, **_parts(built.quantized, layer["name"], result)} for layer in layers]})
 
 
 def _parts(quantized: QuantizedNetwork, name: str, result: Evaluation) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from refquant.commands.arguments import between, dialect, directory
 from refquant.commands.run import RUNTIMES, load_model, load_rows, resolved
+from refquant.interrupts import as_exception
 
 
 def add_vectors(commands: Any) -> None:
@@ -66,16 +66,10 @@ def _build(arguments: argparse.Namespace) -> None:
 
 
 def _write(files: Iterable[tuple[str, bytes]], place: Path) -> None:
-    """Write a suite and tell it; Ctrl-C is an exception meanwhile, so that the temporary folder is taken away."""
     from refquant.vectors.build import write_suite
 
-    handler = signal.getsignal(signal.SIGINT)
-    ends_at_once = callable(handler) and handler is not signal.default_int_handler
-    if ends_at_once:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    write_suite(files, place)
-    if ends_at_once:
-        signal.signal(signal.SIGINT, handler)
+    with as_exception():
+        write_suite(files, place)
     _tell(place)
 
 

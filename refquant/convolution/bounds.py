@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refquant.convolution.blas import exact_dtype, largest_weight_sum
-from refquant.integers.accumulation import LANES, product_range, safe_products_per_lane
+from refquant.integers.accumulation import LANES, product_corners, product_range, safe_products_per_lane
 from refquant.integers.checks import as_integers, integer
 from refquant.integers.formats import IntFormat, check_format, smallest_format
 from refquant.integers.simd import INT16
@@ -118,10 +118,10 @@ def direct_bounds(x_format: IntFormat, w_format: IntFormat, channels: int,
     products = integer(channels, "channels", 1)
     for size in kernel:
         products *= integer(size, "kernel", 1)
+    corners = product_corners(x_format, w_format)
     for fmt, name in ((x_format, "x_format"), (w_format, "w_format")):
-        if check_format(fmt, name).max >= 2**63:
+        if fmt.max >= 2**63:
             raise OverflowError(f"{name} must hold codes of int64, got {fmt}")
-    corners = [(x * w, x, w) for x in (x_format.min, x_format.max) for w in (w_format.min, w_format.max)]
     low, high = min(corners), max(corners)
     witnesses = [np.broadcast_to(np.int64(code), (channels, *kernel)) for code in (*low[1:], *high[1:])]
 

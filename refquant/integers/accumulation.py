@@ -19,12 +19,17 @@ from refquant.integers.stages import Trace
 LANES = 8
 
 
+def product_corners(x_format: IntFormat, w_format: IntFormat) -> list[tuple[int, int, int]]:
+    """(x·w, x, w) for the ends of both formats, the least codes first; ValueError unless both are formats."""
+    x_ends, w_ends = ((check_format(fmt, name).min, fmt.max) for fmt, name in (
+        (x_format, "x_format"), (w_format, "w_format")))
+    return [(x * w, x, w) for x in x_ends for w in w_ends]
+
+
 def product_range(x_format: IntFormat, w_format: IntFormat) -> tuple[int, int]:
     """The least and greatest product of a code of each format: attained at the ends of their ranges."""
-    for fmt, name in ((x_format, "x_format"), (w_format, "w_format")):
-        check_format(fmt, name)
-    corners = [x * w for x in (x_format.min, x_format.max) for w in (w_format.min, w_format.max)]
-    return min(corners), max(corners)
+    products = [product for product, _, _ in product_corners(x_format, w_format)]
+    return min(products), max(products)
 
 
 def safe_products_per_lane(x_format: IntFormat, w_format: IntFormat) -> int:
@@ -53,8 +58,8 @@ def overflow_witness(x_format: IntFormat, w_format: IntFormat) -> tuple[int, int
     (-64, -64)
     """
     k = safe_products_per_lane(x_format, w_format)
-    corners = [(x, w) for x in (x_format.min, x_format.max) for w in (w_format.min, w_format.max)]
-    return next((x, w) for x, w in corners if not INT16.min <= (k + 1) * x * w <= INT16.max)
+    corners = product_corners(x_format, w_format)
+    return next((x, w) for product, x, w in corners if not INT16.min <= (k + 1) * product <= INT16.max)
 
 
 def check_products_per_lane(products_per_lane: int | str, x_format: IntFormat, w_format: IntFormat) -> int:
@@ -166,8 +171,8 @@ def dot_sequential(x_q: Any, w_q: Any, x_format: IntFormat, w_format: IntFormat,
     low, high = product_range(x_format, w_format)
     if low < -2**62 or high >= 2**62:
         raise ValueError(f"one product must fit 63 bits, got {low}..{high}")
-    steps = np.arange(x_q.shape[-1]) if order is None else as_integers(order, "order").ravel()
-    if sorted(steps.tolist()) != list(range(x_q.shape[-1])):
+    steps = np.arange(x_q.shape[-1]) if order is None else as_integers(order, "order")
+    if steps.ndim != 1 or sorted(steps.tolist()) != list(range(x_q.shape[-1])):
         raise ValueError(f"order must hold 0..{x_q.shape[-1] - 1}, each once, got {order!r}")
     acc = np.zeros((), np.int64)
     for k in steps.tolist():

@@ -38,7 +38,7 @@ from refquant.network.program import (
 from refquant.network.proof import QuantizedNetwork
 from refquant.network.qparams import PiecewiseParams, QuantParams
 
-# Of one image's tensor, as when ONNX files are read: a file of a few bytes can declare anything.
+# Of one image's tensor, in ONNX files too: a file of a few bytes can declare anything.
 MAX_ELEMENTS = 2**26
 KIND, VERSION = "refquant quantized network", 3
 # What versions 1 and 2 called otherwise.

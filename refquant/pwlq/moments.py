@@ -19,8 +19,8 @@ def match_weight_moments(w: Any, quantized: Any) -> tuple[np.ndarray, np.ndarray
     the offset costs one more sum: offset·Σ x_q. Differs from the authors' code, (ŵ + mean(w) - mean(ŵ))·gain, whose
     mean is gain·mean(w). gain = 1 where w or ŵ has no deviation.
 
-    w: floats (O, ...), magnitudes as for ``Likeness``. quantized: ŵ, the same shape. Returns float64 (O,) twice.
-    ValueError for anything else.
+    w: floats (O, ...), the largest magnitude 0 or from 1e-140 to 1e140. quantized: ŵ, likewise. Returns float64 (O,)
+    twice. ValueError for anything else.
 
     >>> gain, offset = match_weight_moments(np.array([[1.0, 3.0]]), np.array([[0.0, 1.0]]))
     >>> gain.tolist(), offset.tolist()

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from refquant.readers.onnx_translation import MAX_ELEMENTS, Operator
+from refquant.network.storage import MAX_ELEMENTS
+from refquant.readers.onnx_translation import Operator
 from refquant.runtimes.model import Operation, QuantizedModel, Tensor
 
 Shape = tuple[int, ...]

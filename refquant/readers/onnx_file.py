@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from refquant.network.graph import Network, Shape
+from refquant.network.storage import MAX_ELEMENTS
 from refquant.readers.onnx_constants import FOLDED, fold
 from refquant.readers.onnx_operators import translate
 from refquant.readers.onnx_tensors import read_tensor
-from refquant.readers.onnx_translation import MAX_ELEMENTS, Operator, Translation
+from refquant.readers.onnx_translation import Operator, Translation
 
 _FLOATS = (1, 10, 11)
 _TENSOR = 4  # of AttributeProto.AttributeType

@@ -11,9 +11,9 @@ import numpy as np
 
 from refquant.network.graph import Final, Flatten, Network, Node, Shape
 from refquant.network.moves import Pad, Reshape, Transpose
+from refquant.network.storage import MAX_ELEMENTS
 
 # A file of a few bytes can declare anything; beyond these it is taken for broken.
-MAX_ELEMENTS = 2**26  # of one image's tensor
 MAX_PARAMETERS = 2**28  # numbers in all weights together
 MAX_PADDING = 2**16  # and stride, dilation, kernel, repetition
 

@@ -6,8 +6,8 @@ answer), ``probes`` (inputs on which they differ), ``identify`` (which one a dev
 Golden vectors: ``cases`` (a case and its files), ``operations`` (what cases compute), ``faults`` (what devices with a
 bug answer; in ``code_faults``, ``layer_faults``, ``winograd_faults``), ``suites``, ``layer_suites``,
 ``winograd_suites``, ``network_cases`` and ``runtime_cases`` (which cases there are), ``build`` (suites written, with
-their kill tables),
-``reading``, ``diagnosis`` and ``check`` (a device's answers compared). ``streams`` draws numbers that stay the same.
+their kill tables), ``reading``, ``diagnosis`` and ``check`` (a device's answers compared). ``streams`` draws numbers
+that stay the same.
 """
 
 from importlib import import_module

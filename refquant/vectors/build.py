@@ -23,6 +23,7 @@ import refquant
 from refquant.digits.weights import calibration_images, load_digits
 from refquant.integers.devices import dialect_of, name_of, names_of
 from refquant.integers.dialects import FORMULAS, Dialect, legal_shifts
+from refquant.network.program import GUARD_BITS
 from refquant.recipes.quantize import quantize_network
 from refquant.vectors import layer_suites, suites, winograd_suites
 from refquant.vectors.cases import FORMAT, POISON, VERSION, Case, case_files, format_of, json_bytes, sha256
@@ -67,15 +68,15 @@ SUITES = {
     "winograd-4-3": _suite(winograd_suites.winograd_4_3_suite),
     "shift-scaler": _suite(layer_suites.shift_scaler_suite),
     "pwlq-dot": _suite(layer_suites.pwlq_dot_suite),
-    "pool-add-concat": _suite(layer_suites.pool_add_concat_suite, 9),
-    "digits-cnn": _suite(digits_suite, 9),
+    "pool-add-concat": _suite(layer_suites.pool_add_concat_suite, GUARD_BITS + 1),
+    "digits-cnn": _suite(digits_suite, GUARD_BITS + 1),
 }
 
 
 def check_suite(name: str, dialect: Dialect) -> None:
     """ValueError for an unknown suite, and for a dialect that does not take the suite's shifts.
 
-    Operands of an addition keep 8 fractional bits, so that their multipliers have shifts up to 9.
+    Operands of an addition keep GUARD_BITS fractional bits, so that their multipliers have shifts up to one more.
     """
     if name not in SUITES:
         raise ValueError(f"suite must be one of {', '.join(SUITES)}, got {name!r}")

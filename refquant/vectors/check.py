@@ -1,5 +1,7 @@
-"""A device's outputs compared with a suite, case by case; where they differ: where, in which stage, and which bug
-would explain it."""
+"""Compares a device's outputs with a suite, case by case.
+
+Where they differ, it says where, in which stage, and which bug would explain it.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from refquant.convolution.blas import exact_dtype
 from refquant.convolution.bounds import StageBound, direct_bounds, dot_product_range, largest_count, stage_bound
-from refquant.integers.accumulation import safe_products_per_lane
+from refquant.integers.accumulation import product_corners, safe_products_per_lane
 from refquant.integers.checks import as_integers, integer
 from refquant.integers.formats import IntFormat
 from refquant.integers.simd import INT32
@@ -72,7 +72,7 @@ def winograd_bounds(tile: Any, x_format: IntFormat, w_format: IntFormat, channel
     v, u = _Transformed(t.bt, x_format), _Transformed(t.g, w_format)
     entries = range(t.n**2)
     products = [(a * b, k, x_sign, w_sign) for k in entries for x_sign, a in v.ends(k) for w_sign, b in u.ends(k)]
-    corners = [(x * w, x, w) for x in (x_format.max, x_format.min) for w in (w_format.max, w_format.min)]
+    corners = product_corners(x_format, w_format)[::-1]  # of equal extremes the greatest codes witness
     taps = channels * t.r**2
 
     def in_every_channel(plane: Any) -> np.ndarray:

@@ -348,8 +348,8 @@ def test_an_interrupt_ends_the_workers_too_in_one_line(tmp_path):
 INTERRUPTED_WRITE = """
 import os, signal, sys
 from pathlib import Path
-from refquant import cli
-signal.signal(signal.SIGINT, cli.end_at_once)
+from refquant import cli, interrupts
+signal.signal(signal.SIGINT, interrupts.end_at_once)
 rename = os.replace
 def interrupted(*paths):
     os.kill(os.getpid(), signal.SIGINT)

@@ -16,8 +16,9 @@ from refquant.convolution.geometry import Geometry
 from refquant.network import graph
 from refquant.network.batchnorm import fold_batchnorm
 from refquant.network.float_forward import run_float
+from refquant.network.storage import MAX_ELEMENTS
 from refquant.readers.onnx_file import load_onnx
-from refquant.readers.onnx_translation import MAX_ELEMENTS, MAX_PARAMETERS
+from refquant.readers.onnx_translation import MAX_PARAMETERS
 from refquant.recipes.quantize import quantize_network
 
 DOUBLE, INT8, FLOAT = onnx.TensorProto.DOUBLE, onnx.TensorProto.INT8, onnx.TensorProto.FLOAT
